@@ -1,0 +1,80 @@
+//! The power spectrum of one frame: window, zeros up to the transform length, squared magnitude. Buffers are made once.
+
+use std::f64::consts::PI;
+use std::sync::Arc;
+
+use rustfft::num_complex::Complex32;
+use rustfft::{Fft, FftPlannerScalar};
+
+use crate::settings::{FFT_SIZE, WINDOW_SAMPLES};
+
+/// Bins of the power spectrum, from 0 Hz to half the sample rate.
+pub(super) const POWER_BINS: usize = FFT_SIZE / 2 + 1;
+/// The real signal is packed two samples to a complex number, so the transform has half the length.
+const PACKED_SIZE: usize = FFT_SIZE / 2;
+
+/// Computes `|FFT|^2` of one windowed frame.
+///
+/// The window and this file's own rotations come from the `libm` crate. The rotations inside the transform are rustfft's: it
+/// computes them with the standard library's f64 `sin` and `cos` and rounds to f32, which leaves a platform's last-bit
+/// differences behind; the pinned bits in the front end's golden test hold that on each platform. The planner is the
+/// scalar one because rustfft's SIMD code adds in another order on each CPU.
+#[derive(Clone)]
+pub(super) struct Spectrum {
+    fft: Arc<dyn Fft<f32>>,
+    /// Periodic Hann window, `0.5 - 0.5 cos(2 pi n / 480)`.
+    window: [f32; WINDOW_SAMPLES],
+    /// `exp(-2 pi i k / 512)` for each power bin k.
+    rotations: [Complex32; POWER_BINS],
+    packed: [Complex32; PACKED_SIZE],
+    scratch: Vec<Complex32>,
+    power: [f32; POWER_BINS],
+}
+
+impl Spectrum {
+    pub(super) fn new() -> Self {
+        let fft = FftPlannerScalar::new().plan_fft_forward(PACKED_SIZE);
+        let scratch = vec![Complex32::default(); fft.get_inplace_scratch_len()];
+        Self {
+            window: std::array::from_fn(|n| {
+                let angle = 2.0 * PI * n as f64 / WINDOW_SAMPLES as f64;
+                (0.5 - 0.5 * libm::cos(angle)) as f32
+            }),
+            rotations: std::array::from_fn(|k| {
+                let angle = -2.0 * PI * k as f64 / FFT_SIZE as f64;
+                Complex32::new(libm::cos(angle) as f32, libm::sin(angle) as f32)
+            }),
+            fft,
+            packed: [Complex32::default(); PACKED_SIZE],
+            scratch,
+            power: [0.0; POWER_BINS],
+        }
+    }
+
+    /// The power of each bin of `frame`, without any scaling by the length of window or transform.
+    pub(super) fn power(&mut self, frame: &[f32; WINDOW_SAMPLES]) -> &[f32; POWER_BINS] {
+        let (filled, zeros) = self.packed.split_at_mut(WINDOW_SAMPLES / 2);
+        for (index, slot) in filled.iter_mut().enumerate() {
+            let (even, odd) = (2 * index, 2 * index + 1);
+            *slot = Complex32::new(
+                frame[even] * self.window[even],
+                frame[odd] * self.window[odd],
+            );
+        }
+        zeros.fill(Complex32::default());
+        self.fft
+            .process_with_scratch(&mut self.packed, &mut self.scratch);
+
+        // With Z the transform of even + i odd: X[k] = E[k] + exp(-2 pi i k / 512) O[k],
+        // where 2 E[k] = Z[k] + conj Z[-k] and 2 i O[k] = Z[k] - conj Z[-k] (indices modulo 256).
+        for (bin, power) in self.power.iter_mut().enumerate() {
+            let here = self.packed[bin % PACKED_SIZE];
+            let mirrored = self.packed[(PACKED_SIZE - bin) % PACKED_SIZE].conj();
+            let even = (here + mirrored) * 0.5;
+            let difference = (here - mirrored) * 0.5;
+            let odd = Complex32::new(difference.im, -difference.re);
+            *power = (even + self.rotations[bin] * odd).norm_sqr();
+        }
+        &self.power
+    }
+}

@@ -1,0 +1,170 @@
+//! What can be wrong with a package: one variant per mistake, each saying what was found, what was expected and what to do.
+
+use alloc::string::String;
+
+use super::Digest;
+
+/// Why a manifest, a delta, an ONNX file or a merge was refused. Nothing is half done when it is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PackageError {
+    /// The file does not begin with the delta's magic number.
+    #[error(
+        "not a delta: the file does not begin with the delta's magic number; give the .swr file of a language"
+    )]
+    NotADelta,
+    /// The file is whole, but of a format version that this program does not read.
+    #[error(
+        "the {what} has format version {found}, this program reads version {supported}; {}",
+        advice(*found, *supported)
+    )]
+    UnsupportedVersion {
+        /// `"delta"` or `"manifest"`.
+        what: &'static str,
+        /// Version in the file.
+        found: u32,
+        /// The version that is read.
+        supported: u32,
+    },
+    /// The file is whole and of a known version, but uses something that this program does not know.
+    #[error("the delta uses {what} {found}, which this program does not know; update it")]
+    UnsupportedFeature {
+        /// What the number stands for, such as `"change kind"`.
+        what: &'static str,
+        /// The number.
+        found: u32,
+    },
+    /// Bytes are missing, altered or contradict one another.
+    #[error("damaged file: {what} at byte {offset}; copy or make the file again")]
+    Damaged {
+        /// What does not hold.
+        what: &'static str,
+        /// Where it was noticed, in bytes from the start of the file.
+        offset: usize,
+    },
+    /// Larger than this program is willing to hold in memory.
+    #[error(
+        "{what} is too large: {found}, at most {limit} are read; check that this is the right file"
+    )]
+    TooLarge {
+        /// What is counted, with its unit.
+        what: &'static str,
+        /// The number found.
+        found: usize,
+        /// The largest accepted.
+        limit: usize,
+    },
+    /// The delta was made for other base weights.
+    #[error(
+        "wrong base: the delta fits the base with tensor digest {expected}, this base has {found}; use the base that the delta was made from, or make the delta again"
+    )]
+    WrongBase {
+        /// Digest of the base that the delta was made from.
+        expected: Digest,
+        /// Digest of the base given.
+        found: Digest,
+    },
+    /// The merge ran, but its result is not the one that the delta promises.
+    #[error(
+        "the merged tensors have digest {found}, the delta promises {expected}; the delta was not made by this project's trainer or was altered, make it again"
+    )]
+    WrongResult {
+        /// Digest that the delta promises.
+        expected: Digest,
+        /// Digest of what the merge gave.
+        found: Digest,
+    },
+    /// The classifier has another number of rows than there are labels.
+    #[error(
+        "labels do not fit: {labels} labels, but the classifier tensor {tensor} has {rows} rows; use the label list that the classifier was trained with"
+    )]
+    LabelsDoNotFit {
+        /// Name of the classifier tensor.
+        tensor: String,
+        /// Number of labels.
+        labels: usize,
+        /// Number of rows, the tensor's first dimension.
+        rows: usize,
+    },
+    /// A change names a tensor that the base does not have.
+    #[error(
+        "the delta changes tensor number {index}, the base has {tensors}; make the delta again"
+    )]
+    NoSuchTensor {
+        /// Index in the base's name order, from 0.
+        index: usize,
+        /// Number of tensors of the base.
+        tensors: usize,
+    },
+    /// A tensor, a change or a pair of tensors that must fit does not.
+    #[error("tensor {tensor}: {what}: expected {expected}, found {found}; {advice}")]
+    DoesNotFit {
+        /// Name of the tensor.
+        tensor: String,
+        /// What was compared, such as `"shape"`.
+        what: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+        /// What to do next.
+        advice: &'static str,
+    },
+    /// A weight is infinite or not a number.
+    #[error("tensor {tensor}: a weight is not finite; train again with a lower learning rate")]
+    NotFinite {
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A field of a manifest or of a delta's header breaks its rule.
+    #[error("field {field}: {reason}")]
+    BadField {
+        /// Name of the field.
+        field: &'static str,
+        /// Which rule was broken, and by what.
+        reason: String,
+    },
+    /// The manifest is not the JSON object that it must be.
+    #[error("the manifest cannot be read: {reason}; give the base's .json file")]
+    BadManifest {
+        /// What the JSON reader says, with line and column.
+        reason: String,
+    },
+    /// The front-end settings are not those that this program reproduces.
+    #[error(
+        "the base needs other front-end settings than this program has: {reason}; update the program"
+    )]
+    UnknownFrontend {
+        /// Which setting, or both sets of settings.
+        reason: String,
+    },
+    /// The ONNX file cannot be used.
+    #[error("the onnx file cannot be used: {reason}")]
+    BadOnnx {
+        /// What is wrong, with the tensor's name where there is one.
+        reason: String,
+    },
+    /// A budget that cannot be read.
+    #[error(
+        "budget {typed:?}: {reason}; write 10% (of the convolution weights), 10%all (of all weights) or 4000B (bytes of the whole file)"
+    )]
+    BadBudget {
+        /// The text given.
+        typed: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A digest that is not 64 hexadecimal digits.
+    #[error("digest {typed:?}: expected 64 hexadecimal digits")]
+    BadDigest {
+        /// The text given.
+        typed: String,
+    },
+}
+
+fn advice(found: u32, supported: u32) -> &'static str {
+    if found > supported {
+        "update the program"
+    } else {
+        "make the file again with the present trainer"
+    }
+}

@@ -1,0 +1,165 @@
+//! The base's manifest, the JSON file beside the ONNX file: what the network is, how its features are made, how it is detected with.
+//! Bytes come in and are checked, deterministic JSON goes out; the ONNX file itself is not touched here.
+
+use alloc::{format, string::String, string::ToString, vec, vec::Vec};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    Digest, PackageError,
+    fields::{check_labels, check_language, check_name, check_thresholds},
+};
+use crate::FrontendSettings;
+
+/// The manifest format that is written and read.
+pub const MANIFEST_VERSION: u32 = 1;
+/// Largest manifest that is read.
+const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// Longest averaging window and context, in frames (10 minutes); more is a mistake.
+const MAX_FRAMES: usize = 60_000;
+
+/// Describes a base: its `.json` file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format of the manifest, [`MANIFEST_VERSION`].
+    pub format: u32,
+    /// Version of the model, free text such as `1.0.0`.
+    pub model_version: String,
+    /// Name of the network, such as `bcresnet-causal tau=1`.
+    pub architecture: String,
+    /// BCP-47 code of the base's language.
+    pub language: String,
+    /// Labels in the order of the logits; the last two are `_unknown_` and `_silence_`.
+    pub labels: Vec<String>,
+    /// Detection thresholds, posteriors from 0 to 1.
+    pub thresholds: Thresholds,
+    /// How features are made.
+    pub frontend: FrontendSettings,
+    /// Frames over which logits are averaged.
+    pub window_frames: usize,
+    /// Frames of context that the network saw before a clip in training and evaluation.
+    pub context_frames: usize,
+    /// Licence of the weights, an SPDX expression.
+    pub licence: String,
+    /// [`digest`](super::digest) of the ONNX file's f32 initialisers.
+    pub tensors_sha256: Digest,
+    /// SHA-256 of the ONNX file's bytes.
+    pub onnx_sha256: Digest,
+    /// Where the weights come from: resolved configuration, seed, whatever the trainer records.
+    pub training: Map<String, Value>,
+}
+
+/// Detection thresholds of a manifest: one for all labels, or one per label.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Thresholds {
+    /// The same for every label.
+    ForAll(f32),
+    /// One per label, in the labels' order.
+    PerLabel(Vec<f32>),
+}
+
+impl Thresholds {
+    /// One threshold for each of `labels` labels.
+    pub fn per_label(&self, labels: usize) -> Vec<f32> {
+        match self {
+            Self::ForAll(threshold) => vec![*threshold; labels],
+            Self::PerLabel(thresholds) => thresholds.clone(),
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// [`PackageError::UnsupportedVersion`] before anything else is looked at, then
+    /// [`PackageError::UnknownFrontend`] for settings that the front end does not reproduce,
+    /// [`PackageError::BadManifest`] for what is no such JSON object, [`PackageError::BadField`] for a value against its rule.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PackageError> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(PackageError::TooLarge {
+                what: "the manifest, in bytes,",
+                found: bytes.len(),
+                limit: MAX_MANIFEST_BYTES,
+            });
+        }
+        let value: Value = serde_json::from_slice(bytes).map_err(bad_manifest)?;
+        let format = value
+            .get("format")
+            .and_then(Value::as_u64)
+            .and_then(|format| u32::try_from(format).ok())
+            .ok_or_else(|| PackageError::BadManifest {
+                reason: "it has no field \"format\" with the number of its format".into(),
+            })?;
+        if format != MANIFEST_VERSION {
+            return Err(PackageError::UnsupportedVersion {
+                what: "manifest",
+                found: format,
+                supported: MANIFEST_VERSION,
+            });
+        }
+        if let Some(settings) = value.get("frontend") {
+            check_frontend(settings)?;
+        }
+        let manifest: Self = serde_json::from_value(value).map_err(bad_manifest)?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The manifest as JSON, indented by two spaces and ended by a line break; equal manifests give equal bytes.
+    ///
+    /// # Errors
+    /// As [`Manifest::parse`]: what would not be read is not written.
+    pub fn to_json(&self) -> Result<String, PackageError> {
+        self.check()?;
+        let mut json = serde_json::to_string_pretty(self).map_err(bad_manifest)?;
+        json.push('\n');
+        Self::parse(json.as_bytes())?;
+        Ok(json)
+    }
+
+    fn check(&self) -> Result<(), PackageError> {
+        check_name("model_version", &self.model_version)?;
+        check_name("architecture", &self.architecture)?;
+        check_language(&self.language)?;
+        check_labels(&self.labels)?;
+        check_thresholds(
+            &self.thresholds.per_label(self.labels.len()),
+            self.labels.len(),
+        )?;
+        check_name("licence", &self.licence)?;
+        check_frames("window_frames", self.window_frames, 1)?;
+        check_frames("context_frames", self.context_frames, 0)
+    }
+}
+
+fn check_frames(field: &'static str, frames: usize, least: usize) -> Result<(), PackageError> {
+    if (least..=MAX_FRAMES).contains(&frames) {
+        return Ok(());
+    }
+    Err(PackageError::BadField {
+        field,
+        reason: format!("expected {least} to {MAX_FRAMES} frames, found {frames}"),
+    })
+}
+
+/// Only the defaults can be reproduced, so that an unknown field and an unknown value are the same mistake.
+fn check_frontend(settings: &Value) -> Result<(), PackageError> {
+    let unknown = |reason: String| PackageError::UnknownFrontend { reason };
+    let found =
+        FrontendSettings::deserialize(settings).map_err(|error| unknown(error.to_string()))?;
+    let supported = FrontendSettings::default();
+    if found != supported {
+        return Err(unknown(format!("expected {supported:?}, found {found:?}")));
+    }
+    Ok(())
+}
+
+fn bad_manifest(error: serde_json::Error) -> PackageError {
+    PackageError::BadManifest {
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,48 @@
+//! The package: a base (ONNX file and manifest) and one small delta per language; the only reader and writer of both, and the merge.
+//!
+//! Bytes come in, named tensors and checked settings go out, and the other way round; no graph is run and no file opened here.
+//! A file from outside never panics, never allocates by its own claim, and is never half applied. `runtime/core/FORMAT.md` has the layout.
+//!
+//! ```
+//! use swr_core::package::{Delta, DeltaHeader, Tensor, Tensors, merge};
+//!
+//! let network = |weight, rows: usize| {
+//!     Tensors::from([
+//!         ("head.conv.weight".to_string(), Tensor::new(vec![2, 1], vec![weight, 0.5])),
+//!         ("classifier.bias".to_string(), Tensor::new(vec![rows], vec![0.25; rows])),
+//!     ])
+//! };
+//! let header = DeltaHeader {
+//!     language: "de".into(),
+//!     model_version: "1.0.0".into(),
+//!     labels: ["ja", "nein", "_unknown_", "_silence_"].map(String::from).to_vec(),
+//!     thresholds: vec![0.5; 4],
+//!     budget: "10%".parse()?,
+//!     synthetic: false,
+//!     provenance: String::new(),
+//! };
+//! let base = network(1.0, 3);
+//! let file = Delta::build(&base, &network(2.0, 4), header)?.write();
+//! assert_eq!(merge(&base, &Delta::read(&file)?)?, network(2.0, 4));
+//! # Ok::<(), swr_core::package::PackageError>(())
+//! ```
+
+mod budget;
+mod bytes;
+mod change;
+mod delta;
+mod error;
+mod fields;
+mod manifest;
+mod merge;
+pub mod onnx;
+mod tensors;
+
+pub use budget::{Budget, Limit};
+pub use change::{Change, ChangeBytes, Edit, Values, quantise};
+pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes};
+pub use error::PackageError;
+pub use fields::{SILENCE, UNKNOWN, check_labels};
+pub use manifest::{MANIFEST_VERSION, Manifest, Thresholds};
+pub use merge::merge;
+pub use tensors::{Counts, Digest, Group, Tensor, Tensors, changed, digest};

@@ -1,0 +1,55 @@
+//! The numbers that define the front end: as constants for code, and as the struct that a base's manifest carries.
+//! Plain data without arithmetic; who computes features checks that it can reproduce them.
+
+use serde::{Deserialize, Serialize};
+
+/// Samples per second of every buffer in the project.
+pub const SAMPLE_RATE_HZ: u32 = 16_000;
+/// Length of one frame: 30 ms. Frame k covers samples `[HOP_SAMPLES * k, HOP_SAMPLES * k + WINDOW_SAMPLES)`.
+pub const WINDOW_SAMPLES: usize = 480;
+/// Distance between the starts of two frames: 10 ms.
+pub const HOP_SAMPLES: usize = 160;
+/// Length of the Fourier transform; the window is followed by zeros up to it.
+pub const FFT_SIZE: usize = 512;
+/// Log-mel values per frame.
+pub const MEL_BINS: usize = 40;
+
+/// Settings of the log-mel front end; a package pins them, so that features on a device are those the network was trained on.
+///
+/// The defaults are the only values that the front end reproduces. Window, hop and number of mel bins are those of the
+/// BC-ResNet paper (Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", Interspeech 2021, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrontendSettings {
+    /// Samples per second. Default: 16000.
+    pub sample_rate_hz: u32,
+    /// Length of a frame in samples. Default: 480 (30 ms).
+    pub window_samples: u32,
+    /// Distance between the starts of two frames in samples. Default: 160 (10 ms).
+    pub hop_samples: u32,
+    /// Length of the Fourier transform in samples. Default: 512.
+    pub fft_size: u32,
+    /// Log-mel values per frame. Default: 40.
+    pub mel_bins: u32,
+    /// Lower edge of the lowest mel triangle. Default: 0.
+    pub low_hz: f32,
+    /// Upper edge of the highest mel triangle. Default: 8000.
+    pub high_hz: f32,
+    /// Added to each mel power before the logarithm, so that digital silence stays finite. Default: 1e-6.
+    pub log_floor: f32,
+}
+
+impl Default for FrontendSettings {
+    fn default() -> Self {
+        Self {
+            sample_rate_hz: SAMPLE_RATE_HZ,
+            window_samples: WINDOW_SAMPLES as u32,
+            hop_samples: HOP_SAMPLES as u32,
+            fft_size: FFT_SIZE as u32,
+            mel_bins: MEL_BINS as u32,
+            low_hz: 0.0,
+            high_hz: 8_000.0,
+            log_floor: 1e-6,
+        }
+    }
+}

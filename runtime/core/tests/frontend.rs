@@ -1,0 +1,241 @@
+//! The claims of the front end: numbers equal to an independent implementation, bits that never change, and streams equal to whole clips.
+#![cfg(feature = "std")]
+
+use proptest::prelude::*;
+use swr_core::FrontendSettings;
+use swr_core::frontend::{Frontend, FrontendError, frame_count, log_mel};
+
+/// Largest difference to the f64 reference, in the log domain. f32 gives a mel power within about 1e-5 of its value even where
+/// a loud neighbour leaks into it.
+const TOLERANCE: f32 = 1e-4;
+
+/// The signal of golden/frontend.py: integers of 16 bits, so that both sides have exactly the same samples.
+fn golden_signal() -> Vec<f32> {
+    let mut state = 1u32;
+    (0..8_000i32)
+        .map(|n| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let noise = (state >> 16) as i32 - 32_768;
+            let sample = match n {
+                ..5_000 => {
+                    let triangle = ((n * (400 + n / 4)) % 65_536 - 32_768).abs() - 16_384;
+                    triangle.div_euclid(2) + noise.div_euclid(16)
+                }
+                5_000..6_500 => 0,
+                _ => noise,
+            };
+            sample as f32 / 32_768.0
+        })
+        .collect()
+}
+
+/// FNV-1a over the bits of the values.
+fn hash(values: &[f32]) -> u64 {
+    values
+        .iter()
+        .flat_map(|value| value.to_bits().to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn features_equal_the_reference() {
+    let expected: Vec<f32> = include_str!("../golden/frontend.csv")
+        .lines()
+        .flat_map(|line| line.split(','))
+        .map(|value| value.parse().expect("a number in frontend.csv"))
+        .collect();
+    let features = log_mel(&golden_signal()).expect("finite samples");
+    assert_eq!(features.len(), expected.len());
+    for (index, (found, expected)) in features.iter().zip(&expected).enumerate() {
+        assert!(
+            (found - expected).abs() < TOLERANCE,
+            "frame {}, mel bin {}: found {found}, expected {expected}",
+            index / 40,
+            index % 40
+        );
+    }
+}
+
+#[test]
+fn features_have_the_same_bits_on_every_machine() {
+    let features = log_mel(&golden_signal()).expect("finite samples");
+    assert_eq!(
+        hash(&features),
+        0x166b_eb94_32e3_5822,
+        "the front end's bits changed"
+    );
+}
+
+#[test]
+fn silence_is_the_logarithm_of_the_floor() {
+    let features = log_mel(&[0.0; 480]).expect("finite samples");
+    assert_eq!(bits(&features), bits(&[libm::logf(1e-6); 40]));
+}
+
+#[test]
+fn one_second_has_98_frames() {
+    assert_eq!(frame_count(16_000), 98);
+    assert_eq!(frame_count(480), 1);
+    assert_eq!(frame_count(479), 0);
+    assert_eq!(log_mel(&[0.0; 16_000]).expect("zeros").len(), 98 * 40);
+}
+
+#[test]
+fn a_pure_tone_is_loudest_in_its_mel_bin() {
+    let tone: Vec<f32> = (0..480)
+        .map(|n| (2.0 * std::f32::consts::PI * 1_000.0 * n as f32 / 16_000.0).sin())
+        .collect();
+    let features = log_mel(&tone).expect("finite samples");
+    let loudest = (0..40)
+        .max_by(|&a, &b| features[a].total_cmp(&features[b]))
+        .expect("40 bins");
+    // 1000 Hz lies at 1000 mel; the peaks are 2840.02 / 41 = 69.27 mel apart, and the first one is at 69.27.
+    assert_eq!(loudest, (1_000.0f64 / 69.27).round() as usize - 1);
+}
+
+#[test]
+fn bad_samples_are_refused_and_nothing_is_taken() {
+    let mut frontend = Frontend::new(&FrontendSettings::default()).expect("the default settings");
+    let signal = golden_signal();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1.1e6, -1e30] {
+        frontend.reset();
+        let mut frames = Vec::new();
+        frontend.push(&signal[..700], &mut frames).expect("finite");
+        let before = frames.clone();
+        let mut spoilt = signal[700..1_500].to_vec();
+        spoilt[600] = bad;
+        match frontend.push(&spoilt, &mut frames) {
+            Err(FrontendError::BadSample { index: 600, .. }) => {}
+            other => panic!("expected sample 600 to be refused, found {other:?}"),
+        }
+        assert_eq!(bits(&frames), bits(&before));
+        frontend
+            .push(&signal[700..1_500], &mut frames)
+            .expect("finite");
+        let whole = log_mel(&signal[..1_500]).expect("finite");
+        assert_eq!(bits(&frames), bits(&whole));
+    }
+}
+
+#[test]
+fn the_largest_sample_gives_finite_features() {
+    let features = log_mel(&[1e6; 480]).expect("the limit itself is allowed");
+    assert!(features.iter().all(|value| value.is_finite()));
+}
+
+#[test]
+fn other_settings_are_refused_by_name() {
+    let default = FrontendSettings::default();
+    let cases = [
+        (
+            "sample_rate_hz",
+            FrontendSettings {
+                sample_rate_hz: 8_000,
+                ..default
+            },
+        ),
+        (
+            "window_samples",
+            FrontendSettings {
+                window_samples: 400,
+                ..default
+            },
+        ),
+        (
+            "hop_samples",
+            FrontendSettings {
+                hop_samples: 320,
+                ..default
+            },
+        ),
+        (
+            "fft_size",
+            FrontendSettings {
+                fft_size: 1_024,
+                ..default
+            },
+        ),
+        (
+            "mel_bins",
+            FrontendSettings {
+                mel_bins: 80,
+                ..default
+            },
+        ),
+        (
+            "low_hz",
+            FrontendSettings {
+                low_hz: 20.0,
+                ..default
+            },
+        ),
+        (
+            "high_hz",
+            FrontendSettings {
+                high_hz: 7_600.0,
+                ..default
+            },
+        ),
+        (
+            "log_floor",
+            FrontendSettings {
+                log_floor: f32::NAN,
+                ..default
+            },
+        ),
+    ];
+    for (name, settings) in cases {
+        match Frontend::new(&settings) {
+            Err(FrontendError::UnsupportedSetting { field, .. }) => assert_eq!(field, name),
+            other => panic!("expected {name} to be refused, found {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn settings_survive_json_and_refuse_unknown_fields() {
+    let settings = FrontendSettings::default();
+    let json = serde_json::to_string(&settings).expect("plain numbers");
+    assert_eq!(
+        serde_json::from_str::<FrontendSettings>(&json).expect("own output"),
+        settings
+    );
+    let unknown = json.replace("log_floor", "log_ceiling");
+    assert!(serde_json::from_str::<FrontendSettings>(&unknown).is_err());
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_bits_of_the_whole(
+        samples in prop::collection::vec(-1.0f32..=1.0, 0..3_000),
+        chunk_lengths in prop::collection::vec(0usize..700, 1..20),
+        earlier in prop::collection::vec(-1.0f32..=1.0, 0..600),
+    ) {
+        let mut frontend = Frontend::new(&FrontendSettings::default()).expect("the default settings");
+        // A used front end that was reset is like a new one.
+        frontend.push(&earlier, &mut Vec::new()).expect("finite");
+        frontend.reset();
+
+        let mut frames = Vec::new();
+        let mut rest = samples.as_slice();
+        for length in chunk_lengths.iter().cycle() {
+            // Zero-length chunks are tried, too; the one added here lets the loop end.
+            let (chunk, left) = rest.split_at(rest.len().min(*length));
+            frontend.push(chunk, &mut frames).expect("finite");
+            let (next, left) = left.split_at(left.len().min(1));
+            frontend.push(next, &mut frames).expect("finite");
+            rest = left;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(frames.len(), frame_count(samples.len()) * 40);
+        prop_assert_eq!(bits(&frames), bits(&log_mel(&samples).expect("finite")));
+    }
+}

@@ -1,0 +1,254 @@
+//! Claims about what belongs to a base: manifest, budgets, digests and the initialisers of its ONNX file.
+
+use proptest::{collection::vec, prelude::*};
+use swr_core::{
+    FrontendSettings,
+    package::{
+        Budget, Counts, Digest, Manifest, PackageError, Tensor, Tensors, Thresholds, digest,
+        onnx::{self, GraphProto, ModelProto, TensorProto},
+    },
+};
+
+fn manifest() -> Manifest {
+    let training = serde_json::json!({ "seed": 7, "epochs": 28, "config": { "tau": 1.0 } });
+    Manifest {
+        format: 1,
+        model_version: "1.0.0".into(),
+        architecture: "bcresnet-causal tau=1".into(),
+        language: "en".into(),
+        labels: ["yes", "no", "_unknown_", "_silence_"]
+            .map(String::from)
+            .to_vec(),
+        thresholds: Thresholds::PerLabel(vec![0.5, 0.62, 1.0, 1.0]),
+        frontend: FrontendSettings::default(),
+        window_frames: 98,
+        context_frames: 46,
+        licence: "CC-BY-4.0".into(),
+        tensors_sha256: Digest([3; 32]),
+        onnx_sha256: Digest([0xab; 32]),
+        training: training.as_object().unwrap().clone(),
+    }
+}
+
+/// The manifest's JSON with one piece of text replaced.
+fn parse_with(from: &str, to: &str) -> Result<Manifest, PackageError> {
+    let json = manifest().to_json().unwrap();
+    assert!(json.contains(from), "{json}");
+    Manifest::parse(json.replacen(from, to, 1).as_bytes())
+}
+
+#[test]
+fn a_manifest_is_read_as_written() {
+    let mut manifest = manifest();
+    let json = manifest.to_json().unwrap();
+    assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), manifest);
+    assert!(json.ends_with("}\n"));
+    manifest.thresholds = Thresholds::ForAll(0.7);
+    let json = manifest.to_json().unwrap();
+    let read = Manifest::parse(json.as_bytes()).unwrap();
+    assert_eq!(read, manifest);
+    assert_eq!(read.thresholds.per_label(4), [0.7; 4]);
+}
+
+#[test]
+fn an_unknown_manifest_version_and_an_unknown_front_end_are_told_apart() {
+    assert_eq!(
+        parse_with("\"format\": 1", "\"format\": 2").unwrap_err(),
+        PackageError::UnsupportedVersion {
+            what: "manifest",
+            found: 2,
+            supported: 1
+        }
+    );
+    for (from, to) in [
+        ("\"mel_bins\": 40", "\"mel_bins\": 64"),
+        ("\"mel_bins\"", "\"cepstra\""),
+    ] {
+        let error = parse_with(from, to).unwrap_err();
+        assert!(
+            matches!(error, PackageError::UnknownFrontend { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_manifest_against_its_rules_is_refused() {
+    let field = |from, to| match parse_with(from, to).unwrap_err() {
+        PackageError::BadField { field, .. } => field,
+        other => panic!("{other}"),
+    };
+    assert_eq!(field("\"no\"", "\"yes\""), "labels");
+    assert_eq!(field("\"_unknown_\"", "\"maybe\""), "labels");
+    assert_eq!(field("0.62", "1.5"), "thresholds");
+    assert_eq!(field("0.62,", ""), "thresholds");
+    assert_eq!(field("\"en\"", "\"\""), "language");
+    assert_eq!(
+        field("\"window_frames\": 98", "\"window_frames\": 0"),
+        "window_frames"
+    );
+    assert_eq!(field("CC-BY-4.0", ""), "licence");
+
+    let bad = |from, to| matches!(parse_with(from, to), Err(PackageError::BadManifest { .. }));
+    assert!(bad("\"licence\"", "\"license\""));
+    assert!(bad("abab", "xyab"));
+    assert!(bad("{", "["));
+    assert!(matches!(
+        Manifest::parse(&vec![b' '; 2 << 20]).unwrap_err(),
+        PackageError::TooLarge { .. }
+    ));
+    let mut unwritable = manifest();
+    unwritable.thresholds = Thresholds::ForAll(f32::NAN);
+    assert!(unwritable.to_json().is_err());
+}
+
+#[test]
+fn budgets_are_read_as_typed() {
+    let base = Counts {
+        convolution: 6_420,
+        norms: 2_416,
+        classifier: 1_518,
+        other: 0,
+    };
+    let changed = Counts {
+        convolution: 600,
+        norms: 10,
+        classifier: 30,
+        other: 0,
+    };
+    for (typed, allowed, used) in [
+        ("10%", 642, 600),
+        ("0.5%", 32, 600),
+        ("12.50%", 802, 600),
+        ("0%", 0, 600),
+        ("100%", 6_420, 600),
+        ("10%all", 1_035, 640),
+        ("4000B", 4_000, 5_555),
+    ] {
+        let budget: Budget = typed.parse().unwrap();
+        assert_eq!(budget.to_string(), typed);
+        assert_eq!(budget.allowed(&base), allowed, "{typed}");
+        assert_eq!(budget.used(&changed, 5_555), used, "{typed}");
+    }
+    for typed in [
+        "",
+        "10",
+        "%",
+        "10 %",
+        "-1%",
+        "1e1%",
+        "101%",
+        "100.0001%",
+        "0.00001%",
+        "4kB",
+        "B",
+        "+1B",
+        "99999999999999999999B",
+        "1234%",
+        ".5%",
+        "5.%",
+        "10%All",
+    ] {
+        assert!(typed.parse::<Budget>().is_err(), "{typed}");
+    }
+}
+
+#[test]
+fn shares_are_exact_where_floats_are_not() {
+    let hundred = Counts {
+        convolution: 100,
+        ..Counts::default()
+    };
+    for percent in 0..=100 {
+        let budget: Budget = format!("{percent}%").parse().unwrap();
+        assert_eq!(budget.allowed(&hundred), percent);
+    }
+}
+
+#[test]
+fn the_digest_is_the_documented_one() {
+    let tensors = Tensors::from([("a".into(), Tensor::new(vec![2], vec![1.0, -0.0]))]);
+    let mut bytes = b"swr-tensors-1\0".to_vec();
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(b"a");
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(2u64.to_le_bytes());
+    bytes.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0x80]);
+    assert_eq!(digest(&tensors), Digest::of_bytes(&bytes));
+    let reshaped = Tensors::from([("a".into(), Tensor::new(vec![1, 2], vec![1.0, -0.0]))]);
+    assert_ne!(digest(&tensors), digest(&reshaped));
+
+    // SHA-256 of "abc": FIPS 180-2, appendix B.1.
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(Digest::of_bytes(b"abc").to_string(), abc);
+    assert_eq!(abc.parse::<Digest>().unwrap(), Digest::of_bytes(b"abc"));
+    assert!("ba78".parse::<Digest>().is_err());
+    assert!("é".repeat(32).parse::<Digest>().is_err());
+}
+
+fn model(initializer: Vec<TensorProto>) -> Vec<u8> {
+    ModelProto::new(GraphProto {
+        name: "test".into(),
+        initializer,
+        ..GraphProto::default()
+    })
+    .to_bytes()
+}
+
+proptest! {
+    #[test]
+    fn initialisers_are_read_as_written(
+        data in vec(any::<f32>(), 1..40),
+        raw in any::<bool>(),
+    ) {
+        let tensor = Tensor::new(vec![1, data.len(), 1], data);
+        let mut proto = TensorProto::f32("w", &tensor);
+        if !raw {
+            proto.raw_data.clear();
+            proto.float_data = tensor.data.clone();
+        }
+        let read = onnx::initializers(&model(vec![TensorProto::int64("axes", &[3, -1]), proto])).unwrap();
+        prop_assert_eq!(read.len(), 1);
+        prop_assert_eq!(&read["w"].shape, &tensor.shape);
+        let bits = |tensor: &Tensor| tensor.data.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        prop_assert_eq!(bits(&read["w"]), bits(&tensor));
+    }
+
+    #[test]
+    fn a_damaged_model_never_panics(place in any::<prop::sample::Index>(), value in any::<u8>(), end in any::<prop::sample::Index>()) {
+        let tensor = Tensor::new(vec![2, 3], vec![0.5; 6]);
+        let mut bytes = model(vec![TensorProto::f32("w", &tensor)]);
+        let place = place.index(bytes.len());
+        bytes[place] = value;
+        let _ = onnx::initializers(&bytes);
+        let _ = onnx::initializers(&bytes[..end.index(bytes.len())]);
+    }
+}
+
+#[test]
+fn initialisers_that_cannot_be_are_refused() {
+    let tensor = Tensor::new(vec![2, 3], vec![0.5; 6]);
+    let refuse = |alter: &dyn Fn(&mut TensorProto), expected: &str| {
+        let mut proto = TensorProto::f32("w", &tensor);
+        alter(&mut proto);
+        let error = onnx::initializers(&model(vec![proto]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    refuse(&|proto| proto.dims[0] = 3, "does not fit 6 values");
+    refuse(&|proto| proto.dims[0] = -2, "impossible dimension");
+    refuse(
+        &|proto| proto.dims = vec![i64::MAX, i64::MAX],
+        "does not fit",
+    );
+    refuse(&|proto| proto.raw_data.truncate(23), "no whole number");
+    refuse(&|proto| proto.float_data.push(1.0), "twice");
+    refuse(&|proto| proto.data_location = 1, "another file");
+    refuse(&|proto| proto.data_type = 7, "no f32 initialiser");
+    let twice = vec![TensorProto::f32("w", &tensor); 2];
+    assert!(onnx::initializers(&model(twice)).is_err());
+    assert!(onnx::initializers(b"").is_err());
+    assert!(onnx::initializers(b"RIFF....WAVE").is_err());
+}
