@@ -1,0 +1,114 @@
+//! What can be wrong with a data folder, each with the path, what was found and what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use swr_core::audio::AudioError;
+use thiserror::Error;
+
+/// Everything that can go wrong between a data folder and its samples.
+#[derive(Debug, Error)]
+pub enum DatasetError {
+    /// The data folder does not exist or is a file.
+    #[error("{path}: no such folder; give --data the folder that holds the speech data", path = .0.display())]
+    NoFolder(PathBuf),
+    /// The folder holds nothing that looks like speech data.
+    #[error(
+        "{path}: no speech data found; expected gsc/, mswc/<language>/ or synth/<language>/, a Speech Commands folder, an MSWC folder \
+         (<language>/clips with <language>_splits.csv) or <word>/*.wav",
+        path = .0.display()
+    )]
+    NothingFound(PathBuf),
+    /// The data has no clip of the language asked for.
+    #[error("{path}: no clips of language \"{language}\"; found: {found}", path = .path.display())]
+    NoLanguage {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// Languages that are there, separated by commas.
+        found: String,
+    },
+    /// A language code that is no BCP-47 code.
+    #[error(
+        "language \"{0}\": expected a code of letters, digits and hyphens such as \"de\" or \"zh-CN\""
+    )]
+    BadLanguage(String),
+    /// No word of the language has enough training clips.
+    #[error(
+        "{path}: no word of language \"{language}\" has {min_train_clips} training clips (the most frequent has {most}); lower the minimum or add data",
+        path = .path.display()
+    )]
+    NoKeywords {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// The demanded number of training clips for each word.
+        min_train_clips: usize,
+        /// Training clips of the most frequent word.
+        most: usize,
+    },
+    /// A keyword of an explicit list has no training clip.
+    #[error("{path}: keyword \"{word}\" has no training clip in language \"{language}\"; correct the keyword list or add data", path = .path.display())]
+    NoClipsOfKeyword {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// The keyword without clips.
+        word: String,
+    },
+    /// A language folder in the MSWC layout without any table.
+    #[error("{path}: no such table, and none per set either; put the MSWC split files beside clips/", path = .0.display())]
+    NoTable(PathBuf),
+    /// A CSV file or list that cannot be understood.
+    #[error("{path}, line {line}: {problem}", path = .path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A CSV row or list entry whose audio file is not there.
+    #[error(
+        "{table}, line {line}: {clip} is not there; restore the file, remove the line or skip missing clips",
+        table = .table.display(), clip = .clip.display()
+    )]
+    MissingClip {
+        /// The file that names the clip.
+        table: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// The clip's path.
+        clip: PathBuf,
+    },
+    /// A file or folder that cannot be read.
+    #[error("{path}: cannot be read ({source}); check that it exists and that you may read it", path = .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A clip or background recording that is not usable audio: damaged, empty, of an unknown format, or with samples that are no numbers.
+    #[error("{path}: {source}; replace the file or remove it from the data", path = .path.display())]
+    Audio {
+        /// The audio file.
+        path: PathBuf,
+        /// What the decoder found.
+        source: AudioError,
+    },
+    /// A stream cannot be made of what was given.
+    #[error("test stream: {0}")]
+    Stream(String),
+}
+
+impl DatasetError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| DatasetError::Io { path, source }
+    }
+}

@@ -1,0 +1,476 @@
+//! Finds what a data folder holds, in any of the known layouts: folders in, corpora (entries with word, speaker, split) and noise files out.
+//! It opens tables, never audio.
+//!
+//! | Layout | Recognised by | Splits |
+//! |---|---|---|
+//! | collection | `gsc/`, `mswc/` or `synth/` inside | of its parts |
+//! | Speech Commands (English) | `testing_list.txt` or `validation_list.txt` | these lists, the rest is TRAIN |
+//! | MSWC | `<language>/clips/`, or `clips/` in the folder itself | `<language>_splits.csv`, else one CSV per set |
+//! | plain | `<word>/` folders with audio | by speaker: a stable hash, 80 % TRAIN, 10 % DEV, 10 % TEST |
+//!
+//! In plain and Speech Commands folders the speaker is the file name up to `_nohash_`, else up to the first `_` or `-`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::DatasetError;
+
+/// Which part of the data a clip belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// What weights are fitted to.
+    Train,
+    /// What settings are chosen on.
+    Dev,
+    /// What is reported, and chosen on by nobody.
+    Test,
+}
+
+impl Split {
+    /// All splits, in order.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Dev, Split::Test];
+
+    /// The name MSWC gives it: `TRAIN`, `DEV`, `TEST`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "TRAIN",
+            Split::Dev => "DEV",
+            Split::Test => "TEST",
+        }
+    }
+
+    /// The split called `name`, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Split> {
+        Split::ALL
+            .into_iter()
+            .find(|split| split.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// One audio file with what is known of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) path: PathBuf,
+    /// Name inside the corpus, the same wherever the data lies: what stable hashes are taken of.
+    pub(crate) key: String,
+    pub(crate) word: String,
+    pub(crate) speaker: String,
+    pub(crate) split: Split,
+}
+
+/// The clips of one language from one source.
+#[derive(Debug, Clone)]
+pub(crate) struct Corpus {
+    pub(crate) language: String,
+    pub(crate) synthetic: bool,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// What one data folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) corpora: Vec<Corpus>,
+    pub(crate) noise_files: Vec<PathBuf>,
+    pub(crate) missing_clips: usize,
+}
+
+/// What to look for in a folder.
+pub(crate) struct Wanted<'a> {
+    /// Language of plain folders and of a bare MSWC language folder.
+    pub(crate) language: &'a str,
+    /// Languages whose tables are read besides `language`; all when absent.
+    pub(crate) others: Option<&'a [String]>,
+    /// Count entries whose file is not there instead of failing.
+    pub(crate) skip_missing: bool,
+}
+
+impl Wanted<'_> {
+    fn wants(&self, code: &str) -> bool {
+        code == self.language
+            || self
+                .others
+                .is_none_or(|others| others.iter().any(|other| other == code))
+    }
+}
+
+/// Reads the tables and names of the data folder `root`.
+pub(crate) fn scan(root: &Path, wanted: &Wanted<'_>) -> Result<Found, DatasetError> {
+    if !root.is_dir() {
+        return Err(DatasetError::NoFolder(root.to_path_buf()));
+    }
+    let mut found = Found::default();
+    let collection = ["gsc", "mswc", "synth"].map(|name| root.join(name));
+    if collection.iter().any(|part| part.is_dir()) {
+        let [gsc, mswc, synth] = collection;
+        if gsc.is_dir() {
+            speech_commands(&gsc, wanted, &mut found)?;
+        }
+        mswc_languages(&mswc, false, wanted, &mut found)?;
+        mswc_languages(&synth, true, wanted, &mut found)?;
+    } else if LISTS.iter().any(|(name, _)| root.join(name).is_file()) {
+        speech_commands(root, wanted, &mut found)?;
+    } else if root.join("clips").is_dir() {
+        mswc_language(root, wanted.language, false, wanted, &mut found)?;
+    } else {
+        mswc_languages(root, false, wanted, &mut found)?;
+        if found.corpora.is_empty() {
+            plain(root, wanted, &mut found)?;
+        }
+    }
+    for folder in [root.join(NOISE_FOLDER), root.join("gsc").join(NOISE_FOLDER)] {
+        if folder.is_dir() {
+            found.noise_files.extend(audio_files(&folder)?);
+        }
+    }
+    if found.corpora.iter().all(|corpus| corpus.entries.is_empty()) && found.noise_files.is_empty()
+    {
+        return Err(DatasetError::NothingFound(root.to_path_buf()));
+    }
+    Ok(found)
+}
+
+const NOISE_FOLDER: &str = "_background_noise_";
+const LISTS: [(&str, Split); 2] = [
+    ("validation_list.txt", Split::Dev),
+    ("testing_list.txt", Split::Test),
+];
+const AUDIO_EXTENSIONS: [&str; 4] = ["wav", "flac", "opus", "ogg"];
+
+/// Speech Commands: `<word>/<speaker>_nohash_<n>.wav` and two lists. The lists are compared without the extension, so that FLAC copies fit them.
+fn speech_commands(
+    root: &Path,
+    wanted: &Wanted<'_>,
+    found: &mut Found,
+) -> Result<(), DatasetError> {
+    let mut listed = BTreeMap::new();
+    for (name, split) in LISTS {
+        let table = root.join(name);
+        if !table.is_file() {
+            continue;
+        }
+        let text = fs::read_to_string(&table).map_err(DatasetError::io(&table))?;
+        for (line, entry) in (1u64..)
+            .zip(text.lines())
+            .filter(|(_, entry)| !entry.trim().is_empty())
+        {
+            let key = Path::new(entry.trim())
+                .with_extension("")
+                .to_string_lossy()
+                .into_owned();
+            listed.insert(key, (split, table.clone(), line, entry.trim().to_owned()));
+        }
+    }
+    let mut entries = Vec::new();
+    for (word, file) in word_files(root)? {
+        let stem = stem(&file);
+        let key = format!("{word}/{stem}");
+        let split = listed
+            .remove(&key)
+            .map_or(Split::Train, |(split, ..)| split);
+        let speaker = speaker_of(&stem).to_owned();
+        entries.push(Entry {
+            path: file,
+            key,
+            word,
+            speaker,
+            split,
+        });
+    }
+    for (_, table, line, entry) in listed.into_values() {
+        missing(root.join(entry), &table, line, wanted, found)?;
+    }
+    found.corpora.push(Corpus {
+        language: "en".to_owned(),
+        synthetic: false,
+        entries,
+    });
+    Ok(())
+}
+
+/// Every language folder of MSWC inside `folder`; nothing when the folder is not there.
+fn mswc_languages(
+    folder: &Path,
+    synthetic: bool,
+    wanted: &Wanted<'_>,
+    found: &mut Found,
+) -> Result<(), DatasetError> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for language in folders(folder)? {
+        let code = name(&language);
+        if language.join("clips").is_dir() && wanted.wants(&code) {
+            mswc_language(&language, &code, synthetic, wanted, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// One MSWC language: `clips/<word>/<clip>.opus` and either `<code>_splits.csv` (with a SET column) or `<code>_train.csv` and its like.
+fn mswc_language(
+    folder: &Path,
+    code: &str,
+    synthetic: bool,
+    wanted: &Wanted<'_>,
+    found: &mut Found,
+) -> Result<(), DatasetError> {
+    let all = folder.join(format!("{code}_splits.csv"));
+    let mut entries = Vec::new();
+    if all.is_file() {
+        mswc_table(folder, &all, None, wanted, found, &mut entries)?;
+    } else {
+        let parts = Split::ALL.map(|split| {
+            (
+                folder.join(format!("{code}_{}.csv", split.name().to_lowercase())),
+                split,
+            )
+        });
+        if !parts.iter().any(|(table, _)| table.is_file()) {
+            return Err(DatasetError::NoTable(all));
+        }
+        for (table, split) in parts.iter().filter(|(table, _)| table.is_file()) {
+            mswc_table(folder, table, Some(*split), wanted, found, &mut entries)?;
+        }
+    }
+    found.corpora.push(Corpus {
+        language: code.to_owned(),
+        synthetic,
+        entries,
+    });
+    Ok(())
+}
+
+fn mswc_table(
+    folder: &Path,
+    table: &Path,
+    split: Option<Split>,
+    wanted: &Wanted<'_>,
+    found: &mut Found,
+    entries: &mut Vec<Entry>,
+) -> Result<(), DatasetError> {
+    let bad = |line: u64, problem: String| DatasetError::Table {
+        path: table.to_path_buf(),
+        line,
+        problem,
+    };
+    let file = fs::File::open(table).map_err(DatasetError::io(table))?;
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
+    let headers = reader
+        .headers()
+        .map_err(|error| bad(1, error.to_string()))?
+        .clone();
+    let column = |wanted: &str| {
+        headers
+            .iter()
+            .position(|header| header.trim_start_matches('\u{feff}') == wanted)
+    };
+    let need = |wanted: &str| {
+        column(wanted).ok_or_else(|| {
+            bad(
+                1,
+                format!(
+                    "no column {wanted}; found: {}",
+                    headers.iter().collect::<Vec<_>>().join(",")
+                ),
+            )
+        })
+    };
+    let (link, word, speaker) = (need("LINK")?, need("WORD")?, column("SPEAKER"));
+    let set = if split.is_none() {
+        Some(need("SET")?)
+    } else {
+        None
+    };
+    for record in reader.into_records() {
+        let record = record.map_err(|error| {
+            bad(
+                error.position().map_or(0, |at| at.line()),
+                error.to_string(),
+            )
+        })?;
+        let line = record.position().map_or(0, |at| at.line());
+        let field = |column: usize| {
+            record
+                .get(column)
+                .map(str::trim)
+                .filter(|text| !text.is_empty())
+        };
+        let split = match (split, set.and_then(field)) {
+            (Some(split), _) => split,
+            (None, Some(text)) => Split::from_name(text).ok_or_else(|| {
+                bad(
+                    line,
+                    format!("SET is \"{text}\"; expected TRAIN, DEV or TEST"),
+                )
+            })?,
+            (None, None) => {
+                return Err(bad(
+                    line,
+                    "SET is empty; expected TRAIN, DEV or TEST".to_owned(),
+                ));
+            }
+        };
+        let link = field(link)
+            .ok_or_else(|| bad(line, "LINK is empty; expected <word>/<file>".to_owned()))?;
+        let word = field(word)
+            .ok_or_else(|| bad(line, "WORD is empty; expected the spoken word".to_owned()))?;
+        if !Path::new(link)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
+            return Err(bad(
+                line,
+                format!("LINK is \"{link}\"; expected <word>/<file> inside clips/"),
+            ));
+        }
+        let named = folder.join("clips").join(link);
+        // Converted copies keep the tables of the original, whose names end in .opus.
+        let path = std::iter::once(named.clone())
+            .chain(AUDIO_EXTENSIONS.map(|extension| named.with_extension(extension)))
+            .find(|path| path.is_file());
+        let Some(path) = path else {
+            missing(named, table, line, wanted, found)?;
+            continue;
+        };
+        let speaker = speaker.and_then(field).unwrap_or("NA").to_owned();
+        let key = Path::new(link)
+            .with_extension("")
+            .to_string_lossy()
+            .into_owned();
+        entries.push(Entry {
+            path,
+            key,
+            word: word.to_owned(),
+            speaker,
+            split,
+        });
+    }
+    Ok(())
+}
+
+/// `<word>/*.wav` and nothing else; `_` in a folder's name stands for a space, as in MSWC.
+fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), DatasetError> {
+    let mut entries = Vec::new();
+    for (word, file) in word_files(root)? {
+        let stem = stem(&file);
+        let speaker = speaker_of(&stem).to_owned();
+        let split = by_share(stable_hash(&format!("speaker:{speaker}")), 80, 10);
+        entries.push(Entry {
+            path: file,
+            key: format!("{word}/{stem}"),
+            word: word.replace('_', " "),
+            speaker,
+            split,
+        });
+    }
+    found.corpora.push(Corpus {
+        language: wanted.language.to_owned(),
+        synthetic: false,
+        entries,
+    });
+    Ok(())
+}
+
+fn missing(
+    clip: PathBuf,
+    table: &Path,
+    line: u64,
+    wanted: &Wanted<'_>,
+    found: &mut Found,
+) -> Result<(), DatasetError> {
+    if !wanted.skip_missing {
+        return Err(DatasetError::MissingClip {
+            table: table.to_path_buf(),
+            line,
+            clip,
+        });
+    }
+    found.missing_clips += 1;
+    Ok(())
+}
+
+/// Audio files of the word folders of `root`, with the folder's name, sorted. Folders whose name begins with `_` or `.` are no words.
+fn word_files(root: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError> {
+    let mut files = Vec::new();
+    for folder in folders(root)? {
+        let word = name(&folder);
+        if !word.starts_with(['_', '.']) {
+            files.extend(
+                audio_files(&folder)?
+                    .into_iter()
+                    .map(|file| (word.clone(), file)),
+            );
+        }
+    }
+    Ok(files)
+}
+
+fn folders(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    Ok(listing(root)?
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .collect())
+}
+
+fn audio_files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let is_audio = |path: &PathBuf| {
+        let extension = path
+            .extension()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_lowercase();
+        AUDIO_EXTENSIONS.contains(&extension.as_str()) && path.is_file()
+    };
+    Ok(listing(folder)?.into_iter().filter(is_audio).collect())
+}
+
+/// What a folder holds, sorted by name, since the system's order differs between machines.
+fn listing(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let entries = fs::read_dir(folder).map_err(DatasetError::io(folder))?;
+    let sorted: BTreeSet<PathBuf> = entries
+        .map(|entry| Ok(entry.map_err(DatasetError::io(folder))?.path()))
+        .collect::<Result<_, DatasetError>>()?;
+    Ok(sorted.into_iter().collect())
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn speaker_of(stem: &str) -> &str {
+    match stem.split_once("_nohash_") {
+        Some((speaker, _)) => speaker,
+        None => stem.split(['_', '-']).next().unwrap_or(stem),
+    }
+}
+
+/// The split of something with hash `hash`: the first `train_percent` go to TRAIN, the next `dev_percent` to DEV, the rest to TEST.
+pub(crate) fn by_share(hash: u64, train_percent: u64, dev_percent: u64) -> Split {
+    match hash % 100 {
+        share if share < train_percent => Split::Train,
+        share if share < train_percent + dev_percent => Split::Dev,
+        _ => Split::Test,
+    }
+}
+
+/// A hash that stays the same on every machine and in every version: FNV-1a of the text, then the finisher of SplitMix64, since the low bits of
+/// FNV-1a alone are poorly mixed.
+pub fn stable_hash(text: &str) -> u64 {
+    let fnv = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}

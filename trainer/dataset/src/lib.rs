@@ -1,0 +1,32 @@
+//! Speech folders in, labelled one-second clips out: which clips make up the task of a language, their samples, seeded test streams, and the
+//! confidence intervals of what is counted on them. Features, augmentation and networks live elsewhere.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use swr_dataset::{TaskOptions, load, task};
+//!
+//! let task = task(Path::new("../shared/speech"), "ar", &TaskOptions::default())?;
+//! println!("{}", task.report);
+//! let samples = load(&task.test[0])?; // 16,000 samples at 16 kHz
+//! # Ok::<(), swr_dataset::DatasetError>(())
+//! ```
+
+mod error;
+mod interval;
+mod layout;
+mod load;
+mod noise;
+mod stream;
+mod task;
+
+pub use error::DatasetError;
+pub use interval::{poisson_interval, poisson_upper, wilson_interval};
+pub use layout::{Split, stable_hash};
+pub use load::{CLIP_SAMPLES, fit_one_second, load, load_all, load_all_i16};
+pub use noise::{Background, pink_noise, white_noise};
+pub use stream::{
+    Detected, Event, Matched, Stream, StreamOptions, active_span, match_detections, stream,
+};
+pub use task::{
+    Clip, Report, SILENCE, Source, SplitReport, Task, TaskOptions, UNKNOWN, UnknownRule, task,
+};

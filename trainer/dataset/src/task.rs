@@ -1,0 +1,639 @@
+//! The keyword-spotting task of one language: which words are keywords, what makes up `_unknown_` and `_silence_`, and which clips are TRAIN, DEV
+//! and TEST. Data folders in, a [`Task`] out; every choice is deterministic, so that two programs given the same data test on the same clips.
+//!
+//! **Keywords** are the recorded words with enough TRAIN clips; where there are not two, all words of the synthetic data (`synth/<language>`), if there is any.
+//! Clips of all data folders are merged by word. A folder of project-made synthetic speech therefore adds clips to keywords, never labels to recordings.
+//!
+//! **Unknown** takes no word spelled like a keyword (capitals and doubled letters apart). By [`UnknownRule::All`] it is every other word of the language
+//! and every clip of the rare-word languages, those without two recorded keywords. By [`UnknownRule::Balanced`] it is twice as many clips as a keyword has
+//! on average, half from the rare-word languages and half from keywords of other languages; these are divided 70/10/20 by word, and a word gives
+//! only clips of its own split, so that the splits share neither its words nor its speakers. Where both are too few, other words of the language fill up.
+//!
+//! **Silence** is twice as many crops of background recordings as a keyword has clips, at a gain drawn from U(0, 1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::error::DatasetError;
+use crate::layout::{Corpus, Entry, Found, Split, Wanted, by_share, scan, stable_hash};
+use crate::load::CLIP_SAMPLES;
+use crate::noise::{Background, backgrounds};
+
+/// Label of speech that is no keyword; the last but one of a task's labels.
+pub const UNKNOWN: &str = "_unknown_";
+/// Label of audio without speech; the last of a task's labels.
+pub const SILENCE: &str = "_silence_";
+
+/// How a task is built from data folders.
+#[derive(Debug, Clone)]
+pub struct TaskOptions {
+    /// Further data folders, in any layout; their background recordings count only if no earlier folder has any. Default: none.
+    pub extra: Vec<PathBuf>,
+    /// Use every clip of the further folders for TRAIN, whatever their own splits say. Default: false.
+    pub extra_train_only: bool,
+    /// TRAIN clips a recorded word needs to be a keyword. Default: 20.
+    pub min_train_clips: usize,
+    /// Keep only so many keywords, those with most TRAIN clips. Default: all.
+    pub max_keywords: Option<usize>,
+    /// Exactly these keywords instead of a choice by count. Default: none.
+    pub keywords: Option<Vec<String>>,
+    /// What `_unknown_` is made of. Default: [`UnknownRule::All`] for English, the language of the base, else [`UnknownRule::Balanced`].
+    pub unknown: Option<UnknownRule>,
+    /// Languages that `_unknown_` may draw on; fewer make the reading of a large collection faster. Default: all that are there.
+    pub unknown_languages: Option<Vec<String>>,
+    /// Count table entries whose file is not there instead of failing. Default: false.
+    pub skip_missing: bool,
+    /// Seed of the silence crops. Default: 0.
+    pub seed: u64,
+}
+
+impl Default for TaskOptions {
+    fn default() -> Self {
+        TaskOptions {
+            extra: Vec::new(),
+            extra_train_only: false,
+            min_train_clips: 20,
+            max_keywords: None,
+            keywords: None,
+            unknown: None,
+            unknown_languages: None,
+            skip_missing: false,
+            seed: 0,
+        }
+    }
+}
+
+/// What `_unknown_` is made of; the module's description has the details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownRule {
+    /// Every other word of the language and every clip of the rare-word languages.
+    All,
+    /// Twice the clips of one keyword, half rare-word languages, half keywords of other languages.
+    Balanced,
+}
+
+/// Where the samples of a clip come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// An audio file.
+    File(PathBuf),
+    /// One second of a background recording.
+    Noise {
+        /// The recording.
+        recording: Arc<Background>,
+        /// First sample in the recording.
+        start_samples: usize,
+        /// Factor of the samples, in [0, 1).
+        gain: f32,
+    },
+}
+
+/// One labelled second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clip {
+    /// Where the samples come from.
+    pub source: Source,
+    /// Index in the task's labels.
+    pub label: usize,
+    /// The word that is spoken, also in clips labelled `_unknown_`; `_silence_` for noise.
+    pub word: String,
+    /// Who speaks; `NA` where the data does not tell.
+    pub speaker: String,
+    /// Made by a speech synthesiser.
+    pub synthetic: bool,
+}
+
+/// The keyword-spotting task of one language.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// BCP-47 code.
+    pub language: String,
+    /// Keywords in order of their code points, then `_unknown_` and `_silence_`.
+    pub labels: Vec<String>,
+    /// Clips to train on.
+    pub train: Vec<Clip>,
+    /// Clips to choose settings on.
+    pub dev: Vec<Clip>,
+    /// Clips to report on.
+    pub test: Vec<Clip>,
+    /// Recordings without speech; never empty.
+    pub background: Vec<Arc<Background>>,
+    /// What was found.
+    pub report: Report,
+}
+
+impl Task {
+    /// Clips of one split.
+    pub fn clips(&self, split: Split) -> &[Clip] {
+        match split {
+            Split::Train => &self.train,
+            Split::Dev => &self.dev,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// Index of `_unknown_` in the labels; `_silence_` is the next.
+    pub fn unknown_label(&self) -> usize {
+        self.labels.len() - 2
+    }
+}
+
+/// Counts of one split.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SplitReport {
+    /// Clips of keywords.
+    pub keywords: usize,
+    /// Clips labelled `_unknown_`.
+    pub unknown: usize,
+    /// Clips labelled `_silence_`.
+    pub silence: usize,
+    /// Synthetic ones among all these.
+    pub synthetic: usize,
+    /// Known speakers of keyword clips; synthetic voices count.
+    pub speakers: usize,
+}
+
+/// What was found in the data folders; `Display` gives it as a few lines.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// TRAIN.
+    pub train: SplitReport,
+    /// DEV.
+    pub dev: SplitReport,
+    /// TEST.
+    pub test: SplitReport,
+    /// Entries of tables whose file is not there (counted only if missing clips are skipped).
+    pub missing_clips: usize,
+    /// Clips of the language that are in no split: words that are neither keywords nor needed for `_unknown_`.
+    pub unused_clips: usize,
+    /// What was done instead of the obvious.
+    pub notes: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, split) in [
+            ("train", &self.train),
+            ("dev", &self.dev),
+            ("test", &self.test),
+        ] {
+            let SplitReport {
+                keywords,
+                unknown,
+                silence,
+                synthetic,
+                speakers,
+            } = split;
+            let clips = keywords + unknown + silence;
+            writeln!(
+                out,
+                "{name}: {clips} clips ({keywords} keywords, {unknown} unknown, {silence} silence; {synthetic} synthetic), {speakers} known speakers"
+            )?;
+        }
+        write!(
+            out,
+            "left out: {} clips without use, {} missing",
+            self.unused_clips, self.missing_clips
+        )?;
+        self.notes
+            .iter()
+            .try_for_each(|note| write!(out, "\nnote: {note}"))
+    }
+}
+
+/// Builds the task of `language` from the data folder `data` and the further ones of the options. Opens tables and background recordings, no clips.
+///
+/// Errors: folders and tables that are missing, empty or damaged, table entries without their file, a language without clips or without keywords.
+pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, DatasetError> {
+    if language.is_empty()
+        || !language
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+    {
+        return Err(DatasetError::BadLanguage(language.to_owned()));
+    }
+    let found = scan_all(data, language, options)?;
+    let labels = keywords(data, language, options, &found)?;
+    let keyword_labels: BTreeMap<&str, usize> = labels
+        .iter()
+        .enumerate()
+        .map(|(label, word)| (word.as_str(), label))
+        .collect();
+    let pools = Pools::new(&found.corpora, language, &labels, options.min_train_clips);
+    let rule = options.unknown.unwrap_or(if language == "en" {
+        UnknownRule::All
+    } else {
+        UnknownRule::Balanced
+    });
+    let (background, notes) = backgrounds(&found.noise_files)?;
+    let mut report = Report {
+        missing_clips: found.missing_clips,
+        notes,
+        ..Report::default()
+    };
+    let in_language = || {
+        found
+            .corpora
+            .iter()
+            .filter(|corpus| corpus.language == language)
+    };
+
+    let mut splits = Split::ALL.map(|split| {
+        let mut clips = Vec::new();
+        for corpus in in_language() {
+            for entry in corpus.entries.iter().filter(|entry| entry.split == split) {
+                if let Some(label) = keyword_labels.get(entry.word.as_str()) {
+                    clips.push(clip((corpus, entry), *label));
+                }
+            }
+        }
+        clips.sort_by_key(|clip| clip.label);
+        let spoken = clips.len();
+        let twice_a_keyword = (2.0 * spoken as f64 / labels.len() as f64).round() as usize;
+        let unknown = match rule {
+            UnknownRule::All => pools.all(split),
+            UnknownRule::Balanced => pools.balanced(split, twice_a_keyword),
+        };
+        clips.extend(
+            unknown
+                .into_iter()
+                .map(|candidate| clip(candidate, labels.len())),
+        );
+        clips.extend(silence(
+            &background,
+            split,
+            language,
+            twice_a_keyword,
+            labels.len() + 1,
+            options.seed,
+        ));
+        clips
+    });
+    let [train, dev, test] = &mut splits;
+    (report.train, report.dev, report.test) = (
+        count(train, labels.len()),
+        count(dev, labels.len()),
+        count(test, labels.len()),
+    );
+    let of_language: BTreeSet<&Path> = in_language()
+        .flat_map(|corpus| &corpus.entries)
+        .map(|entry| entry.path.as_path())
+        .collect();
+    let used = [&*train, dev, test].into_iter().flatten().filter(
+        |clip| matches!(&clip.source, Source::File(path) if of_language.contains(path.as_path())),
+    );
+    report.unused_clips = of_language.len() - used.count();
+    let [train, dev, test] = splits;
+    let labels = labels
+        .into_iter()
+        .chain([UNKNOWN.to_owned(), SILENCE.to_owned()])
+        .collect();
+    Ok(Task {
+        language: language.to_owned(),
+        labels,
+        train,
+        dev,
+        test,
+        background,
+        report,
+    })
+}
+
+fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found, DatasetError> {
+    let wanted = Wanted {
+        language,
+        others: options.unknown_languages.as_deref(),
+        skip_missing: options.skip_missing,
+    };
+    let mut all = scan(data, &wanted)?;
+    for root in &options.extra {
+        let mut found = scan(root, &wanted)?;
+        if options.extra_train_only {
+            let entries = found
+                .corpora
+                .iter_mut()
+                .flat_map(|corpus| &mut corpus.entries);
+            entries.for_each(|entry| entry.split = Split::Train);
+        }
+        all.corpora.extend(found.corpora);
+        // Another choice of noise would change the silence clips of TEST.
+        if all.noise_files.is_empty() {
+            all.noise_files = found.noise_files;
+        }
+        all.missing_clips += found.missing_clips;
+    }
+    Ok(all)
+}
+
+/// The keywords of the task, sorted; at least one.
+fn keywords(
+    data: &Path,
+    language: &str,
+    options: &TaskOptions,
+    found: &Found,
+) -> Result<Vec<String>, DatasetError> {
+    let path = || data.to_path_buf();
+    if !found
+        .corpora
+        .iter()
+        .any(|corpus| corpus.language == language && !corpus.entries.is_empty())
+    {
+        let languages: BTreeSet<&str> = found
+            .corpora
+            .iter()
+            .filter(|corpus| !corpus.entries.is_empty())
+            .map(|corpus| corpus.language.as_str())
+            .collect();
+        let found = if languages.is_empty() {
+            "none".to_owned()
+        } else {
+            languages.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        return Err(DatasetError::NoLanguage {
+            path: path(),
+            language: language.to_owned(),
+            found,
+        });
+    }
+    let counts = train_counts(
+        found
+            .corpora
+            .iter()
+            .filter(|corpus| corpus.language == language),
+    );
+    if let Some(list) = &options.keywords {
+        let words: BTreeSet<&str> = list.iter().map(String::as_str).collect();
+        if let Some(word) = words.iter().find(|word| !counts.contains_key(*word)) {
+            return Err(DatasetError::NoClipsOfKeyword {
+                path: path(),
+                language: language.to_owned(),
+                word: (*word).to_owned(),
+            });
+        }
+        return Ok(words.into_iter().map(str::to_owned).collect());
+    }
+    let mut words: Vec<&str> = keywords_by_count(&found.corpora, language, options.min_train_clips)
+        .into_iter()
+        .collect();
+    if words.is_empty() {
+        let most = counts.values().copied().max().unwrap_or(0);
+        return Err(DatasetError::NoKeywords {
+            path: path(),
+            language: language.to_owned(),
+            min_train_clips: options.min_train_clips,
+            most,
+        });
+    }
+    if let Some(limit) = options.max_keywords {
+        words.sort_by_key(|word| {
+            (
+                std::cmp::Reverse(counts.get(word).copied().unwrap_or(0)),
+                *word,
+            )
+        });
+        words.truncate(limit.max(1));
+        words.sort_unstable();
+    }
+    Ok(words.into_iter().map(str::to_owned).collect())
+}
+
+fn train_counts<'a>(corpora: impl Iterator<Item = &'a Corpus>) -> BTreeMap<&'a str, usize> {
+    let mut counts = BTreeMap::new();
+    for entry in corpora
+        .flat_map(|corpus| &corpus.entries)
+        .filter(|entry| entry.split == Split::Train)
+    {
+        *counts.entry(entry.word.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+/// Recorded words with enough TRAIN clips. Where they are not two, which makes no task, all words of the synthetic data, if there is any.
+fn keywords_by_count<'a>(
+    corpora: &'a [Corpus],
+    language: &str,
+    min_train_clips: usize,
+) -> BTreeSet<&'a str> {
+    let recorded = recorded_keywords(corpora, language, min_train_clips);
+    let synthetic = corpora
+        .iter()
+        .filter(|corpus| corpus.language == language && corpus.synthetic);
+    let synthetic: BTreeSet<&str> = synthetic
+        .flat_map(|corpus| &corpus.entries)
+        .map(|entry| entry.word.as_str())
+        .collect();
+    if recorded.len() >= 2 || synthetic.is_empty() {
+        recorded
+    } else {
+        synthetic
+    }
+}
+
+fn recorded_keywords<'a>(
+    corpora: &'a [Corpus],
+    language: &str,
+    min_train_clips: usize,
+) -> BTreeSet<&'a str> {
+    let recorded = corpora
+        .iter()
+        .filter(|corpus| corpus.language == language && !corpus.synthetic);
+    train_counts(recorded)
+        .into_iter()
+        .filter(|(_, count)| *count >= min_train_clips)
+        .map(|(word, _)| word)
+        .collect()
+}
+
+type Candidate<'a> = (&'a Corpus, &'a Entry);
+
+/// What `_unknown_` can be made of; no word of it is spelled like a keyword, no clip is in two pools.
+#[derive(Default)]
+struct Pools<'a> {
+    /// Recordings in languages without two recorded keywords, the task's own included.
+    rare: Vec<Candidate<'a>>,
+    /// Keywords of other languages.
+    other: Vec<Candidate<'a>>,
+    /// Other words of the language.
+    own: Vec<Candidate<'a>>,
+}
+
+impl<'a> Pools<'a> {
+    fn new(
+        corpora: &'a [Corpus],
+        language: &str,
+        labels: &[String],
+        min_train_clips: usize,
+    ) -> Self {
+        let taken: BTreeSet<String> = labels.iter().map(|word| spelling(word)).collect();
+        let codes: BTreeSet<&str> = corpora
+            .iter()
+            .map(|corpus| corpus.language.as_str())
+            .collect();
+        let mut pools = Pools::default();
+        for code in codes {
+            let keywords = keywords_by_count(corpora, code, min_train_clips);
+            let is_rare = recorded_keywords(corpora, code, min_train_clips).len() < 2;
+            for corpus in corpora.iter().filter(|corpus| corpus.language == code) {
+                for entry in corpus
+                    .entries
+                    .iter()
+                    .filter(|entry| !taken.contains(&spelling(&entry.word)))
+                {
+                    if is_rare && !corpus.synthetic {
+                        pools.rare.push((corpus, entry));
+                    } else if code == language {
+                        pools.own.push((corpus, entry));
+                    } else if keywords.contains(entry.word.as_str()) {
+                        pools.other.push((corpus, entry));
+                    }
+                }
+            }
+        }
+        pools
+    }
+
+    /// Other words of the language and of the rare-word languages.
+    fn all(&self, split: Split) -> Vec<Candidate<'a>> {
+        self.own
+            .iter()
+            .chain(&self.rare)
+            .filter(|(_, entry)| entry.split == split)
+            .copied()
+            .collect()
+    }
+
+    /// At most `count` clips: half rare-word languages, half other languages' keywords, then whatever is left.
+    fn balanced(&self, split: Split, count: usize) -> Vec<Candidate<'a>> {
+        let in_split = |pool: &[Candidate<'a>]| {
+            pool.iter()
+                .filter(|(_, entry)| entry.split == split)
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        let mut rare = spread(in_split(&self.rare));
+        let mut other = in_split(&self.other);
+        other.retain(|(_, entry)| {
+            by_share(
+                stable_hash(&format!("word:{}", spelling(&entry.word))),
+                70,
+                10,
+            ) == split
+        });
+        let mut other = spread(other);
+        let rest_of_rare = rare.split_off(rare.len().min(count / 2));
+        let rest_of_other = other.split_off(other.len().min(count - count / 2));
+        let own = spread(in_split(&self.own));
+        rare.into_iter()
+            .chain(other)
+            .chain(rest_of_rare)
+            .chain(rest_of_other)
+            .chain(own)
+            .take(count)
+            .collect()
+    }
+}
+
+/// The candidates in an order that is random but the same everywhere, one of each word before the second of any.
+fn spread(candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    let mut hashed: Vec<_> = candidates
+        .into_iter()
+        .map(|(corpus, entry)| {
+            (
+                stable_hash(&format!("{}:{}", corpus.language, entry.key)),
+                corpus,
+                entry,
+            )
+        })
+        .collect();
+    hashed.sort_by_key(|(hash, _, entry)| (*hash, &entry.path));
+    let mut seen: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut ranked: Vec<(usize, Candidate<'_>)> = hashed
+        .into_iter()
+        .map(|(_, corpus, entry)| {
+            let rank = seen.entry((&corpus.language, &entry.word)).or_default();
+            *rank += 1;
+            (*rank, (corpus, entry))
+        })
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// A word as it is compared between languages: "Stopp" and "stop" are spoken alike.
+fn spelling(word: &str) -> String {
+    let mut letters: Vec<char> = word.to_lowercase().chars().collect();
+    letters.dedup();
+    letters.into_iter().collect()
+}
+
+fn clip((corpus, entry): Candidate<'_>, label: usize) -> Clip {
+    Clip {
+        source: Source::File(entry.path.clone()),
+        label,
+        word: entry.word.clone(),
+        speaker: entry.speaker.clone(),
+        synthetic: corpus.synthetic,
+    }
+}
+
+/// Crops of the part of the recordings that belongs to the split: TEST has the last 20 % to itself.
+fn silence(
+    background: &[Arc<Background>],
+    split: Split,
+    language: &str,
+    count: usize,
+    label: usize,
+    seed: u64,
+) -> Vec<Clip> {
+    let mut rng = ChaCha8Rng::seed_from_u64(stable_hash(&format!(
+        "silence:{seed}:{language}:{}",
+        split.name()
+    )));
+    let crop = |_| {
+        let recording = &background[rng.random_range(0..background.len() as u64) as usize];
+        let part = if split == Split::Test {
+            recording.border()..recording.samples.len()
+        } else {
+            0..recording.border()
+        };
+        let start_samples =
+            rng.random_range(part.start as u64..=(part.end - CLIP_SAMPLES) as u64) as usize;
+        let gain = rng.random_range(0.0f32..1.0);
+        let source = Source::Noise {
+            recording: recording.clone(),
+            start_samples,
+            gain,
+        };
+        Clip {
+            source,
+            label,
+            word: SILENCE.to_owned(),
+            speaker: "NA".to_owned(),
+            synthetic: false,
+        }
+    };
+    (0..count).map(crop).collect()
+}
+
+fn count(clips: &[Clip], keywords: usize) -> SplitReport {
+    let labelled = |wanted: usize| clips.iter().filter(|clip| clip.label == wanted).count();
+    let (unknown, silence) = (labelled(keywords), labelled(keywords + 1));
+    let speakers: BTreeSet<&str> = clips
+        .iter()
+        .filter(|clip| clip.label < keywords && clip.speaker != "NA")
+        .map(|clip| clip.speaker.as_str())
+        .collect();
+    SplitReport {
+        keywords: clips.len() - unknown - silence,
+        unknown,
+        silence,
+        synthetic: clips.iter().filter(|clip| clip.synthetic).count(),
+        speakers: speakers.len(),
+    }
+}
