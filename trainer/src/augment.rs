@@ -1,0 +1,152 @@
+//! Seeded augmentation of training clips: a clip in, the clip inside some context out, ready for the front end.
+//!
+//! Nothing here is active in evaluation, where a clip stands after digital silence ([`plain`]).
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use swr_core::HOP_SAMPLES;
+use swr_dataset::CLIP_SAMPLES;
+
+use crate::architecture::CONTEXT_FRAMES;
+
+/// Samples before the clip.
+pub const CONTEXT_SAMPLES: usize = CONTEXT_FRAMES * HOP_SAMPLES;
+/// Samples of a training example: context and clip.
+pub const EXAMPLE_SAMPLES: usize = CONTEXT_SAMPLES + CLIP_SAMPLES;
+
+/// How clips are varied in training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Largest shift of the word, in milliseconds, either way.
+    pub shift_ms: f32,
+    /// Largest change of speed, and with it of pitch: 0.15 means 0.85 to 1.15 times.
+    pub speed: f32,
+    /// Largest change of level, in decibel, either way.
+    pub gain_db: f32,
+    /// Probability that background noise is added.
+    pub noise_probability: f32,
+    /// Largest factor of the noise recording (arXiv 1804.03209 uses 0.1).
+    pub noise_amplitude: f32,
+    /// Probability that the context holds the end of another clip; otherwise it is as quiet as digital silence.
+    pub speech_context: f32,
+}
+
+/// What examples are made of.
+pub struct Material<'a> {
+    /// All training clips, 16,000 samples each, 16-bit.
+    pub clips: &'a [Vec<i16>],
+    /// Background recordings, their training parts.
+    pub background: &'a [&'a [f32]],
+}
+
+fn to_float(sample: i16) -> f32 {
+    f32::from(sample) / 32_768.0
+}
+
+/// The clip after digital silence, unchanged: the form in which every evaluation sees it.
+pub fn plain(clip: &[i16]) -> Vec<f32> {
+    let mut example = vec![0f32; EXAMPLE_SAMPLES];
+    for (e, s) in example[CONTEXT_SAMPLES..].iter_mut().zip(clip) {
+        *e = to_float(*s);
+    }
+    example
+}
+
+/// A varied example of clip `index`; `silence` replaces the clip by background noise alone.
+pub fn example(settings: &Augment, material: &Material, index: usize, silence: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let mut example = vec![0f32; EXAMPLE_SAMPLES];
+    if rng.random::<f32>() < settings.speech_context {
+        let other = &material.clips[rng.random_range(0..material.clips.len())];
+        // The word may end anywhere before the clip begins, also earlier than the context.
+        let end = rng.random_range(CLIP_SAMPLES / 2..=CLIP_SAMPLES);
+        let context = &other[end.saturating_sub(CONTEXT_SAMPLES)..end];
+        for (e, s) in example[CONTEXT_SAMPLES - context.len()..].iter_mut().zip(context) {
+            *e = to_float(*s);
+        }
+    }
+    if silence {
+        add_noise(&mut example, material, rng.random::<f32>(), rng);
+    } else {
+        let gain = decibel(symmetric(settings.gain_db, rng));
+        let shift = symmetric(settings.shift_ms, rng) * 16.0;
+        let speed = 1.0 + symmetric(settings.speed, rng);
+        add_clip(&mut example, &material.clips[index], gain, shift, speed);
+        if rng.random::<f32>() < settings.noise_probability {
+            let amplitude = rng.random::<f32>() * settings.noise_amplitude;
+            add_noise(&mut example, material, amplitude, rng);
+        }
+    }
+    for e in &mut example {
+        *e = e.clamp(-1.0, 1.0);
+    }
+    example
+}
+
+fn symmetric(largest: f32, rng: &mut ChaCha8Rng) -> f32 {
+    if largest > 0.0 { rng.random_range(-largest..=largest) } else { 0.0 }
+}
+
+fn decibel(db: f32) -> f32 {
+    libm::powf(10.0, db / 20.0)
+}
+
+/// Adds the clip, played `speed` times as fast around its middle and moved by `shift` samples, by cubic interpolation
+/// (Catmull-Rom). A word moved ahead of the clip's first sample reaches into the context.
+fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32) {
+    let middle = CLIP_SAMPLES as f32 / 2.0;
+    let at = |i: isize| usize::try_from(i).ok().and_then(|i| clip.get(i)).map_or(0.0, |s| to_float(*s));
+    for (k, e) in example.iter_mut().enumerate() {
+        let position = (k as f32 - CONTEXT_SAMPLES as f32 - shift - middle) * speed + middle;
+        if position < 0.0 || position >= CLIP_SAMPLES as f32 {
+            continue;
+        }
+        let i = position as isize;
+        let f = position - i as f32;
+        let [a, b, c, d] = [at(i - 1), at(i), at(i + 1), at(i + 2)];
+        let cubic = b + 0.5 * f * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
+        *e += gain * cubic;
+    }
+}
+
+fn add_noise(example: &mut [f32], material: &Material, amplitude: f32, rng: &mut ChaCha8Rng) {
+    let recording = material.background[rng.random_range(0..material.background.len())];
+    let start = rng.random_range(0..recording.len());
+    // A recording shorter than the example repeats.
+    for (e, n) in example.iter_mut().zip(recording.iter().cycle().skip(start)) {
+        *e += amplitude * n;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::generator;
+
+    const NONE: Augment =
+        Augment { shift_ms: 0.0, speed: 0.0, gain_db: 0.0, noise_probability: 0.0, noise_amplitude: 0.0, speech_context: 0.0 };
+
+    #[test]
+    fn without_variation_an_example_is_the_plain_clip() {
+        let clip: Vec<i16> = (0..CLIP_SAMPLES).map(|i| ((i * 37) % 2_000) as i16 - 1_000).collect();
+        let noise = vec![0.1f32; 1_000];
+        let material = Material { clips: &[clip.clone()], background: &[&noise] };
+        let example = example(&NONE, &material, 0, false, &mut generator(1, &[]));
+        assert_eq!(example, plain(&clip));
+    }
+
+    #[test]
+    fn a_shift_moves_the_word_and_speed_shortens_it() {
+        let mut clip = vec![0i16; CLIP_SAMPLES];
+        clip[8_000..8_100].fill(16_384);
+        let mut moved = vec![0f32; EXAMPLE_SAMPLES];
+        add_clip(&mut moved, &clip, 1.0, 160.0, 1.0);
+        assert_eq!(moved[CONTEXT_SAMPLES + 8_050 + 160], 0.5);
+        assert_eq!(moved[CONTEXT_SAMPLES + 8_050], 0.0);
+        let mut fast = vec![0f32; EXAMPLE_SAMPLES];
+        add_clip(&mut fast, &clip, 1.0, 0.0, 2.0);
+        let loud = |x: &[f32]| x.iter().filter(|v| **v > 0.25).count();
+        assert_eq!(loud(&fast), 50);
+    }
+}

@@ -1,0 +1,118 @@
+//! A run's folder: the resolved configuration, a checkpoint after every epoch, and a log with one JSON object a line.
+//!
+//! A run that was interrupted goes on from its last finished epoch and ends in the same bytes as one that was not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use serde_json::{Value, json};
+
+use crate::files::{read, write_atomically};
+use crate::learner::Learner;
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Index of the stage.
+    pub stage: usize,
+    /// Epochs of it that are finished.
+    pub epochs: usize,
+}
+
+/// A run's folder.
+pub struct Run {
+    folder: PathBuf,
+    config: Value,
+}
+
+impl Run {
+    /// Opens the folder of a run with this resolved configuration, new or interrupted. A folder of another configuration is
+    /// refused with the difference; `restart` throws it away instead.
+    pub fn open(folder: &Path, config: Value, restart: bool) -> Result<Self> {
+        let run = Self { folder: folder.to_path_buf(), config };
+        let file = run.file("config.json");
+        if restart {
+            for name in ["config.json", "checkpoint.safetensors", "log.jsonl"] {
+                let _ = std::fs::remove_file(run.file(name));
+            }
+        }
+        if file.exists() {
+            let found: Value = serde_json::from_slice(&read(&file)?).with_context(|| format!("{}: not a configuration", file.display()))?;
+            let mut differences = Vec::new();
+            difference("", &found, &run.config, &mut differences);
+            if !differences.is_empty() {
+                bail!(
+                    "{}: holds a run of another configuration ({}); give --restart to throw it away or --work another folder",
+                    folder.display(),
+                    differences.join("; ")
+                );
+            }
+        }
+        write_atomically(&file, serde_json::to_string_pretty(&run.config)?.as_bytes())?;
+        Ok(run)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where the last checkpoint lies.
+    pub fn checkpoint_path(&self) -> PathBuf {
+        self.file("checkpoint.safetensors")
+    }
+
+    /// Keeps the learner as it is after `position`.
+    pub fn save(&self, learner: &Learner, position: Position) -> Result<()> {
+        let metadata = HashMap::from([("stage".to_string(), position.stage.to_string()), ("epochs".to_string(), position.epochs.to_string())]);
+        let state = learner.state()?;
+        let bytes = safetensors::serialize(state.iter().map(|(name, tensor)| (name.as_str(), tensor)), Some(metadata))
+            .context("a checkpoint could not be encoded")?;
+        write_atomically(&self.checkpoint_path(), &bytes)
+    }
+
+    /// Restores the learner from the last checkpoint, if there is one.
+    pub fn restore(&self, learner: &mut Learner) -> Result<Option<Position>> {
+        let path = self.checkpoint_path();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let damaged = || format!("{}: damaged checkpoint; give --restart to begin anew", path.display());
+        let bytes = read(&path)?;
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
+        let number = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key)).and_then(|v| v.parse().ok()).with_context(damaged);
+        let position = Position { stage: number("stage")?, epochs: number("epochs")? };
+        let state: BTreeMap<String, Tensor> =
+            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).with_context(damaged)?.into_iter().collect();
+        learner.restore(&state).with_context(damaged)?;
+        Ok(Some(position))
+    }
+
+    /// Adds a line to the log.
+    pub fn log(&self, entry: &Value) -> Result<()> {
+        let path = self.file("log.jsonl");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
+        writeln!(file, "{entry}").with_context(|| path.display().to_string())
+    }
+}
+
+/// Lists where two configurations differ, as `key: old, now new`.
+fn difference(key: &str, found: &Value, wanted: &Value, out: &mut Vec<String>) {
+    match (found, wanted) {
+        (Value::Object(a), Value::Object(b)) => {
+            for name in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
+                let (a, b) = (a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null));
+                difference(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, a, b, out);
+            }
+        }
+        _ if found != wanted => out.push(format!("{key} was {found}, now {wanted}")),
+        _ => {}
+    }
+}
+
+/// A log line of one epoch.
+pub fn epoch_entry(stage: &str, epoch: usize, loss: f64, accuracy: f64, seconds: f64) -> Value {
+    json!({"stage": stage, "epoch": epoch, "loss": loss, "train_accuracy": accuracy, "seconds": seconds})
+}

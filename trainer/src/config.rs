@@ -1,0 +1,147 @@
+//! Experiments: one small TOML file each, changed by `--set key=value`, resolved before anything runs and stored with the result.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::architecture::Architecture;
+use crate::augment::Augment;
+use crate::train::Schedule;
+
+/// How a base is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseConfig {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The network.
+    pub architecture: Architecture,
+    /// Variation of clips.
+    pub augment: Augment,
+    /// The one stage.
+    pub schedule: Schedule,
+}
+
+/// How a language is added: SWR as reconstructed from arXiv 2302.13435, staged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptConfig {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Variation of clips.
+    pub augment: Augment,
+    /// The classifier's start: a linear probe on the base's features.
+    pub probe: Probe,
+    /// Stage 1: all deltas, all gates open.
+    pub dense: Schedule,
+    /// Stage 2: the policy learns which units to change.
+    pub select: Schedule,
+    /// The policy of stage 2.
+    pub policy: Policy,
+    /// Stage 3: the chosen units alone.
+    pub tune: Schedule,
+}
+
+/// A linear probe, trained with Adam on features of clips as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Passes over the features.
+    pub epochs: usize,
+    /// Features a step.
+    pub batch: usize,
+    /// Learning rate.
+    pub learning_rate: f64,
+}
+
+/// The policy: one pair of scores per unit, gates drawn from them by Gumbel-Softmax, hard forward and soft backward.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Adam's learning rate of the scores.
+    pub learning_rate: f64,
+    /// Probability of change that every unit starts with.
+    pub initial_probability: f64,
+    /// Gumbel-Softmax temperature when the stage begins; it falls geometrically.
+    pub first_temperature: f64,
+    /// Temperature when it ends.
+    pub last_temperature: f64,
+    /// Factor of the penalty on the expected cost.
+    pub penalty_weight: f64,
+    /// Shape of the penalty.
+    pub penalty: Penalty,
+}
+
+/// Penalty on the expected share of cost `c` against the budget's share `t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Penalty {
+    /// `max(0, c - t)`: only excess counts. Uniformly low probabilities satisfy it.
+    Hinge,
+    /// `|c - t|`: also pulls up to the budget, so that the gates are decided where it lies.
+    Absolute,
+}
+
+/// The configuration that `swr-train base` uses without `--config`.
+pub const BASE_DEFAULT: &str = include_str!("../configs/base.toml");
+/// The configuration that `swr-train adapt` uses without `--config`.
+pub const ADAPT_DEFAULT: &str = include_str!("../configs/adapt.toml");
+
+/// Reads a configuration: the file, or `default`, with `changes` such as `schedule.epochs=5` applied.
+pub fn resolve<T: DeserializeOwned>(file: Option<&Path>, default: &str, changes: &[String]) -> Result<T> {
+    let (text, origin) = match file {
+        Some(path) => (std::fs::read_to_string(path).with_context(|| format!("{}: could not be read", path.display()))?, path.display().to_string()),
+        None => (default.to_string(), "the built-in configuration".to_string()),
+    };
+    let mut table: toml::Table = text.parse().with_context(|| format!("{origin}: not TOML"))?;
+    for change in changes {
+        set(&mut table, change).with_context(|| format!("--set {change}"))?;
+    }
+    toml::Value::Table(table).try_into().with_context(|| format!("{origin}: does not fit"))
+}
+
+fn set(table: &mut toml::Table, change: &str) -> Result<()> {
+    let (key, value) = change.split_once('=').context("expected key=value, such as schedule.epochs=5")?;
+    let value: toml::Value = match format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v")) {
+        Some(value) => value,
+        None => toml::Value::String(value.to_string()),
+    };
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut table = table;
+    for part in parts {
+        table = match table.get_mut(part) {
+            Some(toml::Value::Table(inner)) => inner,
+            _ => bail!("the configuration has no section `{part}`"),
+        };
+    }
+    let Some(old) = table.get_mut(last) else { bail!("the configuration has no key `{last}` there") };
+    // A whole number where a fraction stands is meant as one.
+    *old = match (&*old, value) {
+        (toml::Value::Float(_), toml::Value::Integer(i)) => toml::Value::Float(i as f64),
+        (_, value) => value,
+    };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_configurations_resolve_and_take_changes() {
+        let base: BaseConfig = resolve(None, BASE_DEFAULT, &[]).unwrap();
+        let changed: BaseConfig = resolve(None, BASE_DEFAULT, &["schedule.epochs=3".into(), "architecture.tau=3".into()]).unwrap();
+        assert_eq!((changed.schedule.epochs, changed.architecture.tau), (3, 3.0));
+        assert_eq!(base.augment, changed.augment);
+        resolve::<AdaptConfig>(None, ADAPT_DEFAULT, &["policy.penalty=hinge".into()]).unwrap();
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let error = resolve::<BaseConfig>(None, BASE_DEFAULT, &["schedule.epoch=3".into()]).unwrap_err();
+        assert!(format!("{error:#}").contains("epoch"), "{error:#}");
+    }
+}

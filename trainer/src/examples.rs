@@ -1,0 +1,177 @@
+//! A language's clips in memory, and the batches made of them: decoding, augmentation and features on all cores, ahead of the
+//! training step. Which example a batch holds, and how it is varied, depends only on seed, stage and epoch.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use swr_core::frontend::Frontend;
+use swr_core::FrontendSettings;
+use swr_dataset::{Background, Clip, SILENCE, Task, TaskOptions, load_all_i16};
+
+use crate::architecture::MEL_BINS;
+use crate::augment::{Augment, Material, example, plain};
+use crate::progress::Progress;
+use crate::random::generator;
+
+/// Clips of one split, decoded.
+pub struct Examples {
+    clips: Vec<Vec<i16>>,
+    /// Label index of every clip.
+    pub labels: Vec<u32>,
+    names: Vec<String>,
+}
+
+impl Examples {
+    fn load(clips: &[Clip], progress: &Progress, what: &str) -> Result<Self> {
+        let bar = progress.bar(what, clips.len());
+        let decoded = load_all_i16(clips, |done| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        Ok(Self {
+            clips: decoded,
+            labels: clips.iter().map(|c| c.label as u32).collect(),
+            names: clips.iter().map(|c| format!("{} {}", c.word, c.speaker)).collect(),
+        })
+    }
+
+    /// Number of clips.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Word and speaker of the clips with these indexes, for messages.
+    pub fn names(&self, indexes: &[usize]) -> String {
+        indexes.iter().take(5).map(|i| self.names[*i].as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Everything a language is trained and judged on.
+pub struct Language {
+    /// BCP-47 code.
+    pub code: String,
+    /// Keywords, then `_unknown_` and `_silence_`.
+    pub labels: Vec<String>,
+    /// Clips to learn from.
+    pub train: Examples,
+    /// Clips that choices may be made on.
+    pub dev: Examples,
+    /// Whether keywords of the test set are synthetic speech.
+    pub synthetic: bool,
+    background: Vec<Arc<Background>>,
+}
+
+/// A batch: log-mel `[B, 1, 40, T]`, labels `[B]`, and which examples these are.
+pub struct Batch {
+    /// Log-mel, `[B, 1, 40, T]`.
+    pub log_mel: Tensor,
+    /// Label indexes, `[B]`, u32.
+    pub labels: Tensor,
+    /// Indexes into the examples.
+    pub indexes: Vec<usize>,
+}
+
+impl Language {
+    /// Reads and decodes the training and development clips of `language` below `data`; `extra` folders add training clips.
+    pub fn load(data: &Path, extra: &[PathBuf], language: &str, progress: &Progress) -> Result<Self> {
+        let options = TaskOptions { extra: extra.to_vec(), ..TaskOptions::default() };
+        let task = swr_dataset::task(data, language, &options)?;
+        progress.say(&task.report.to_string());
+        if task.train.is_empty() {
+            bail!("{}: no training clips for `{language}`; point --data at a folder that holds them", data.display());
+        }
+        Self::from_task(&task, progress)
+    }
+
+    fn from_task(task: &Task, progress: &Progress) -> Result<Self> {
+        Ok(Self {
+            code: task.language.clone(),
+            labels: task.labels.clone(),
+            train: Examples::load(&task.train, progress, "decoding training clips")?,
+            dev: Examples::load(&task.dev, progress, "decoding development clips")?,
+            synthetic: task.test.iter().any(|clip| clip.synthetic),
+            background: task.background.clone(),
+        })
+    }
+
+    /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on another thread meanwhile.
+    pub fn for_each_batch(
+        &self,
+        augment: &Augment,
+        batch: usize,
+        seed: u64,
+        place: [u64; 2],
+        mut step: impl FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        order.shuffle(&mut generator(seed, &place));
+        let parts: Vec<&[f32]> = self.background.iter().map(|b| b.train_part()).collect();
+        let material = Material { clips: &self.train.clips, background: &parts };
+        let silence = self.labels.iter().position(|l| l == SILENCE).map(|i| i as u32);
+        std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::sync_channel(2);
+            let (order, material, train) = (&order, &material, &self.train);
+            scope.spawn(move || {
+                for indexes in order.chunks(batch) {
+                    let samples = |i: usize| {
+                        let mut rng = generator(seed, &[place[0], place[1], i as u64]);
+                        example(augment, material, i, Some(train.labels[i]) == silence, &mut rng)
+                    };
+                    // The receiver hangs up when a step failed; the loop then ends here.
+                    if sender.send(make_batch(train, indexes, samples)).is_err() {
+                        return;
+                    }
+                }
+            });
+            for batch in receiver {
+                step(batch?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Runs `step` on all examples as evaluation sees them, in their order.
+pub fn for_each_plain_batch(examples: &Examples, batch: usize, mut step: impl FnMut(Batch) -> Result<()>) -> Result<()> {
+    let order: Vec<usize> = (0..examples.len()).collect();
+    for indexes in order.chunks(batch) {
+        step(make_batch(examples, indexes, |i| plain(&examples.clips[i]))?)?;
+    }
+    Ok(())
+}
+
+fn make_batch(examples: &Examples, indexes: &[usize], samples: impl Fn(usize) -> Vec<f32> + Sync) -> Result<Batch> {
+    let features: Vec<Vec<f32>> = indexes
+        .par_iter()
+        .map_init(
+            || Frontend::new(&FrontendSettings::default()),
+            |frontend, i| {
+                let frontend = frontend.as_mut().map_err(|error| anyhow::anyhow!("front end: {error}"))?;
+                frontend.reset();
+                let mut frames = Vec::new();
+                frontend.push(&samples(*i), &mut frames).with_context(|| format!("clip {}", examples.names[*i]))?;
+                Ok(transpose(&frames))
+            },
+        )
+        .collect::<Result<_>>()?;
+    let frames = features.first().map_or(0, |f| f.len() / MEL_BINS);
+    let labels: Vec<u32> = indexes.iter().map(|i| examples.labels[*i]).collect();
+    Ok(Batch {
+        log_mel: Tensor::from_vec(features.concat(), (indexes.len(), 1, MEL_BINS, frames), &Device::Cpu)?,
+        labels: Tensor::from_vec(labels, indexes.len(), &Device::Cpu)?,
+        indexes: indexes.to_vec(),
+    })
+}
+
+/// `[T, 40]` to `[40, T]`.
+fn transpose(frames: &[f32]) -> Vec<f32> {
+    let count = frames.len() / MEL_BINS;
+    (0..MEL_BINS).flat_map(|bin| (0..count).map(move |t| frames[t * MEL_BINS + bin])).collect()
+}

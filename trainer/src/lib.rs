@@ -1,0 +1,23 @@
+//! Training of `swr`: the base network, and one sparse weight delta per language under a budget.
+//!
+//! [`architecture`] is the network's shape, [`network`] computes it, [`fused`] computes it fast.
+
+pub mod architecture;
+pub mod augment;
+pub mod base;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod evaluate;
+pub mod examples;
+pub mod export;
+pub mod files;
+pub mod fused;
+pub mod learner;
+pub mod network;
+pub mod progress;
+pub mod random;
+pub mod reparam;
+pub mod synth;
+pub mod train;
+pub mod weights;

@@ -1,0 +1,130 @@
+//! The training loop: batch, forward, loss, backward, step; checkpoint after every epoch. Base and languages share it.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::augment::Augment;
+use crate::checkpoint::{Position, Run, epoch_entry};
+use crate::examples::{Batch, Language};
+use crate::fused::Statistics;
+use crate::learner::{Learner, Update};
+use crate::network::predictions;
+use crate::progress::Progress;
+
+/// One stage of training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Passes over the training clips.
+    pub epochs: usize,
+    /// Clips a step.
+    pub batch: usize,
+    /// Highest learning rate; it rises linearly from 0 in the warm-up and falls to 0 by a cosine.
+    pub learning_rate: f64,
+    /// Epochs of warm-up; may be a fraction.
+    pub warmup_epochs: f64,
+    /// Momentum of SGD.
+    pub momentum: f64,
+    /// Weight decay, towards zero for the base and the classifier, towards the base for everything else.
+    pub weight_decay: f64,
+    /// Channel dropout in the blocks' temporal branch.
+    pub dropout: f32,
+}
+
+impl Schedule {
+    /// Learning rate after `epochs` epochs, a fraction.
+    pub fn rate_at(&self, epochs: f64) -> f64 {
+        if epochs < self.warmup_epochs {
+            return self.learning_rate * epochs / self.warmup_epochs;
+        }
+        let rest = (self.epochs as f64 - self.warmup_epochs).max(1e-9);
+        let gone = ((epochs - self.warmup_epochs) / rest).clamp(0.0, 1.0);
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * gone).cos())
+    }
+}
+
+/// When a step happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Steps since the stage began, from 0.
+    pub step: usize,
+    /// Share of the stage that is done, 0 to 1.
+    pub done: f64,
+}
+
+/// A stage of a run: its place in the order, its name, and what it needs.
+pub struct Stage<'a> {
+    /// Index of the stage in the run.
+    pub index: usize,
+    /// Its name, in the log and for people.
+    pub name: &'a str,
+    /// Its schedule.
+    pub schedule: &'a Schedule,
+    /// How clips are varied.
+    pub augment: &'a Augment,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// Runs a stage from where the run stands to its end. `objective` gives logits `[B, C]` and loss of a batch and leaves the
+/// batch's norm statistics in `statistics`.
+///
+/// A loss that is not finite ends training with an error that names step, clips and the last checkpoint, which stays usable.
+pub fn run_stage(
+    stage: &Stage,
+    run: &Run,
+    language: &Language,
+    learner: &mut Learner,
+    reached: Position,
+    statistics: &Statistics,
+    progress: &Progress,
+    mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Tensor)>,
+) -> Result<()> {
+    let schedule = stage.schedule;
+    let first = if reached.stage == stage.index { reached.epochs } else { 0 };
+    if first == 0 {
+        learner.forget_momentum()?;
+    }
+    let steps = language.train.len().div_ceil(schedule.batch);
+    let bar = progress.bar(stage.name, schedule.epochs * steps);
+    bar.set_position((first * steps) as u64);
+    bar.reset_eta();
+    for epoch in first..schedule.epochs {
+        let started = Instant::now();
+        let (mut loss_sum, mut correct, mut step) = (0f64, 0usize, epoch * steps);
+        language.for_each_batch(stage.augment, schedule.batch, stage.seed, [stage.index as u64, epoch as u64], |batch| {
+            let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
+            let (logits, loss) = objective(learner, &batch, moment)?;
+            let value: f32 = loss.to_scalar()?;
+            if !value.is_finite() {
+                bail!(
+                    "{}: the loss became {value} at step {step} (epoch {epoch}), with the clips {} …; the last good state is {}; \
+                     lower the learning rate",
+                    stage.name,
+                    language.train.names(&batch.indexes),
+                    run.checkpoint_path().display()
+                );
+            }
+            let gradients = loss.backward()?;
+            let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
+            let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1 };
+            learner.update(&gradients, update)?;
+            learner.observe(statistics);
+            loss_sum += f64::from(value) * batch.indexes.len() as f64;
+            let labels: Vec<u32> = batch.labels.to_vec1()?;
+            correct += predictions(&logits)?.iter().zip(&labels).filter(|(a, b)| a == b).count();
+            step += 1;
+            bar.inc(1);
+            Ok(())
+        })?;
+        let (loss, accuracy) = (loss_sum / language.train.len() as f64, correct as f64 / language.train.len() as f64);
+        bar.set_message(format!("loss {loss:.3}, {:.1} % of varied clips right", 100.0 * accuracy));
+        run.log(&epoch_entry(stage.name, epoch + 1, loss, accuracy, started.elapsed().as_secs_f64()))?;
+        run.save(learner, Position { stage: stage.index, epochs: epoch + 1 })?;
+    }
+    bar.finish();
+    Ok(())
+}
