@@ -1,0 +1,285 @@
+//! `swr eval`: how well a language's merged network does on a folder of speech, clip by clip or (with `--stream`) in minutes of noise.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use swr_dataset::{Clip, Split, StreamOptions, Task, TaskOptions};
+
+use super::stream::{self, Measured};
+use super::{ModelsArgs, Outcome, json_line};
+use crate::clip::ClipRunner;
+use crate::models::{Model, Models};
+
+/// Measure a language's accuracy on recordings, or its detections and false alarms in a stream
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr eval --data ../shared/speech --lang ar --split test
+  swr eval --data ../shared/speech --lang de --split dev+test --json
+  swr eval --data ../shared/speech --lang zh --stream --minutes 10 --seed 1
+
+Clips: zero state, 46 frames of silence before the clip, the largest mean logit over the clip's 98 frames is the answer.
+Streams: clips of the split in background noise at 10-20 dB SNR with gaps of 2-4 s, a fifth of them unknown words.
+Shares are from 0 to 1, intervals hold at 95 % (Wilson for shares, exact Poisson for false alarms) as if clips were independent;
+clips of few speakers are not, so the true uncertainty is larger.")]
+pub(super) struct Eval {
+    /// Folder with speech: Speech Commands or MSWC layout, gsc/ mswc/ synth/, or <word>/*.wav
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Language to evaluate
+    #[arg(long = "lang", value_name = "L")]
+    language: String,
+    /// Clips to use
+    #[arg(long, value_enum, default_value = "test")]
+    split: SplitArg,
+    /// Measure detections and false alarms in a stream instead of accuracy on clips
+    #[arg(long)]
+    stream: bool,
+    /// Length of the stream
+    #[arg(long, default_value = "10", value_parser = super::duration, requires = "stream")]
+    minutes: f64,
+    /// Seed of the stream
+    #[arg(long, default_value_t = 0, requires = "stream")]
+    seed: u64,
+    /// JSON lines; the last one has the figures of the whole
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
+/// Splits that can be evaluated.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SplitArg {
+    /// What settings were chosen on
+    Dev,
+    /// What nothing was chosen on
+    Test,
+    /// Both together
+    #[value(name = "dev+test")]
+    DevTest,
+}
+
+impl SplitArg {
+    fn name(self) -> &'static str {
+        match self {
+            SplitArg::Dev => "dev",
+            SplitArg::Test => "test",
+            SplitArg::DevTest => "dev+test",
+        }
+    }
+
+    fn clips(self, task: &Task) -> Vec<Clip> {
+        let splits: &[Split] = match self {
+            SplitArg::Dev => &[Split::Dev],
+            SplitArg::Test => &[Split::Test],
+            SplitArg::DevTest => &[Split::Dev, Split::Test],
+        };
+        splits
+            .iter()
+            .flat_map(|&split| task.clips(split))
+            .cloned()
+            .collect()
+    }
+}
+
+/// Right answers of a group of clips.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Tally {
+    clips: usize,
+    correct: usize,
+    accuracy: Option<f64>,
+    interval: (f64, f64),
+}
+
+/// The last line of `--json`.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    lang: &'a str,
+    split: &'a str,
+    #[serde(flatten)]
+    all: Tally,
+    keywords: Tally,
+    unknown: Tally,
+    silence: Tally,
+    /// Clips made by a speech synthesiser.
+    synthetic: usize,
+}
+
+#[derive(Serialize)]
+struct LabelLine<'a> {
+    label: &'a str,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+#[derive(Serialize)]
+struct StreamLine<'a> {
+    lang: &'a str,
+    split: &'a str,
+    seed: u64,
+    #[serde(flatten)]
+    measured: &'a Measured,
+}
+
+impl Eval {
+    pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let models = self.models.open()?;
+        let model = models.load(&self.language)?;
+        let task = task_of(&self.data, &model)?;
+        if self.stream {
+            self.stream(&models, &task, out)
+        } else {
+            self.clips(&model, &task, out)
+        }
+    }
+
+    fn clips(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let clips = self.split.clips(task);
+        let mut tallies = vec![Tally::default(); model.labels.len()];
+        let mut runner = ClipRunner::new(model)?;
+        for (clip, samples) in clips.iter().zip(load(&clips)?) {
+            let logits = runner.mean_logits(&samples).with_context(|| {
+                format!("a clip of \"{}\" by speaker {}", clip.word, clip.speaker)
+            })?;
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            tallies[clip.label].add(best == Some(clip.label));
+        }
+        tallies.iter_mut().for_each(Tally::finish);
+
+        let (keywords, rest) = tallies.split_at(task.unknown_label());
+        let summary = Summary {
+            lang: &model.language,
+            split: self.split.name(),
+            all: Tally::sum(&tallies),
+            keywords: Tally::sum(keywords),
+            unknown: rest[0],
+            silence: rest[1],
+            synthetic: clips.iter().filter(|clip| clip.synthetic).count(),
+        };
+        let by_label = model.labels.iter().zip(&tallies);
+        if self.json {
+            for (label, &tally) in by_label {
+                json_line(out, &LabelLine { label, tally })?;
+            }
+            json_line(out, &summary)?;
+        } else {
+            for (label, tally) in by_label {
+                writeln!(out, "{tally}  {label}")?;
+            }
+            writeln!(
+                out,
+                "\n{} {}, {} clips, {} of them synthetic",
+                summary.lang,
+                summary.split,
+                clips.len(),
+                summary.synthetic
+            )?;
+            for (name, tally) in [
+                ("all", summary.all),
+                ("keywords", summary.keywords),
+                ("unknown", summary.unknown),
+                ("silence", summary.silence),
+            ] {
+                writeln!(out, "{tally}  {name}")?;
+            }
+        }
+        Ok(Outcome::Success)
+    }
+
+    fn stream(&self, models: &Models, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let options = StreamOptions {
+            minutes: self.minutes,
+            seed: self.seed,
+            ..StreamOptions::default()
+        };
+        let measured = stream::measure(models, task, &self.split.clips(task), &options)?;
+        if self.json {
+            json_line(
+                out,
+                &StreamLine {
+                    lang: &self.language,
+                    split: self.split.name(),
+                    seed: self.seed,
+                    measured: &measured,
+                },
+            )?;
+        } else {
+            writeln!(
+                out,
+                "{} {} stream, seed {}\n{measured}",
+                self.language,
+                self.split.name(),
+                self.seed
+            )?;
+        }
+        Ok(Outcome::Success)
+    }
+}
+
+impl Tally {
+    fn add(&mut self, correct: bool) {
+        self.clips += 1;
+        self.correct += usize::from(correct);
+    }
+
+    fn finish(&mut self) {
+        self.accuracy = (self.clips > 0).then(|| self.correct as f64 / self.clips as f64);
+        self.interval = swr_dataset::wilson_interval(self.correct, self.clips);
+    }
+
+    fn sum(tallies: &[Tally]) -> Tally {
+        let mut sum = Tally {
+            clips: tallies.iter().map(|tally| tally.clips).sum(),
+            correct: tallies.iter().map(|tally| tally.correct).sum(),
+            ..Tally::default()
+        };
+        sum.finish();
+        sum
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(accuracy) = self.accuracy else {
+            return write!(formatter, "{:>5} of {:<5}  no clips              ", 0, 0);
+        };
+        write!(
+            formatter,
+            "{:>5} of {:<5} {:6.1} %  ({:5.1} - {:5.1})",
+            self.correct,
+            self.clips,
+            100.0 * accuracy,
+            100.0 * self.interval.0,
+            100.0 * self.interval.1
+        )
+    }
+}
+
+/// The task that `model` was made for, on the data of `folder`: the model's keywords decide, and their order is checked.
+pub(super) fn task_of(folder: &Path, model: &Model) -> anyhow::Result<Task> {
+    let keywords = model.labels.len() - 2;
+    let options = TaskOptions {
+        keywords: Some(model.labels[..keywords].to_vec()),
+        ..TaskOptions::default()
+    };
+    let task = swr_dataset::task(folder, &model.language, &options)?;
+    anyhow::ensure!(
+        task.labels == model.labels,
+        "{}: its labels are not in the order of their code points, so they do not match the data's; export the model again",
+        model.path.display()
+    );
+    Ok(task)
+}
+
+/// Loads clips on all cores, with a bar on standard error if that is a terminal.
+fn load(clips: &[Clip]) -> anyhow::Result<Vec<Vec<f32>>> {
+    let style = ProgressStyle::with_template("loading clips {bar:40} {pos}/{len}, {eta} left")?;
+    let bar = ProgressBar::new(clips.len() as u64).with_style(style);
+    let samples = swr_dataset::load_all(clips, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(samples)
+}

@@ -1,0 +1,219 @@
+//! The program `swr`: arguments come in, results go to the writer given (standard output), talk goes to standard error.
+//!
+//! Every command is a function of its arguments that tests call in process. Exit codes: 0 success, 1 a negative result
+//! (nothing found, a keyword missed, a budget exceeded), 2 an error.
+
+mod demo;
+mod eval;
+mod inspect;
+mod listen;
+mod spot;
+mod stream;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::models::Models;
+use crate::spotter::Event;
+
+/// Environment variable with the directory of models.
+const MODELS_VARIABLE: &str = "SWR_MODELS";
+
+/// Keyword spotting in many languages from one base network and a small delta per language
+#[derive(Debug, Parser)]
+#[command(
+    name = "swr",
+    version,
+    after_help = "Exit codes: 0 success, 1 negative result (nothing found, keyword missed), 2 error."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Spot(spot::Spot),
+    Listen(listen::Listen),
+    Demo(demo::Demo),
+    Inspect(inspect::Inspect),
+    Eval(eval::Eval),
+}
+
+/// Where the models are.
+#[derive(Debug, Args)]
+struct ModelsArgs {
+    /// Directory with base.onnx, base.json and <language>.swr [default: $SWR_MODELS, ./models, or models beside the program]
+    #[arg(long = "models", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Success,
+    Negative,
+}
+
+/// Runs the program on its own arguments, standard output and standard error.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os(), &mut io::stdout().lock()))
+}
+
+/// Runs the program on `arguments`, whose first is the program's name, and writes results to `out`. Gives the exit code.
+///
+/// Errors go to standard error. A reader of `out` that has gone away (a broken pipe) ends the program quietly with success.
+pub fn run<I>(arguments: I, out: &mut dyn Write) -> u8
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are results; a failure to print leaves nobody to tell.
+            let _ = if error.use_stderr() {
+                write!(io::stderr(), "{}", error.render())
+            } else {
+                write!(out, "{}", error.render())
+            };
+            return if error.use_stderr() { 2 } else { 0 };
+        }
+    };
+    let outcome = match &cli.command {
+        Command::Spot(command) => command.run(out),
+        Command::Listen(command) => command.run(out),
+        Command::Demo(command) => command.run(out),
+        Command::Inspect(command) => command.run(out),
+        Command::Eval(command) => command.run(out),
+    };
+    match outcome.and_then(|outcome| out.flush().map(|()| outcome).map_err(Into::into)) {
+        Ok(Outcome::Success) => 0,
+        Ok(Outcome::Negative) => 1,
+        Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) => {
+            eprintln!("swr: {}", sentence(&error));
+            2
+        }
+    }
+}
+
+/// The messages of an error and its causes on one line. Many of the project's errors quote their cause, which is then not repeated.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !sentence.contains(&cause) {
+            let colon = if sentence.is_empty() { "" } else { ": " };
+            sentence += &format!("{colon}{cause}");
+        }
+    }
+    sentence
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+impl ModelsArgs {
+    fn open(&self) -> anyhow::Result<Models> {
+        Ok(Models::open(self.directory()?)?)
+    }
+
+    /// The directory given, or the first of the usual ones that is there.
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        if let Some(directory) = &self.directory {
+            return Ok(directory.clone());
+        }
+        if let Some(directory) = std::env::var_os(MODELS_VARIABLE) {
+            return Ok(directory.into());
+        }
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|program| Some(program.parent()?.join("models")));
+        let usual: Vec<PathBuf> = [Some("models".into()), beside]
+            .into_iter()
+            .flatten()
+            .collect();
+        if let Some(directory) = usual.iter().find(|directory| directory.is_dir()) {
+            return Ok(directory.clone());
+        }
+        let looked: Vec<String> = usual
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "no directory of models found (looked for {}); give it with --models DIR or {MODELS_VARIABLE}",
+            looked.join(" and ")
+        )
+    }
+}
+
+/// The languages asked for: those given in their order, `all` for every one, the base's if none is given.
+fn languages(models: &Models, asked: &[String]) -> anyhow::Result<Vec<String>> {
+    if asked.is_empty() {
+        return Ok(vec![models.manifest().language.clone()]);
+    }
+    if asked.iter().any(|language| language == "all") {
+        return Ok(models.languages()?);
+    }
+    let mut languages: Vec<String> = Vec::new();
+    for language in asked {
+        if !languages.contains(language) {
+            languages.push(language.clone());
+        }
+    }
+    Ok(languages)
+}
+
+/// A number of minutes or seconds as an argument: finite and more than zero.
+fn duration(typed: &str) -> Result<f64, String> {
+    match typed.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// Writes `value` as a line of JSON.
+fn json_line(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// An event as commands print it, with the file it was found in where there are several.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a Path>,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl Printed<'_> {
+    /// One line, for people or as JSON. The keyword comes last, since its width on a terminal is not known in every script.
+    fn write(&self, out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
+        if json {
+            return json_line(out, self);
+        }
+        if let Some(file) = self.file {
+            write!(out, "{}  ", file.display())?;
+        }
+        let Event {
+            time_s,
+            language,
+            keyword,
+            score,
+        } = self.event;
+        writeln!(out, "{time_s:8.2} s  {language:<5} {score:4.2}  {keyword}")?;
+        Ok(())
+    }
+}

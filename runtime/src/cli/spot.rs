@@ -1,0 +1,78 @@
+//! `swr spot`: finds keywords in audio files and prints when each was spoken.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{ModelsArgs, Outcome, Printed, languages};
+use crate::DEFAULT_STEP_FRAMES;
+use crate::capture::Recording;
+use crate::models::Models;
+use crate::spotter::{Event, Spotter};
+
+/// Find keywords in audio files (WAV, FLAC, Ogg Opus; any rate)
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr spot recording.wav
+  swr spot --lang de --lang pl --json interview.flac lecture.opus
+  swr spot --lang all models/demo/de.wav
+
+Prints time, language, score (posterior) and keyword. Exits with 1 if no keyword was found.")]
+pub(super) struct Spot {
+    /// Language to listen for; may be repeated, or `all` [default: the base's]
+    #[arg(long = "lang", value_name = "L")]
+    languages: Vec<String>,
+    /// One JSON object per keyword found
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+    /// Audio files
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Spot {
+    pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let models = self.models.open()?;
+        let mut spotters = spotters(&models, &languages(&models, &self.languages)?)?;
+        let mut outcome = Outcome::Negative;
+        for file in &self.files {
+            let recording = Recording::open(file)?;
+            for event in events(&mut spotters, recording.samples(), file)? {
+                let several = self.json || self.files.len() > 1;
+                Printed {
+                    file: several.then_some(file),
+                    event: &event,
+                }
+                .write(out, self.json)?;
+                outcome = Outcome::Success;
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// A spotter for each language.
+pub(super) fn spotters(models: &Models, languages: &[String]) -> anyhow::Result<Vec<Spotter>> {
+    let spotter = |language: &String| Ok(Spotter::new(models, language, DEFAULT_STEP_FRAMES)?);
+    languages.iter().map(spotter).collect()
+}
+
+/// What each of `spotters` finds in the whole of `samples`, in order of time; `file` is for messages.
+pub(super) fn events(
+    spotters: &mut [Spotter],
+    samples: &[f32],
+    file: &Path,
+) -> anyhow::Result<Vec<Event>> {
+    let mut events = Vec::new();
+    for spotter in spotters {
+        spotter
+            .push(samples, &mut events)
+            .and_then(|()| spotter.finish(&mut events))
+            .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
+    }
+    events.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
+    Ok(events)
+}

@@ -1,0 +1,73 @@
+//! Single one-second clips by the evaluation protocol: samples come in, mean logits leave.
+//! The protocol is the same for every method and language, so that accuracies can be compared.
+
+use swr_core::detector::mean_logits;
+use swr_core::frontend::{Frontend, frame_count};
+use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
+
+use crate::engine::Engine;
+use crate::error::{ModelsError, SpotError};
+use crate::models::Model;
+
+/// Samples of a clip: one second.
+pub const CLIP_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+
+/// Runs clips one by one, each from a zero state.
+///
+/// The network hears `context_frames` frames' worth of zero samples (46 frames, 7,360 samples), then the clip;
+/// the clip's logits are the mean over the frames after the context (46..144).
+#[derive(Debug)]
+pub struct ClipRunner {
+    frontend: Frontend,
+    /// Takes context and clip in one step.
+    engine: Engine,
+    context_frames: usize,
+    samples: Vec<f32>,
+    frames: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl ClipRunner {
+    /// Builds the network of `model` for whole clips.
+    ///
+    /// # Errors
+    /// [`ModelsError`] when the network cannot be built.
+    pub fn new(model: &Model) -> Result<ClipRunner, ModelsError> {
+        let samples = vec![0.0; model.context_frames * HOP_SAMPLES + CLIP_SAMPLES];
+        let frontend = Frontend::new(&FrontendSettings::default()).map_err(|source| {
+            ModelsError::Frontend {
+                path: model.path.clone(),
+                source,
+            }
+        })?;
+        Ok(ClipRunner {
+            frontend,
+            engine: model.engine(frame_count(samples.len()))?,
+            context_frames: model.context_frames,
+            samples,
+            frames: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// The mean logits `[classes]` of a clip of [`CLIP_SAMPLES`] samples: 16 kHz, mono, full scale ±1. A shorter clip is followed by zeros,
+    /// of a longer one the first second is taken.
+    ///
+    /// # Errors
+    /// [`SpotError`] for samples that are not finite and when the network fails.
+    pub fn mean_logits(&mut self, clip: &[f32]) -> Result<Vec<f32>, SpotError> {
+        let heard = &mut self.samples[self.context_frames * HOP_SAMPLES..];
+        let length = clip.len().min(CLIP_SAMPLES);
+        heard[..length].copy_from_slice(&clip[..length]);
+        heard[length..].fill(0.0);
+
+        self.frontend.reset();
+        self.frames.clear();
+        self.frontend.push(&self.samples, &mut self.frames)?;
+        self.engine.reset();
+        self.logits.clear();
+        self.engine.step(&self.frames, &mut self.logits)?;
+        let range = self.context_frames..self.engine.step_frames();
+        Ok(mean_logits(&self.logits, self.engine.classes(), range)?)
+    }
+}

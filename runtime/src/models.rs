@@ -1,0 +1,291 @@
+//! A directory of models: `base.onnx`, its manifest `base.json` and one `<language>.swr` delta per further language.
+//! Files are read and their digests checked here; merged tensors and labels leave, ready for an engine.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use swr_core::package::{Delta, Digest, Manifest, PackageError, Tensors, digest, merge, onnx};
+
+use crate::engine::Engine;
+use crate::error::ModelsError;
+
+/// Largest file that is read. The largest network of the project has some megabytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Extension of delta files.
+const DELTA_EXTENSION: &str = "swr";
+
+/// The base of a directory, checked against its manifest, and the languages beside it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), swr_runtime::ModelsError> {
+/// use swr_runtime::{DEFAULT_STEP_FRAMES, Models};
+///
+/// let models = Models::open("models")?;
+/// for language in models.languages()? {
+///     let model = models.load(&language)?;
+///     let engine = model.engine(DEFAULT_STEP_FRAMES)?;
+///     println!("{language}: {} labels, {} classes", model.labels.len(), engine.classes());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Models {
+    directory: PathBuf,
+    manifest: Manifest,
+    tensors: Tensors,
+    onnx: Arc<[u8]>,
+}
+
+/// A delta as it lies in the directory.
+#[derive(Debug)]
+pub struct DeltaFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size.
+    pub file_bytes: usize,
+    /// What it holds.
+    pub delta: Delta,
+}
+
+/// One language, merged and checked: what an engine and a detector are made of.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// BCP-47 code.
+    pub language: String,
+    /// Labels in the order of the logits; the last two are `_unknown_` and `_silence_`.
+    pub labels: Vec<String>,
+    /// Detection thresholds in the labels' order, posteriors from 0 to 1.
+    pub thresholds: Vec<f32>,
+    /// Frames over which logits are averaged.
+    pub window_frames: usize,
+    /// Frames of context before a clip in evaluation.
+    pub context_frames: usize,
+    /// The file that holds the language: the delta, or the base's manifest.
+    pub path: PathBuf,
+    onnx: Arc<[u8]>,
+    merged: Option<Tensors>,
+}
+
+impl Models {
+    /// Reads the base of `directory` and checks it against its manifest. Deltas are read when they are asked for.
+    ///
+    /// # Errors
+    /// [`ModelsError`]: a missing directory or file, a manifest that is damaged or of another version, a network that is not the manifest's.
+    pub fn open(directory: impl AsRef<Path>) -> Result<Models, ModelsError> {
+        const ADVICE: &str = "a model directory holds base.onnx and base.json; make them with `swr-train base` or copy them from a release";
+        let directory = directory.as_ref().to_path_buf();
+        if !directory.is_dir() {
+            return Err(ModelsError::NoDirectory { path: directory });
+        }
+        let manifest_path = directory.join("base.json");
+        let manifest = Manifest::parse(&read(&manifest_path, ADVICE)?)
+            .map_err(package_error(&manifest_path))?;
+        let onnx_path = directory.join("base.onnx");
+        let bytes = read(&onnx_path, ADVICE)?;
+        let expect = |what, expected: Digest, found: Digest| {
+            if expected == found {
+                return Ok(());
+            }
+            Err(ModelsError::WrongNetwork {
+                path: onnx_path.clone(),
+                manifest: manifest_path.clone(),
+                what,
+                expected: expected.to_string(),
+                found: found.to_string(),
+            })
+        };
+        expect("content", manifest.onnx_sha256, Digest::of_bytes(&bytes))?;
+        let tensors = onnx::initializers(&bytes).map_err(package_error(&onnx_path))?;
+        expect("tensors", manifest.tensors_sha256, digest(&tensors))?;
+        Ok(Models {
+            directory,
+            manifest,
+            tensors,
+            onnx: bytes.into(),
+        })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The base's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The base's tensors.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Size of the base's ONNX file.
+    pub fn onnx_bytes(&self) -> usize {
+        self.onnx.len()
+    }
+
+    /// The languages that are there: the base's, then those of the deltas in alphabetic order.
+    ///
+    /// # Errors
+    /// [`ModelsError::Read`] when the directory cannot be listed.
+    pub fn languages(&self) -> Result<Vec<String>, ModelsError> {
+        let failed = |source| ModelsError::Read {
+            path: self.directory.clone(),
+            source,
+            advice: "check that you may read it",
+        };
+        let mut languages = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            if let Some(stem) = stem
+                && path
+                    .extension()
+                    .is_some_and(|extension| extension == DELTA_EXTENSION)
+            {
+                languages.push(stem.to_owned());
+            }
+        }
+        languages.sort();
+        languages.insert(0, self.manifest.language.clone());
+        Ok(languages)
+    }
+
+    /// Reads the delta of `language`, without merging it.
+    ///
+    /// # Errors
+    /// [`ModelsError`]: no such language, a file that is damaged or of another version, a file of another language.
+    pub fn delta(&self, language: &str) -> Result<DeltaFile, ModelsError> {
+        // Compared with the names that are there, so that a language is never a path to elsewhere.
+        let languages = self.languages()?;
+        if !languages[1..].iter().any(|there| there == language) {
+            return Err(ModelsError::NoLanguage {
+                directory: self.directory.clone(),
+                language: language.to_owned(),
+                there: languages.join(", "),
+            });
+        }
+        let path = self.directory.join(format!("{language}.{DELTA_EXTENSION}"));
+        let file = DeltaFile::read(&path)?;
+        if file.delta.header().language != language {
+            return Err(ModelsError::WrongName {
+                path,
+                expected: language.to_owned(),
+                found: file.delta.header().language.clone(),
+            });
+        }
+        Ok(file)
+    }
+
+    /// The base's tensors with the changes of `file`.
+    ///
+    /// # Errors
+    /// [`ModelsError::Package`] when the delta is for another base or does not give what it promises.
+    pub fn merge(&self, file: &DeltaFile) -> Result<Tensors, ModelsError> {
+        merge(&self.tensors, &file.delta).map_err(package_error(&file.path))
+    }
+
+    /// A language ready for [`Model::engine`]: the base as it is for the base's own, base and delta merged for any other.
+    ///
+    /// # Errors
+    /// [`ModelsError`], as [`Models::delta`] and [`Models::merge`].
+    pub fn load(&self, language: &str) -> Result<Model, ModelsError> {
+        let manifest = &self.manifest;
+        let base = Model {
+            language: manifest.language.clone(),
+            labels: manifest.labels.clone(),
+            thresholds: manifest.thresholds.per_label(manifest.labels.len()),
+            window_frames: manifest.window_frames,
+            context_frames: manifest.context_frames,
+            path: self.directory.join("base.json"),
+            onnx: Arc::clone(&self.onnx),
+            merged: None,
+        };
+        if language == base.language {
+            return Ok(base);
+        }
+        let file = self.delta(language)?;
+        let merged = self.merge(&file)?;
+        let header = file.delta.header().clone();
+        Ok(Model {
+            language: header.language,
+            labels: header.labels,
+            thresholds: header.thresholds,
+            path: file.path,
+            merged: Some(merged),
+            ..base
+        })
+    }
+}
+
+impl DeltaFile {
+    /// Reads a delta from anywhere.
+    ///
+    /// # Errors
+    /// [`ModelsError::Read`], [`ModelsError::TooLarge`] or [`ModelsError::Package`].
+    pub fn read(path: impl AsRef<Path>) -> Result<DeltaFile, ModelsError> {
+        let path = path.as_ref();
+        let bytes = read(path, "give the .swr file of a language")?;
+        Ok(DeltaFile {
+            path: path.to_path_buf(),
+            file_bytes: bytes.len(),
+            delta: Delta::read(&bytes).map_err(package_error(path))?,
+        })
+    }
+}
+
+impl Model {
+    /// Builds the network for steps of `step_frames` frames.
+    ///
+    /// # Errors
+    /// [`ModelsError::Engine`] when it cannot be built, [`ModelsError::Labels`] when it has not one class per label.
+    pub fn engine(&self, step_frames: usize) -> Result<Engine, ModelsError> {
+        let engine =
+            Engine::new(&self.onnx, self.merged.as_ref(), step_frames).map_err(|source| {
+                ModelsError::Engine {
+                    path: self.path.clone(),
+                    source,
+                }
+            })?;
+        if engine.classes() != self.labels.len() {
+            return Err(ModelsError::Labels {
+                path: self.path.clone(),
+                labels: self.labels.len(),
+                classes: engine.classes(),
+            });
+        }
+        Ok(engine)
+    }
+}
+
+/// Reads a whole file, unless it is larger than any model.
+fn read(path: &Path, advice: &'static str) -> Result<Vec<u8>, ModelsError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|source| ModelsError::Read {
+            path: path.to_path_buf(),
+            source,
+            advice,
+        })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ModelsError::TooLarge {
+            path: path.to_path_buf(),
+            limit_bytes: MAX_FILE_BYTES,
+        });
+    }
+    Ok(bytes)
+}
+
+fn package_error(path: &Path) -> impl FnOnce(PackageError) -> ModelsError + use<> {
+    let path = path.to_path_buf();
+    move |source| ModelsError::Package {
+        path,
+        source: Box::new(source),
+    }
+}

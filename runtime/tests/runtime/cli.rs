@@ -1,0 +1,363 @@
+//! Claims about the program `swr`, run in process: what it prints, and that it exits with 0, 1 or 2 as it says.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::common::{delta, models, tones, write_wav};
+use serde_json::Value;
+use swr_runtime::cli;
+use tempfile::TempDir;
+
+/// A directory of models with sample audio, in which the base knows `low` and `high`, German `tief` and `hoch`.
+fn fixture() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let demo = directory.path().join("demo");
+    fs::create_dir(&demo).unwrap();
+    for (language, low, high) in [("en", "low", "high"), ("de", "tief", "hoch")] {
+        write_wav(
+            &demo.join(format!("{language}.wav")),
+            &tones(6.0, &[(1.5, 500.0), (4.0, 3_000.0)]),
+        );
+        let script = serde_json::json!({
+            "language": language,
+            "keywords": [
+                {"word": low, "start_s": 1.5, "end_s": 2.1},
+                {"word": high, "start_s": 4.0, "end_s": 4.6},
+            ],
+            "command": "made by a test",
+        });
+        fs::write(demo.join(format!("{language}.json")), script.to_string()).unwrap();
+    }
+    directory
+}
+
+/// Exit code and standard output.
+fn swr(models: &Path, arguments: &[&str]) -> (u8, String) {
+    let models = models.to_str().unwrap();
+    let mut all = vec!["swr"];
+    all.extend(arguments);
+    all.extend(["--models", models]);
+    let mut out = Vec::new();
+    let code = cli::run(all, &mut out);
+    (code, String::from_utf8(out).unwrap())
+}
+
+fn json(lines: &str) -> Vec<Value> {
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn spot_prints_what_was_spoken() {
+    let directory = fixture();
+    let audio = directory.path().join("demo/de.wav");
+    let audio = audio.to_str().unwrap();
+    let (code, out) = swr(
+        directory.path(),
+        &["spot", "--lang", "all", "--json", audio],
+    );
+    assert_eq!(code, 0);
+    let events = json(&out);
+    let heard: Vec<(&str, &str)> = events
+        .iter()
+        .map(|event| {
+            (
+                event["language"].as_str().unwrap(),
+                event["keyword"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        heard,
+        [
+            ("en", "low"),
+            ("de", "tief"),
+            ("en", "high"),
+            ("de", "hoch")
+        ]
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event["file"] == audio && event["time_s"].is_number())
+    );
+    let (code, out) = swr(directory.path(), &["spot", audio]);
+    assert_eq!((code, out.lines().count()), (0, 2));
+    assert!(out.lines().next().unwrap().ends_with("low"), "{out}");
+
+    let quiet = directory.path().join("quiet.wav");
+    write_wav(&quiet, &[0.0; 32_000]);
+    assert_eq!(
+        swr(directory.path(), &["spot", quiet.to_str().unwrap()]),
+        (1, String::new())
+    );
+}
+
+#[test]
+fn listen_hears_a_file_as_it_comes() {
+    let directory = fixture();
+    let audio = directory.path().join("demo/en.wav");
+    let audio = audio.to_str().unwrap();
+    let (code, out) = swr(
+        directory.path(),
+        &["listen", "--lang", "de", "--json", "--file", audio],
+    );
+    assert_eq!(code, 0);
+    let heard: Vec<Value> = json(&out)
+        .iter()
+        .map(|event| event["keyword"].clone())
+        .collect();
+    assert_eq!(heard, ["tief", "hoch"]);
+    let (code, out) = swr(
+        directory.path(),
+        &["listen", "--seconds", "3", "--file", audio],
+    );
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let (code, _) = swr(
+        directory.path(),
+        &["listen", "--seconds", "1", "--paced", "--file", audio],
+    );
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn demo_succeeds_only_if_all_was_found_and_nothing_else() {
+    let directory = fixture();
+    let (code, out) = swr(directory.path(), &["demo", "--json"]);
+    let lines = json(&out);
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(
+        lines.last().unwrap(),
+        &serde_json::json!({"expected": 4, "found": 4, "false_alarms": 0})
+    );
+    let (code, out) = swr(directory.path(), &["demo"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("2 of 2 found, 0 false alarms"), "{out}");
+
+    // A word that is not spoken, and a spoken one that is not expected.
+    let script = directory.path().join("demo/de.json");
+    let edited = fs::read_to_string(&script)
+        .unwrap()
+        .replace("tief", "mittel");
+    fs::write(&script, edited).unwrap();
+    let (code, out) = swr(directory.path(), &["demo", "--json"]);
+    assert_eq!(code, 1);
+    assert_eq!(
+        json(&out).last().unwrap(),
+        &serde_json::json!({"expected": 4, "found": 3, "false_alarms": 1})
+    );
+
+    // Mistakes are errors, not misses.
+    for text in [
+        "{",
+        r#"{"language":"pl","keywords":[]}"#,
+        r#"{"language":"de","keywords":[{"word":"nie","start_s":1,"end_s":2}]}"#,
+    ] {
+        fs::write(&script, text).unwrap();
+        assert_eq!(swr(directory.path(), &["demo"]).0, 2, "{text}");
+    }
+    fs::remove_dir_all(directory.path().join("demo")).unwrap();
+    assert_eq!(swr(directory.path(), &["demo"]).0, 2);
+}
+
+#[test]
+fn inspect_recounts_the_changes() {
+    let directory = fixture();
+    let file_bytes = fs::metadata(directory.path().join("de.swr")).unwrap().len();
+    let (code, out) = swr(directory.path(), &["inspect", "--json"]);
+    assert_eq!(code, 0);
+    let [line] = &json(&out)[..] else {
+        panic!("{out}")
+    };
+    assert_eq!(line["lang"], "de");
+    assert_eq!(line["budget"], "10%");
+    // 50 + 160 + 12 convolution weights; 16 were changed.
+    assert_eq!(
+        (&line["changed"], &line["allowed"]),
+        (&16.into(), &22.into())
+    );
+    assert_eq!(line["file_bytes"], file_bytes);
+    let parts = line["parts"].as_array().unwrap();
+    assert_eq!(
+        parts
+            .iter()
+            .map(|part| part["bytes"].as_u64().unwrap())
+            .sum::<u64>(),
+        file_bytes
+    );
+
+    // A directory or a file as the argument, tables for people.
+    let path = directory.path().join("de.swr");
+    for arguments in [
+        vec!["inspect", directory.path().to_str().unwrap()],
+        vec!["inspect", path.to_str().unwrap()],
+    ] {
+        let mut out = Vec::new();
+        assert_eq!(
+            cli::run([&["swr"], arguments.as_slice()].concat(), &mut out),
+            0
+        );
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("tail.conv.weight (positions"), "{out}");
+    }
+
+    // More than was allowed is a negative result, bytes are counted as bytes.
+    let base = models(directory.path());
+    fs::write(&path, delta(&base, "5%").write()).unwrap();
+    assert_eq!(swr(directory.path(), &["inspect"]).0, 1);
+    fs::write(&path, delta(&base, "4000B").write()).unwrap();
+    let (code, out) = swr(directory.path(), &["inspect", "--json"]);
+    assert_eq!((code, &json(&out)[0]["allowed"]), (0, &4_000.into()));
+    assert_eq!(json(&out)[0]["changed"], json(&out)[0]["file_bytes"]);
+}
+
+/// A folder `<word>/*.wav` of tones by ten speakers, so that every split has some; language `de` by the MSWC layout.
+fn speech(directory: &Path) {
+    let clips = directory.join("mswc/de/clips");
+    let mut table = String::from("SET,LINK,WORD,VALID,SPEAKER,GENDER\n");
+    for (word, hz) in [("tief", 500.0), ("mittel", 1_700.0), ("hoch", 3_000.0)] {
+        fs::create_dir_all(clips.join(word)).unwrap();
+        for speaker in 0..40 {
+            let name = format!("{word}/s{speaker}.wav");
+            write_wav(
+                &clips.join(&name),
+                &tones(1.0, &[(0.2, hz + 5.0 * speaker as f32)]),
+            );
+            let set = ["TRAIN", "TRAIN", "DEV", "TEST"][speaker % 4];
+            table += &format!("{set},{name},{word},TRUE,s{speaker},NA\n");
+        }
+    }
+    fs::write(directory.join("mswc/de/de_splits.csv"), table).unwrap();
+}
+
+#[test]
+fn eval_measures_clips_and_streams() {
+    let directory = fixture();
+    let data = tempfile::tempdir().unwrap();
+    speech(data.path());
+    let data = data.path().to_str().unwrap();
+    let (code, out) = swr(
+        directory.path(),
+        &["eval", "--data", data, "--lang", "de", "--json"],
+    );
+    assert_eq!(code, 0, "{out}");
+    let lines = json(&out);
+    let of = |label: &str| lines.iter().find(|line| line["label"] == label).unwrap();
+    for word in ["tief", "hoch"] {
+        assert_eq!(
+            (&of(word)["clips"], &of(word)["accuracy"]),
+            (&10.into(), &1.0.into()),
+            "{out}"
+        );
+    }
+    let summary = lines.last().unwrap();
+    assert_eq!(
+        (&summary["lang"], &summary["split"]),
+        (&"de".into(), &"test".into())
+    );
+    assert_eq!(summary["keywords"]["clips"], 30);
+    let (accuracy, interval) = (summary["accuracy"].as_f64().unwrap(), &summary["interval"]);
+    assert!(
+        interval[0].as_f64().unwrap() < accuracy && accuracy < interval[1].as_f64().unwrap(),
+        "{summary}"
+    );
+
+    let arguments = [
+        "eval",
+        "--stream",
+        "--minutes",
+        "0.5",
+        "--data",
+        data,
+        "--lang",
+        "de",
+        "--json",
+    ];
+    let (code, out) = swr(directory.path(), &arguments);
+    assert_eq!(code, 0);
+    let line = json(&out).pop().unwrap();
+    assert!(line["expected"].as_u64().unwrap() > 3, "{line}");
+    assert!((line["hours"].as_f64().unwrap() - 0.5 / 60.0).abs() < 1e-6);
+    assert!(
+        line["false_alarms_interval"][1].as_f64().unwrap() > 400.0,
+        "half a minute proves little: {line}"
+    );
+    assert_eq!(
+        swr(directory.path(), &arguments).1,
+        out,
+        "the same seed gives the same stream"
+    );
+
+    let (code, out) = swr(
+        directory.path(),
+        &["demo", "--data", data, "--minutes", "0.5", "--json"],
+    );
+    assert_eq!(code, 0, "a completed run");
+    assert!(
+        json(&out).last().unwrap()["expected"].as_u64().unwrap() > 3,
+        "{out}"
+    );
+}
+
+#[test]
+fn errors_exit_with_2() {
+    let directory = fixture();
+    let cases: [&[&str]; 6] = [
+        &["spot", "nowhere.wav"],
+        &["spot", "--lang", "xx", "nowhere.wav"],
+        &["spot"],
+        &["frobnicate"],
+        &["eval", "--data", "/nowhere", "--lang", "de"],
+        &["inspect", "nowhere.swr"],
+    ];
+    for arguments in cases {
+        assert_eq!(
+            swr(directory.path(), arguments),
+            (2, String::new()),
+            "{arguments:?}"
+        );
+    }
+    assert_eq!(swr(Path::new("/nowhere"), &["demo"]).0, 2);
+    let text = directory.path().join("text.wav");
+    fs::write(&text, "no audio").unwrap();
+    assert_eq!(
+        swr(directory.path(), &["spot", text.to_str().unwrap()]).0,
+        2
+    );
+}
+
+#[test]
+fn every_command_explains_itself_with_examples() {
+    for command in ["spot", "listen", "demo", "inspect", "eval"] {
+        let mut out = Vec::new();
+        assert_eq!(cli::run(["swr", command, "--help"], &mut out), 0);
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains("Examples:") && out.contains(&format!("swr {command}")),
+            "{out}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let directory = fixture();
+    let models = directory.path().to_str().unwrap();
+    for json in [&["--json"][..], &[]] {
+        let arguments = [&["swr", "inspect", "--models", models], json].concat();
+        assert_eq!(cli::run(arguments, &mut Closed), 0);
+    }
+}

@@ -1,0 +1,6 @@
+//! Tests of the runtime as a whole, in one binary, since tract is linked into each.
+
+mod cli;
+mod common;
+mod engine;
+mod models;

@@ -1,0 +1,231 @@
+//! Claims about a directory of models: a whole one is merged and listens; every damaged, foreign or missing part is refused and told apart.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::{
+    BASE_LABELS, DELTA_LABELS, crafted, delta, labels, manifest, models, onnx, random, tones,
+};
+use proptest::prelude::*;
+use swr_core::package::{Delta, PackageError};
+use swr_runtime::{ClipRunner, Event, Models, ModelsError, Spotter};
+
+fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
+    match result {
+        Err(ModelsError::Package { source, .. }) => *source,
+        Err(other) => panic!("expected a package error, found: {other}"),
+        Ok(_) => panic!("expected a package error, found success"),
+    }
+}
+
+fn spot(directory: &Path, language: &str, samples: &[f32], chunk: usize) -> Vec<Event> {
+    let models = Models::open(directory).unwrap();
+    let mut spotter = Spotter::new(&models, language, 4).unwrap();
+    let mut events = Vec::new();
+    for chunk in samples.chunks(chunk) {
+        spotter.push(chunk, &mut events).unwrap();
+    }
+    spotter.finish(&mut events).unwrap();
+    events
+}
+
+#[test]
+fn base_and_merged_network_hear_their_own_words() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    assert_eq!(
+        Models::open(directory.path()).unwrap().languages().unwrap(),
+        ["en", "de"]
+    );
+    let audio = tones(8.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
+    for (language, words) in [
+        ("en", ["low", "high", "low"]),
+        ("de", ["tief", "hoch", "tief"]),
+    ] {
+        let events = spot(directory.path(), language, &audio, 1_000);
+        let heard: Vec<&str> = events.iter().map(|event| event.keyword.as_str()).collect();
+        assert_eq!(heard, words, "{events:?}");
+        for (event, start_s) in events.iter().zip([1.5, 4.0, 6.5]) {
+            assert!(
+                (start_s..start_s + 1.6).contains(&event.time_s),
+                "{event:?}"
+            );
+            assert!(
+                event.score >= 0.8 && event.language == language,
+                "{event:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn clips_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let models = Models::open(directory.path()).unwrap();
+    let model = models.load("de").unwrap();
+    assert_eq!(model.labels, labels(&DELTA_LABELS));
+    let mut runner = ClipRunner::new(&model).unwrap();
+    for (hz, word) in [(500.0, "tief"), (3_000.0, "hoch")] {
+        let clip = tones(1.0, &[(0.2, hz)]);
+        let logits = runner.mean_logits(&clip).unwrap();
+        let best = (0..5)
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap();
+        assert_eq!(model.labels[best], word, "{logits:?}");
+        // A clip leaves nothing behind for the next.
+        assert_eq!(runner.mean_logits(&clip).unwrap(), logits);
+    }
+    assert!(runner.mean_logits(&[f32::NAN; 16_000]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(8) })]
+    #[test]
+    fn events_do_not_depend_on_the_chunks(chunk in 1usize..5_000) {
+        let directory = tempfile::tempdir().unwrap();
+        models(directory.path());
+        let audio = tones(3.0, &[(1.0, 600.0)]);
+        let whole = spot(directory.path(), "de", &audio, audio.len());
+        prop_assert_eq!(whole.len(), 1);
+        prop_assert_eq!(spot(directory.path(), "de", &audio, chunk), whole);
+    }
+}
+
+#[test]
+fn every_mistake_has_its_own_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let open = || Models::open(directory.path());
+
+    assert!(matches!(
+        Models::open(at("nowhere")),
+        Err(ModelsError::NoDirectory { .. })
+    ));
+    assert!(matches!(open(), Err(ModelsError::Read { path, .. }) if path.ends_with("base.json")));
+    let base = models(directory.path());
+    let good = fs::read(at("de.swr")).unwrap();
+    assert!(open().unwrap().load("de").is_ok());
+
+    // Deltas: another base, another version, damaged, no delta at all, another name, none.
+    fs::write(at("fr.swr"), &good).unwrap();
+    assert!(matches!(
+        open().unwrap().load("fr"),
+        Err(ModelsError::WrongName { .. })
+    ));
+    for language in ["pl", "../de", "", "base"] {
+        let result = open().unwrap().load(language);
+        assert!(
+            matches!(result, Err(ModelsError::NoLanguage { .. })),
+            "{language}"
+        );
+    }
+    let foreign = delta(&random(4, 1), "10%").write();
+    fs::write(at("de.swr"), foreign).unwrap();
+    assert!(matches!(
+        package_error(open().unwrap().load("de")),
+        PackageError::WrongBase { .. }
+    ));
+    fs::write(at("de.swr"), b"PK\x03\x04").unwrap();
+    assert_eq!(
+        package_error(open().unwrap().load("de")),
+        PackageError::NotADelta
+    );
+    fs::write(at("de.swr"), &good).unwrap();
+
+    // The base: another network, another version, labels that do not fit.
+    let json = fs::read_to_string(at("base.json")).unwrap();
+    fs::write(
+        at("base.json"),
+        json.replacen("\"format\": 1", "\"format\": 9", 1),
+    )
+    .unwrap();
+    assert!(matches!(
+        package_error(open()),
+        PackageError::UnsupportedVersion { found: 9, .. }
+    ));
+    fs::write(
+        at("base.json"),
+        json.replacen("\"hop_samples\": 160", "\"hop_samples\": 161", 1),
+    )
+    .unwrap();
+    assert!(matches!(
+        package_error(open()),
+        PackageError::UnknownFrontend { .. }
+    ));
+    fs::write(at("base.json"), "{").unwrap();
+    assert!(matches!(
+        package_error(open()),
+        PackageError::BadManifest { .. }
+    ));
+    let network = onnx(&base);
+    let more = manifest(
+        &base,
+        &network,
+        &["low", "middle", "high", "_unknown_", "_silence_"],
+    );
+    fs::write(at("base.json"), more.to_json().unwrap()).unwrap();
+    let result = open().unwrap().load("en").unwrap().engine(4);
+    assert!(matches!(
+        result,
+        Err(ModelsError::Labels {
+            labels: 5,
+            classes: 4,
+            ..
+        })
+    ));
+    fs::write(at("base.json"), &json).unwrap();
+    fs::write(at("base.onnx"), onnx(&crafted(4, 1, 0))).unwrap();
+    assert!(matches!(open(), Err(ModelsError::WrongNetwork { .. })));
+    fs::remove_file(at("base.onnx")).unwrap();
+    assert!(matches!(open(), Err(ModelsError::Read { path, .. }) if path.ends_with("base.onnx")));
+
+    // Bytes and tensors are both checked: a manifest for other tensors is refused though the file is the one it names.
+    fs::write(at("base.onnx"), &network).unwrap();
+    let mixed = manifest(&random(4, 2), &network, &BASE_LABELS);
+    fs::write(at("base.json"), mixed.to_json().unwrap()).unwrap();
+    assert!(matches!(
+        open(),
+        Err(ModelsError::WrongNetwork {
+            what: "tensors",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn every_cut_and_flipped_bit_of_a_delta_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let path = directory.path().join("de.swr");
+    let good = fs::read(&path).unwrap();
+    assert!(Delta::read(&good).is_ok());
+    let models = Models::open(directory.path()).unwrap();
+    for length in 0..good.len() {
+        fs::write(&path, &good[..length]).unwrap();
+        package_error(models.load("de"));
+    }
+    for bit in (0..good.len() * 8).step_by(3) {
+        let mut damaged = good.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, damaged).unwrap();
+        package_error(models.load("de"));
+    }
+}
+
+#[test]
+fn a_damaged_network_never_reaches_tract() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let path = directory.path().join("base.onnx");
+    let good = fs::read(&path).unwrap();
+    for bit in (0..good.len() * 8).step_by(101) {
+        let mut damaged = good.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, damaged).unwrap();
+        assert!(matches!(
+            Models::open(directory.path()),
+            Err(ModelsError::WrongNetwork { .. })
+        ));
+    }
+}
