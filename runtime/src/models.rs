@@ -6,10 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use swr_core::MEL_BINS;
 use swr_core::package::{Delta, Digest, Manifest, PackageError, Tensors, digest, merge, onnx};
 
 use crate::engine::Engine;
-use crate::error::ModelsError;
+use crate::error::{EngineError, ModelsError};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -245,13 +246,18 @@ impl Model {
     /// # Errors
     /// [`ModelsError::Engine`] when it cannot be built, [`ModelsError::Labels`] when it has not one class per label.
     pub fn engine(&self, step_frames: usize) -> Result<Engine, ModelsError> {
-        let engine =
-            Engine::new(&self.onnx, self.merged.as_ref(), step_frames).map_err(|source| {
-                ModelsError::Engine {
-                    path: self.path.clone(),
-                    source,
-                }
-            })?;
+        let failed = |source| ModelsError::Engine {
+            path: self.path.clone(),
+            source,
+        };
+        let engine = Engine::new(&self.onnx, self.merged.as_ref(), step_frames).map_err(failed)?;
+        if engine.mel_bins() != MEL_BINS {
+            let what = format!(
+                "`frames` has {} mel bins, the front end makes {MEL_BINS}",
+                engine.mel_bins()
+            );
+            return Err(failed(EngineError::Graph(what)));
+        }
         if engine.classes() != self.labels.len() {
             return Err(ModelsError::Labels {
                 path: self.path.clone(),

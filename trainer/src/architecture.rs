@@ -5,16 +5,11 @@
 //! Source: Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", arXiv 2106.04140, section 3 and table 1.
 
 use serde::{Deserialize, Serialize};
+pub use swr_core::MEL_BINS;
+pub use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
 
-/// Mel bins that enter the network.
-pub const MEL_BINS: usize = 40;
 /// Sub-bands of every sub-spectral norm.
 pub const SUB_BANDS: usize = 5;
-/// Frames of the window over which the logits are averaged: a clip of one second.
-pub const WINDOW_FRAMES: usize = 98;
-/// Frames of context before the clip, in training and in evaluation.
-pub const CONTEXT_FRAMES: usize = 46;
-
 /// How the temporal convolutions see their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +73,33 @@ impl Architecture {
             tau,
             padding: TimePadding::Causal,
         }
+    }
+
+    /// The name under which a manifest knows it, such as `bcresnet-causal tau=1`.
+    pub fn name(&self) -> String {
+        let padding = match self.padding {
+            TimePadding::Causal => "causal",
+            TimePadding::Symmetric => "symmetric",
+        };
+        format!("bcresnet-{padding} tau={}", self.tau)
+    }
+
+    /// The reverse of [`Architecture::name`].
+    ///
+    /// # Errors
+    /// If the name is not of a network that this trainer builds.
+    pub fn from_name(name: &str) -> anyhow::Result<Self> {
+        let parse = || {
+            let (padding, tau) = name.strip_prefix("bcresnet-")?.split_once(" tau=")?;
+            let padding = match padding {
+                "causal" => TimePadding::Causal,
+                "symmetric" => TimePadding::Symmetric,
+                _ => return None,
+            };
+            let tau: f64 = tau.parse().ok()?;
+            (0.5..=16.0).contains(&tau).then_some(Self { tau, padding })
+        };
+        parse().ok_or_else(|| anyhow::anyhow!("architecture \"{name}\": expected a name such as \"bcresnet-causal tau=1\""))
     }
 
     fn base_width(&self) -> usize {

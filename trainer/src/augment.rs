@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use swr_core::HOP_SAMPLES;
-use swr_dataset::CLIP_SAMPLES;
+use swr_dataset::{CLIP_SAMPLES, active_span};
 
 use crate::architecture::CONTEXT_FRAMES;
 
@@ -14,6 +14,12 @@ use crate::architecture::CONTEXT_FRAMES;
 pub const CONTEXT_SAMPLES: usize = CONTEXT_FRAMES * HOP_SAMPLES;
 /// Samples of a training example: context and clip.
 pub const EXAMPLE_SAMPLES: usize = CONTEXT_SAMPLES + CLIP_SAMPLES;
+
+const SAMPLES_PER_MS: f32 = 16.0;
+/// Least shift of a fragment; the largest is twice as much.
+const FRAGMENT_SHIFT_MS: f32 = 450.0;
+/// Speech is what lies at most this far below the loudest part of a clip.
+const ACTIVE_RANGE_DB: f32 = 30.0;
 
 /// How clips are varied in training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,12 +31,27 @@ pub struct Augment {
     pub speed: f32,
     /// Largest change of level, in decibel, either way.
     pub gain_db: f32,
-    /// Probability that background noise is added.
+    /// Probability that background noise is added; half the time by amplitude, half by ratio to the word.
     pub noise_probability: f32,
     /// Largest factor of the noise recording (arXiv 1804.03209 uses 0.1).
     pub noise_amplitude: f32,
+    /// Lowest and highest ratio of the word's power to the noise's, in decibel.
+    pub noise_snr_db: [f32; 2],
+    /// Probability that a keyword is moved so far that only a fragment is heard: an unknown word, as in a window that slides over it.
+    pub fragment_probability: f32,
     /// Probability that the context holds the end of another clip; otherwise it is as quiet as digital silence.
     pub speech_context: f32,
+}
+
+/// What an example of a clip is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The clip's word.
+    Word,
+    /// Less than about half of it.
+    Fragment,
+    /// Background noise instead of the clip.
+    Silence,
 }
 
 /// What examples are made of.
@@ -54,8 +75,8 @@ pub fn plain(clip: &[i16]) -> Vec<f32> {
     example
 }
 
-/// A varied example of clip `index`; `silence` replaces the clip by background noise alone.
-pub fn example(settings: &Augment, material: &Material, index: usize, silence: bool, rng: &mut ChaCha8Rng) -> Vec<f32> {
+/// A varied example made of clip `index`.
+pub fn example(settings: &Augment, material: &Material, index: usize, kind: Kind, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let mut example = vec![0f32; EXAMPLE_SAMPLES];
     if rng.random::<f32>() < settings.speech_context {
         let other = &material.clips[rng.random_range(0..material.clips.len())];
@@ -66,22 +87,50 @@ pub fn example(settings: &Augment, material: &Material, index: usize, silence: b
             *e = to_float(*s);
         }
     }
-    if silence {
-        add_noise(&mut example, material, rng.random::<f32>(), rng);
+    if kind == Kind::Silence {
+        add_noise(&mut example, material, Noise::Amplitude(rng.random::<f32>()), rng);
     } else {
+        let clip = &material.clips[index];
         let gain = decibel(symmetric(settings.gain_db, rng));
-        let shift = symmetric(settings.shift_ms, rng) * 16.0;
+        let shift_ms = match kind {
+            Kind::Fragment => FRAGMENT_SHIFT_MS * if rng.random() { 1.0 } else { -1.0 } * rng.random_range(1.0..2.0),
+            _ => symmetric(settings.shift_ms, rng),
+        };
         let speed = 1.0 + symmetric(settings.speed, rng);
-        add_clip(&mut example, &material.clips[index], gain, shift, speed);
+        add_clip(&mut example, clip, gain, shift_ms * SAMPLES_PER_MS, speed);
         if rng.random::<f32>() < settings.noise_probability {
-            let amplitude = rng.random::<f32>() * settings.noise_amplitude;
-            add_noise(&mut example, material, amplitude, rng);
+            let noise = if rng.random() {
+                Noise::Amplitude(rng.random::<f32>() * settings.noise_amplitude)
+            } else {
+                let [low, high] = settings.noise_snr_db;
+                Noise::Power(gain * gain * speech_power(clip) / decibel(rng.random_range(low..=high)).powi(2))
+            };
+            add_noise(&mut example, material, noise, rng);
         }
     }
     for e in &mut example {
         *e = e.clamp(-1.0, 1.0);
     }
     example
+}
+
+/// How loud noise is to be.
+enum Noise {
+    /// A factor of the recording.
+    Amplitude(f32),
+    /// Mean power.
+    Power(f32),
+}
+
+/// Mean power of the part of a clip that holds speech.
+fn speech_power(clip: &[i16]) -> f32 {
+    let samples: Vec<f32> = clip.iter().map(|s| to_float(*s)).collect();
+    let (from, to) = active_span(&samples, ACTIVE_RANGE_DB).unwrap_or((0, samples.len()));
+    mean_power(&samples[from..to])
+}
+
+fn mean_power(samples: &[f32]) -> f32 {
+    samples.iter().map(|s| s * s).sum::<f32>() / samples.len().max(1) as f32
 }
 
 fn symmetric(largest: f32, rng: &mut ChaCha8Rng) -> f32 {
@@ -110,11 +159,17 @@ fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32
     }
 }
 
-fn add_noise(example: &mut [f32], material: &Material, amplitude: f32, rng: &mut ChaCha8Rng) {
+fn add_noise(example: &mut [f32], material: &Material, noise: Noise, rng: &mut ChaCha8Rng) {
     let recording = material.background[rng.random_range(0..material.background.len())];
     let start = rng.random_range(0..recording.len());
     // A recording shorter than the example repeats.
-    for (e, n) in example.iter_mut().zip(recording.iter().cycle().skip(start)) {
+    let part: Vec<f32> = recording.iter().cycle().skip(start).take(example.len()).copied().collect();
+    let amplitude = match noise {
+        Noise::Amplitude(amplitude) => amplitude,
+        // Digital silence stays silence.
+        Noise::Power(power) => (power / mean_power(&part).max(1e-10)).sqrt(),
+    };
+    for (e, n) in example.iter_mut().zip(part) {
         *e += amplitude * n;
     }
 }
@@ -125,14 +180,14 @@ mod tests {
     use crate::random::generator;
 
     const NONE: Augment =
-        Augment { shift_ms: 0.0, speed: 0.0, gain_db: 0.0, noise_probability: 0.0, noise_amplitude: 0.0, speech_context: 0.0 };
+        Augment { shift_ms: 0.0, speed: 0.0, gain_db: 0.0, noise_probability: 0.0, noise_amplitude: 0.0, noise_snr_db: [0.0, 0.0], fragment_probability: 0.0, speech_context: 0.0 };
 
     #[test]
     fn without_variation_an_example_is_the_plain_clip() {
         let clip: Vec<i16> = (0..CLIP_SAMPLES).map(|i| ((i * 37) % 2_000) as i16 - 1_000).collect();
         let noise = vec![0.1f32; 1_000];
         let material = Material { clips: &[clip.clone()], background: &[&noise] };
-        let example = example(&NONE, &material, 0, false, &mut generator(1, &[]));
+        let example = example(&NONE, &material, 0, Kind::Word, &mut generator(1, &[]));
         assert_eq!(example, plain(&clip));
     }
 

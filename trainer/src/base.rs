@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::checkpoint::{Position, Run};
+use crate::checkpoint::Run;
 use crate::config::BaseConfig;
 use crate::examples::Language;
 use crate::fused::{Dropout, NormMode, Statistics};
@@ -20,7 +20,7 @@ pub fn train_base(config: &BaseConfig, language: &Language, run: &Run, progress:
     for (name, value) in initial_weights(&config.architecture, language.labels.len(), config.seed)? {
         learner.add(&name, &value, Rule::Sgd { anchor: value.zeros_like()? })?;
     }
-    let reached = run.restore(&mut learner)?.unwrap_or(Position::default());
+    let reached = run.restore(&mut learner)?.unwrap_or_default();
     let stage = Stage { index: 0, name: "base", schedule: &config.schedule, augment: &config.augment, seed: config.seed };
     let statistics = Statistics::default();
     let mode = NormMode::Batch { statistics: statistics.clone(), deployed: Arc::default() };

@@ -32,6 +32,8 @@ impl Run {
     /// Opens the folder of a run with this resolved configuration, new or interrupted. A folder of another configuration is
     /// refused with the difference; `restart` throws it away instead.
     pub fn open(folder: &Path, config: Value, restart: bool) -> Result<Self> {
+        // Through text and back, as the stored one: the parser's last bit then falls alike on both.
+        let config: Value = serde_json::from_str(&config.to_string()).context("the configuration is not JSON")?;
         let run = Self { folder: folder.to_path_buf(), config };
         let file = run.file("config.json");
         if restart {

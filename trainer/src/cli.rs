@@ -1,59 +1,177 @@
-//! The commands of `swr-train`.
+//! The commands of `swr-train`: arguments in, files and figures out.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use swr_core::package::{Budget, Counts, Digest, DeltaHeader, changed};
 
+use crate::adapt::{Plan, adapt};
 use crate::base::train_base;
+use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
-use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
-use crate::evaluate::evaluate;
-use crate::examples::Language;
+use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
+use crate::evaluate::{Evaluation, evaluate};
+use crate::examples::{Examples, Language};
+use crate::files::write_atomically;
+use crate::models::{Base, MODEL_VERSION, delta_path, read_language, write_base, write_report};
 use crate::progress::Progress;
+use crate::synth::{self, SynthOptions};
+use crate::weights::to_package;
 
-/// Trains the base network and one weight delta per language under a budget.
+/// Threshold where no development clips are there to choose it on.
+const DEFAULT_THRESHOLD: f32 = 0.7;
+
+/// Trains the base network, and one weight delta per language under a budget.
 #[derive(Parser)]
-#[command(name = "swr-train", version, about)]
+#[command(name = "swr-train", version, about, after_help = "Examples:
+  swr-train synth clips --out target/synth
+  swr-train base --data ../shared/speech --extra target/synth
+  swr-train adapt --data ../shared/speech --extra target/synth --lang ar --budget 10%
+  swr-train evaluate --data ../shared/speech --lang ar --split dev
+
+Every run is seeded and stores its resolved configuration; an interrupted one goes on where it stopped when started again.
+Exit codes: 0 done, 2 error.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// Say nothing while working.
+    /// Say nothing while working
     #[arg(long, global = true)]
     quiet: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train the base network.
+    /// Train the base network and write base.onnx and base.json
     Base(BaseArguments),
+    /// Add a language to the base and write its delta
+    Adapt(AdaptArguments),
+    /// Accuracy of a language's merged network on a split, by the trainer's own passes
+    Evaluate(EvaluateArguments),
+    /// Synthetic speech made with espeak-ng
+    #[command(subcommand)]
+    Synth(SynthCommand),
 }
 
-#[derive(clap::Args)]
-struct BaseArguments {
-    #[arg(long)]
+/// Where speech comes from and how a run is configured.
+#[derive(Args)]
+struct Common {
+    /// Folder with speech: gsc/ mswc/ synth/, a Speech Commands or MSWC folder, or <word>/*.wav
+    #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    #[arg(long)]
+    /// Further folder whose TRAIN clips are added; may be repeated
+    #[arg(long, value_name = "DIR")]
     extra: Vec<PathBuf>,
-    #[arg(long, default_value = "en")]
-    lang: String,
-    #[arg(long)]
+    /// Configuration file; the built-in one if absent
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    #[arg(long = "set")]
+    /// Change to the configuration, such as seed=3; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    #[arg(long, default_value = "target/train/base")]
-    work: PathBuf,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// Folder of the run: configuration, checkpoint, log
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Begin anew instead of going on with an interrupted run
     #[arg(long)]
     restart: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3")]
+struct BaseArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Language of the base
+    #[arg(long, value_name = "L", default_value = "en")]
+    lang: String,
+}
+
+#[derive(Args)]
+#[command(after_help = "Budgets:
+  10%      share of the convolution weights that may change; norms and classifier always do
+  10%all   share of all weights, norms and classifier included
+  4000B    bytes of the whole delta file
+
+Example:
+  swr-train adapt --data ../shared/speech --lang ar --budget 10%")]
+struct AdaptArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Language to add
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// How much may change
+    #[arg(long, default_value = "10%")]
+    budget: Budget,
+}
+
+#[derive(Args)]
+struct EvaluateArguments {
+    /// Folder with speech
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Language to evaluate
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// Clips to use
+    #[arg(long, value_enum, default_value = "dev")]
+    split: SplitArgument,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// One JSON object with the confusion matrix
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SplitArgument {
+    Dev,
+    Test,
+}
+
+#[derive(Subcommand)]
+enum SynthCommand {
+    /// Training clips in the MSWC layout, below OUT/synth/<language>
+    Clips(SynthArguments),
+    /// The demo's audio: OUT/<language>.wav and .json
+    Demo(SynthArguments),
+}
+
+#[derive(Args)]
+struct SynthArguments {
+    /// Languages; all of the configuration if absent
+    #[arg(long = "lang", value_name = "L")]
+    languages: Vec<String>,
+    /// Where the result goes
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Configuration file; the built-in one if absent
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change to the configuration, such as seed=3; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Replace clips that are there already
+    #[arg(long)]
+    replace: bool,
 }
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let progress = Progress { quiet: arguments.quiet };
-    let done = match arguments.command {
-        Command::Base(a) => base(&a, &progress),
+    let done = match &arguments.command {
+        Command::Base(a) => base(a, &progress),
+        Command::Adapt(a) => adapt_language(a, &progress),
+        Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Synth(SynthCommand::Clips(a)) => synth::run(&a.options(), &progress),
+        Command::Synth(SynthCommand::Demo(a)) => synth::demo(&a.options(), &progress),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,11 +182,147 @@ pub fn main() -> ExitCode {
     }
 }
 
+impl SynthArguments {
+    fn options(&self) -> SynthOptions {
+        SynthOptions {
+            config: self.config.clone(),
+            changes: self.set.clone(),
+            languages: self.languages.clone(),
+            out: self.out.clone(),
+            replace: self.replace,
+        }
+    }
+}
+
+impl Common {
+    fn work(&self, name: &str) -> PathBuf {
+        self.work.clone().unwrap_or_else(|| PathBuf::from("target/train").join(name))
+    }
+}
+
 fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
-    let config: BaseConfig = resolve(a.config.as_deref(), BASE_DEFAULT, &a.set)?;
-    let language = Language::load(&a.data, &a.extra, &a.lang, progress)?;
-    let run = Run::open(&a.work, serde_json::to_value(&config)?, a.restart)?;
+    let common = &a.common;
+    let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
+    let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
+    let run = Run::open(&common.work("base"), json!({"config": config, "language": a.lang, "labels": language.labels}), common.restart)?;
     let weights = train_base(&config, &language, &run, progress)?;
-    println!("dev: {}", evaluate(&config.architecture, &weights, &language.dev, &language.labels)?);
+    let calibrated = calibrate(&config.architecture, &weights, &language.task, config.seed)?;
+    let dev = evaluate(&config.architecture, &weights, &language.dev, &language.labels)?;
+    let training = json!({"config": config, "clips": language.train.len(), "development": summary(&dev), "calibration": calibrated});
+    let Value::Object(training) = training else { bail!("the training record is no object") };
+    let threshold = calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold);
+    let tensors = write_base(&common.models, &config.architecture, &weights, &a.lang, &language.labels, threshold, training)?;
+    println!("development: {dev}");
+    println!("threshold: {}", describe(calibrated));
+    println!("{}: base of {} weights, {} labels", common.models.display(), Counts::of(&tensors).all(), language.labels.len());
     Ok(())
+}
+
+fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
+    let common = &a.common;
+    let config: AdaptConfig = resolve(common.config.as_deref(), ADAPT_DEFAULT, &common.set)?;
+    let base = Base::read(&common.models)?;
+    if base.manifest.language == a.lang {
+        bail!("--lang {}: that is the base's own language; a delta adds another", a.lang);
+    }
+    let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
+    let resolved = json!({
+        "config": config,
+        "language": a.lang,
+        "labels": language.labels,
+        "budget": a.budget,
+        "base": base.manifest.tensors_sha256,
+    });
+    let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
+    let mut header = DeltaHeader {
+        language: a.lang.clone(),
+        model_version: MODEL_VERSION.into(),
+        labels: language.labels.clone(),
+        thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
+        budget: a.budget.clone(),
+        synthetic: language.synthetic,
+        provenance: format!("swr-train adapt, seed {}, run {}", config.seed, &record[..16]),
+    };
+    // Before hours of training: a budget that cannot hold is refused now.
+    let plan = Plan::new(&base.tensors, &header)?;
+    progress.say(&format!("{} units, {} of budget {} for them", plan.units.len(), plan.allowed, a.budget));
+    let run = Run::open(&common.work(&format!("{}-{}", a.lang, a.budget)), resolved.clone(), common.restart)?;
+    let adapted = adapt(&config, &base.architecture, &base.tensors, &language, &header, &run, progress)?;
+
+    let calibrated = calibrate(&base.architecture, &adapted.merged, &language.task, config.seed)?;
+    header.thresholds.fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
+    let delta = adapted.delta.with_header(header)?;
+    let bytes = delta.write();
+    let dev = evaluate(&base.architecture, &adapted.merged, &language.dev, &language.labels)?;
+    let counts = changed(&base.tensors, &to_package(&adapted.merged)?)?;
+    let used = a.budget.used(&counts, bytes.len());
+    let chosen: Vec<&String> = adapted.chosen.iter().flat_map(|unit| &unit.tensors).collect();
+    let report = json!({
+        "run": record,
+        "resolved": resolved,
+        "training_clips": language.train.len(),
+        "allowed": plan.budget,
+        "used": used,
+        "changed": counts,
+        "file_bytes": bytes.len(),
+        "chosen": chosen,
+        "development": summary(&dev),
+        "calibration": calibrated,
+    });
+    let path = delta_path(&common.models, &a.lang);
+    write_atomically(&path, &bytes)?;
+    write_report(&common.models, &a.lang, &report)?;
+    println!("development: {dev}");
+    println!("threshold: {}", describe(calibrated));
+    println!(
+        "budget {}: {used} of {} used; changed {} convolution weights, {} of norms, {} of the classifier",
+        a.budget, plan.budget, counts.convolution, counts.norms, counts.classifier
+    );
+    println!("{}: {} bytes", path.display(), bytes.len());
+    Ok(())
+}
+
+fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
+    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    let task = swr_dataset::task(&a.data, &a.lang, &Default::default())?;
+    if task.labels != labels {
+        bail!("{}: its labels for `{}` are not the model's; evaluate on the data it was made for", a.data.display(), a.lang);
+    }
+    let clips = match a.split {
+        SplitArgument::Dev => &task.dev,
+        SplitArgument::Test => &task.test,
+    };
+    let found = evaluate(&architecture, &weights, &Examples::load(clips, progress, "decoding")?, &labels)?;
+    if a.json {
+        let mut line = summary(&found);
+        line["lang"] = json!(a.lang);
+        line["labels"] = json!(labels);
+        line["confusion"] = json!(found.confusion);
+        println!("{line}");
+    } else {
+        println!("{}: {found}", a.lang);
+    }
+    Ok(())
+}
+
+fn summary(found: &Evaluation) -> Value {
+    let (low, high) = found.all.interval();
+    json!({
+        "clips": found.all.clips,
+        "accuracy": found.all.accuracy(),
+        "interval": [low, high],
+        "keywords": found.keywords,
+        "unknown": found.unknown,
+        "silence": found.silence,
+    })
+}
+
+fn describe(calibrated: Option<Calibrated>) -> String {
+    match calibrated {
+        Some(c) => format!(
+            "{:.2} ({} of {} words found, {} false alarms on a stream of development clips)",
+            c.threshold, c.hits, c.words, c.false_alarms
+        ),
+        None => format!("{DEFAULT_THRESHOLD:.2}, not calibrated: there are no development clips"),
+    }
 }

@@ -2,18 +2,18 @@
 //! training step. Which example a batch holds, and how it is varied, depends only on seed, stage and epoch.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use swr_core::frontend::Frontend;
 use swr_core::FrontendSettings;
-use swr_dataset::{Background, Clip, SILENCE, Task, TaskOptions, load_all_i16};
+use swr_dataset::{Clip, SILENCE, Task, TaskOptions, UNKNOWN, load_all_i16};
 
 use crate::architecture::MEL_BINS;
-use crate::augment::{Augment, Material, example, plain};
+use crate::augment::{Augment, Kind, Material, example, plain};
 use crate::progress::Progress;
 use crate::random::generator;
 
@@ -26,7 +26,8 @@ pub struct Examples {
 }
 
 impl Examples {
-    fn load(clips: &[Clip], progress: &Progress, what: &str) -> Result<Self> {
+    /// Decodes clips on all cores.
+    pub fn load(clips: &[Clip], progress: &Progress, what: &str) -> Result<Self> {
         let bar = progress.bar(what, clips.len());
         let decoded = load_all_i16(clips, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
@@ -35,6 +36,17 @@ impl Examples {
             labels: clips.iter().map(|c| c.label as u32).collect(),
             names: clips.iter().map(|c| format!("{} {}", c.word, c.speaker)).collect(),
         })
+    }
+
+    /// At most `count` of the clips, spread evenly over all.
+    pub fn sample(&self, count: usize) -> Self {
+        let every = self.len().div_ceil(count.max(1)).max(1);
+        let pick = (0..self.len()).step_by(every);
+        Self {
+            clips: pick.clone().map(|i| self.clips[i].clone()).collect(),
+            labels: pick.clone().map(|i| self.labels[i]).collect(),
+            names: pick.map(|i| self.names[i].clone()).collect(),
+        }
     }
 
     /// Number of clips.
@@ -63,9 +75,10 @@ pub struct Language {
     pub train: Examples,
     /// Clips that choices may be made on.
     pub dev: Examples,
-    /// Whether keywords of the test set are synthetic speech.
+    /// Whether its recordings are synthetic speech.
     pub synthetic: bool,
-    background: Vec<Arc<Background>>,
+    /// Which clips these are.
+    pub task: Task,
 }
 
 /// A batch: log-mel `[B, 1, 40, T]`, labels `[B]`, and which examples these are.
@@ -87,17 +100,13 @@ impl Language {
         if task.train.is_empty() {
             bail!("{}: no training clips for `{language}`; point --data at a folder that holds them", data.display());
         }
-        Self::from_task(&task, progress)
-    }
-
-    fn from_task(task: &Task, progress: &Progress) -> Result<Self> {
         Ok(Self {
             code: task.language.clone(),
             labels: task.labels.clone(),
             train: Examples::load(&task.train, progress, "decoding training clips")?,
             dev: Examples::load(&task.dev, progress, "decoding development clips")?,
-            synthetic: task.test.iter().any(|clip| clip.synthetic),
-            background: task.background.clone(),
+            synthetic: task.test.iter().chain(&task.dev).any(|clip| clip.synthetic),
+            task,
         })
     }
 
@@ -112,20 +121,28 @@ impl Language {
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         order.shuffle(&mut generator(seed, &place));
-        let parts: Vec<&[f32]> = self.background.iter().map(|b| b.train_part()).collect();
+        let parts: Vec<&[f32]> = self.task.background.iter().map(|b| b.train_part()).collect();
         let material = Material { clips: &self.train.clips, background: &parts };
-        let silence = self.labels.iter().position(|l| l == SILENCE).map(|i| i as u32);
+        let index_of = |label: &str| self.labels.iter().position(|l| l == label).map(|i| i as u32);
+        let (unknown, silence) = (index_of(UNKNOWN), index_of(SILENCE));
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::sync_channel(2);
             let (order, material, train) = (&order, &material, &self.train);
             scope.spawn(move || {
                 for indexes in order.chunks(batch) {
-                    let samples = |i: usize| {
+                    let varied = |i: usize| {
                         let mut rng = generator(seed, &[place[0], place[1], i as u64]);
-                        example(augment, material, i, Some(train.labels[i]) == silence, &mut rng)
+                        let label = train.labels[i];
+                        let fragment = rng.random::<f32>() < augment.fragment_probability;
+                        let (kind, label) = match unknown {
+                            _ if Some(label) == silence => (Kind::Silence, label),
+                            Some(unknown) if fragment => (Kind::Fragment, unknown),
+                            _ => (Kind::Word, label),
+                        };
+                        (example(augment, material, i, kind, &mut rng), label)
                     };
                     // The receiver hangs up when a step failed; the loop then ends here.
-                    if sender.send(make_batch(train, indexes, samples)).is_err() {
+                    if sender.send(make_batch(train, indexes, varied)).is_err() {
                         return;
                     }
                 }
@@ -142,13 +159,14 @@ impl Language {
 pub fn for_each_plain_batch(examples: &Examples, batch: usize, mut step: impl FnMut(Batch) -> Result<()>) -> Result<()> {
     let order: Vec<usize> = (0..examples.len()).collect();
     for indexes in order.chunks(batch) {
-        step(make_batch(examples, indexes, |i| plain(&examples.clips[i]))?)?;
+        step(make_batch(examples, indexes, |i| (plain(&examples.clips[i]), examples.labels[i]))?)?;
     }
     Ok(())
 }
 
-fn make_batch(examples: &Examples, indexes: &[usize], samples: impl Fn(usize) -> Vec<f32> + Sync) -> Result<Batch> {
-    let features: Vec<Vec<f32>> = indexes
+/// `varied` gives samples and label of an example.
+fn make_batch(examples: &Examples, indexes: &[usize], varied: impl Fn(usize) -> (Vec<f32>, u32) + Sync) -> Result<Batch> {
+    let (features, labels): (Vec<Vec<f32>>, Vec<u32>) = indexes
         .par_iter()
         .map_init(
             || Frontend::new(&FrontendSettings::default()),
@@ -156,13 +174,15 @@ fn make_batch(examples: &Examples, indexes: &[usize], samples: impl Fn(usize) ->
                 let frontend = frontend.as_mut().map_err(|error| anyhow::anyhow!("front end: {error}"))?;
                 frontend.reset();
                 let mut frames = Vec::new();
-                frontend.push(&samples(*i), &mut frames).with_context(|| format!("clip {}", examples.names[*i]))?;
-                Ok(transpose(&frames))
+                let (samples, label) = varied(*i);
+                frontend.push(&samples, &mut frames).with_context(|| format!("clip {}", examples.names[*i]))?;
+                Ok((transpose(&frames), label))
             },
         )
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .unzip();
     let frames = features.first().map_or(0, |f| f.len() / MEL_BINS);
-    let labels: Vec<u32> = indexes.iter().map(|i| examples.labels[*i]).collect();
     Ok(Batch {
         log_mel: Tensor::from_vec(features.concat(), (indexes.len(), 1, MEL_BINS, frames), &Device::Cpu)?,
         labels: Tensor::from_vec(labels, indexes.len(), &Device::Cpu)?,

@@ -2,9 +2,11 @@
 //!
 //! [`architecture`] is the network's shape, [`network`] computes it, [`fused`] computes it fast.
 
+pub mod adapt;
 pub mod architecture;
 pub mod augment;
 pub mod base;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -14,6 +16,7 @@ pub mod export;
 pub mod files;
 pub mod fused;
 pub mod learner;
+pub mod models;
 pub mod network;
 pub mod progress;
 pub mod random;

@@ -1,109 +1,27 @@
 //! Project-made synthetic speech: words of a configuration in, training clips in the MSWC layout out (`<out>/synth/<language>`, all TRAIN), spoken by
 //! espeak-ng. Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`].
 
+mod config;
 mod demo;
 mod espeak;
 
+pub use config::{DemoConfig, DemoVoice, LanguageConfig, SYNTH_DEFAULT, SynthConfig};
 pub use demo::demo;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use swr_dataset::{CLIP_SAMPLES, fit_one_second, stable_hash};
+use swr_dataset::{fit_one_second, stable_hash};
 
-use crate::config::resolve;
 use crate::progress::Progress;
 use crate::random::{generator, mix};
+use config::{read_config, wanted};
 use espeak::{Manner, Speaker, wav_bytes};
-
-/// The configuration used when no file is given.
-pub const SYNTH_DEFAULT: &str = include_str!("../configs/synth.toml");
-
-/// What is synthesised; see the comments of `configs/synth.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SynthConfig {
-    /// Seed of voices, speeds, pitches and levels.
-    pub seed: u64,
-    /// Lowest and highest speed, words per minute.
-    pub speed_wpm: [u32; 2],
-    /// Lowest and highest pitch, 0 to 99.
-    pub pitch: [u32; 2],
-    /// espeak-ng voice variants of the training clips.
-    pub variants: Vec<String>,
-    /// The demo's audio.
-    pub demo: DemoConfig,
-    /// What is spoken, by language code.
-    pub languages: BTreeMap<String, LanguageConfig>,
-}
-
-/// How the demo's audio is put together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DemoConfig {
-    /// Seed of order, speeds, pitches, gaps and noise.
-    pub seed: u64,
-    /// Lowest and highest pitch, 0 to 99.
-    pub pitch: [u32; 2],
-    /// Shortest and longest time between two words, in seconds.
-    pub gap_s: [f32; 2],
-    /// Mean speech power over the power of the pink noise, in dB.
-    pub snr_db: f32,
-}
-
-/// What is spoken in one language.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LanguageConfig {
-    /// espeak-ng voices that the variants are put on.
-    pub accents: Vec<String>,
-    /// Variants drawn for each word.
-    pub voices_per_word: usize,
-    /// Clips of each of them.
-    pub takes: usize,
-    /// Keywords: the labels of the clips.
-    pub words: Vec<String>,
-    /// Words that are no keywords, one clip of each voice.
-    #[serde(default)]
-    pub others: Vec<String>,
-    /// Text given to espeak-ng where it is not the word itself.
-    #[serde(default)]
-    pub spoken: BTreeMap<String, String>,
-    /// Who speaks in the demo, in turn.
-    pub demo_voices: Vec<DemoVoice>,
-    /// Words of the demo; all keywords when empty.
-    #[serde(default)]
-    pub demo_words: Vec<String>,
-}
-
-/// A speaker of the demo.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DemoVoice {
-    /// espeak-ng voice, with or without a variant: `de+Andrea`.
-    pub voice: String,
-    /// Lowest and highest speed, words per minute.
-    pub speed_wpm: [u32; 2],
-}
-
-impl DemoVoice {
-    /// What follows the `+`.
-    pub(crate) fn variant(&self) -> Option<&str> {
-        self.voice.split_once('+').map(|(_, variant)| variant)
-    }
-}
-
-impl LanguageConfig {
-    fn text<'a>(&'a self, word: &'a str) -> &'a str {
-        self.spoken.get(word).map_or(word, String::as_str)
-    }
-}
 
 /// What to synthesise and where to.
 #[derive(Clone, Debug, Default)]
@@ -151,112 +69,6 @@ pub fn run(options: &SynthOptions, progress: &Progress) -> Result<()> {
             .with_context(|| format!("synthetic speech of {code}"))?;
     }
     Ok(())
-}
-
-fn read_config(options: &SynthOptions) -> Result<SynthConfig> {
-    let config: SynthConfig = resolve(options.config.as_deref(), SYNTH_DEFAULT, &options.changes)?;
-    check(&config)?;
-    Ok(config)
-}
-
-/// Refuses what would break the promise that no voice of the demo is trained on, or could not be drawn.
-fn check(config: &SynthConfig) -> Result<()> {
-    let variants: BTreeSet<&str> = config.variants.iter().map(String::as_str).collect();
-    ensure!(
-        variants.len() == config.variants.len(),
-        "synth config: a variant stands twice in `variants`"
-    );
-    let demo_speeds = config
-        .languages
-        .values()
-        .flat_map(|language| &language.demo_voices)
-        .map(|voice| voice.speed_wpm);
-    for [low, high] in demo_speeds.chain([config.speed_wpm]) {
-        ensure!(
-            (80..=450).contains(&low) && low <= high && high <= 450,
-            "synth config: speed_wpm is [{low}, {high}]; expected 80 to 450, the lower first"
-        );
-    }
-    for [low, high] in [config.pitch, config.demo.pitch] {
-        ensure!(
-            low <= high && high <= 99,
-            "synth config: pitch is [{low}, {high}]; expected 0 to 99, the lower first"
-        );
-    }
-    let [low, high] = config.demo.gap_s;
-    ensure!(
-        0.0 <= low && low <= high && high <= 60.0,
-        "synth config: gap_s is [{low}, {high}]; expected 0 to 60, the lower first"
-    );
-    for (code, language) in &config.languages {
-        ensure!(
-            (1..=variants.len()).contains(&language.voices_per_word),
-            "synth config: languages.{code}.voices_per_word is {}; expected 1 to {}, the number of variants",
-            language.voices_per_word,
-            variants.len()
-        );
-        ensure!(
-            !language.accents.is_empty() && !language.demo_voices.is_empty(),
-            "synth config: languages.{code} lacks accents or demo_voices"
-        );
-        // A voice without a variant is none of the training voices, which all have one.
-        if let Some(voice) = language.demo_voices.iter().find(|voice| {
-            voice
-                .variant()
-                .is_some_and(|variant| variants.contains(variant))
-        }) {
-            bail!(
-                "synth config: {} speaks in the demo of {code} and its variant in the training clips; choose another demo voice",
-                voice.voice
-            );
-        }
-        if let Some(word) = language
-            .demo_words
-            .iter()
-            .find(|word| !language.words.contains(word))
-        {
-            bail!("synth config: {word} of languages.{code}.demo_words is none of its words");
-        }
-        if let Some(word) = language
-            .words
-            .iter()
-            .chain(&language.others)
-            .find(|word| word.contains(['/', '\\', '.']) || word.is_empty())
-        {
-            bail!(
-                "synth config: languages.{code} has the word \"{word}\", which cannot name a folder"
-            );
-        }
-    }
-    Ok(())
-}
-
-fn wanted<'a>(
-    config: &'a SynthConfig,
-    codes: &[String],
-) -> Result<Vec<(&'a String, &'a LanguageConfig)>> {
-    if codes.is_empty() {
-        return Ok(config.languages.iter().collect());
-    }
-    let known = || {
-        config
-            .languages
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    codes
-        .iter()
-        .map(|code| {
-            config.languages.get_key_value(code).with_context(|| {
-                format!(
-                    "language {code} is not in the synth config; it has {}",
-                    known()
-                )
-            })
-        })
-        .collect()
 }
 
 /// The clips of a language, in order of their words. A word's draws depend on the seed and the word alone, so that words can be added without changing others.
@@ -413,11 +225,9 @@ fn table(path: &Path) -> Result<csv::Writer<fs::File>> {
     })
 }
 
-/// Longest word: what remains of a second is the silence around it.
-const MAX_WORD_SAMPLES: usize = CLIP_SAMPLES * 95 / 100;
-
 #[cfg(test)]
 mod tests {
+    use super::config::check;
     use super::*;
 
     fn built_in() -> SynthConfig {

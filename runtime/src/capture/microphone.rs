@@ -126,15 +126,17 @@ impl Source for Microphone {
         loop {
             for error in self.errors.try_iter() {
                 if !is_harmless(error.kind()) {
-                    return Err(CaptureError::MicrophoneFailed(error.to_string()));
+                    return Err(CaptureError::MicrophoneFailed(
+                        error.to_string().trim_end_matches('.').to_owned(),
+                    ));
                 }
             }
             let channels = usize::from(self.channels);
             let values = self.ring.slots() / channels * channels;
             if values > 0 {
                 let mut interleaved = vec![0.0; values];
-                self.ring.pop_partial_slice(&mut interleaved);
-                self.downsampler.push(&interleaved, samples);
+                let (interleaved, _) = self.ring.pop_partial_slice(&mut interleaved);
+                self.downsampler.push(interleaved, samples);
                 return Ok(true);
             }
             if waited >= PATIENCE {
@@ -204,5 +206,5 @@ fn is_harmless(kind: ErrorKind) -> bool {
 }
 
 fn no_microphone(error: cpal::Error) -> CaptureError {
-    CaptureError::NoMicrophone(error.to_string())
+    CaptureError::NoMicrophone(error.to_string().trim_end_matches('.').to_owned())
 }

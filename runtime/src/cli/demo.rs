@@ -1,16 +1,16 @@
 //! `swr demo`: streams the sample audio of every language and shows each detection beside what was expected;
 //! with `--data`, streams a seeded draw of recordings in noise instead and reports rates.
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
-use swr_dataset::{DatasetError, Event as Spoken, StreamOptions, match_detections};
+use swr_dataset::{DatasetError, StreamOptions, match_detections};
 
+use super::script::{Keyword, Script};
 use super::stream::{Measured, TOLERANCE_SAMPLES, detected, measure};
 use super::{ModelsArgs, Outcome, eval, json_line, spot};
 use crate::capture::Recording;
@@ -42,30 +42,17 @@ pub(super) struct Demo {
     models: ModelsArgs,
 }
 
-/// What lies beside a sample's audio; other fields, such as the command that made it, are for people.
-#[derive(Debug, Deserialize)]
-struct Script {
-    language: String,
-    keywords: Vec<Keyword>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Keyword {
-    word: String,
-    start_s: f64,
-    end_s: f64,
-}
-
 /// A keyword that was spoken, or a detection without one.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     language: &'a str,
     /// The keyword expected; none for a false alarm.
     expected: Option<&'a str>,
-    /// When it was spoken, or for a false alarm when it was detected.
-    start_s: f64,
+    /// When it begins; none for a false alarm.
+    start_s: Option<f64>,
     /// The keyword detected; none if it was missed.
     detected: Option<&'a str>,
+    /// When it was detected.
     time_s: Option<f64>,
     score: Option<f32>,
 }
@@ -149,24 +136,24 @@ impl Demo {
         let events = spot::events(&mut spotters, recording.samples(), &audio)?;
         let matched = match_detections(&spoken, &detected(&events, &labels), TOLERANCE_SAMPLES);
 
-        let expected = |index: usize, event: Option<&'_ Event>| {
-            (script.keywords[index].start_s, Some(index), event.cloned())
+        let line = |word: Option<usize>, event: Option<usize>| {
+            Line::new(
+                language,
+                word.map(|word| &script.keywords[word]),
+                event.map(|event| &events[event]),
+            )
         };
-        let mut rows: Vec<(f64, Option<usize>, Option<Event>)> = Vec::new();
-        rows.extend(
-            matched
-                .hits
-                .iter()
-                .map(|&(word, event)| expected(word, Some(&events[event]))),
-        );
-        rows.extend(matched.misses.iter().map(|&word| expected(word, None)));
-        rows.extend(
-            matched
-                .false_alarms
-                .iter()
-                .map(|&event| (events[event].time_s, None, Some(events[event].clone()))),
-        );
-        rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let hits = matched
+            .hits
+            .iter()
+            .map(|&(word, event)| line(Some(word), Some(event)));
+        let misses = matched.misses.iter().map(|&word| line(Some(word), None));
+        let false_alarms = matched
+            .false_alarms
+            .iter()
+            .map(|&event| line(None, Some(event)));
+        let mut lines: Vec<Line> = hits.chain(misses).chain(false_alarms).collect();
+        lines.sort_by(|a, b| a.place_s().total_cmp(&b.place_s()));
 
         if !self.json {
             let seconds = recording.samples().len() as f64 / f64::from(SAMPLE_RATE_HZ);
@@ -177,19 +164,11 @@ impl Demo {
             };
             writeln!(
                 out,
-                "{language} ({model}): {}, {seconds:.0} s",
+                "{language} ({model}): {}, {seconds:.0} s\n       spoken      heard  score",
                 audio.display()
             )?;
         }
-        for (start_s, word, event) in &rows {
-            let line = Line {
-                language,
-                expected: word.map(|word| script.keywords[word].word.as_str()),
-                start_s: *start_s,
-                detected: event.as_ref().map(|event| event.keyword.as_str()),
-                time_s: event.as_ref().map(|event| event.time_s),
-                score: event.as_ref().map(|event| event.score),
-            };
+        for line in &lines {
             line.write(out, self.json)?;
         }
         let sums = Sums {
@@ -276,73 +255,38 @@ impl Demo {
     }
 }
 
-impl Script {
-    fn read(path: &Path, language: &str) -> anyhow::Result<Script> {
-        let bytes =
-            fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let script: Script = serde_json::from_slice(&bytes).with_context(|| {
-            format!(
-                "{}: damaged; expected language and keywords with word, start_s, end_s",
-                path.display()
-            )
-        })?;
-        if script.language != language {
-            bail!(
-                "{}: its language is \"{}\", expected \"{language}\" as its name says",
-                path.display(),
-                script.language
-            );
+impl<'a> Line<'a> {
+    fn new(language: &'a str, word: Option<&'a Keyword>, event: Option<&'a Event>) -> Line<'a> {
+        Line {
+            language,
+            expected: word.map(|word| word.word.as_str()),
+            start_s: word.map(|word| word.start_s),
+            detected: event.map(|event| event.keyword.as_str()),
+            time_s: event.map(|event| event.time_s),
+            score: event.map(|event| event.score),
         }
-        Ok(script)
     }
 
-    /// The keywords as the matching takes them, in samples and label indexes.
-    fn spoken(&self, labels: &[String], path: &Path) -> anyhow::Result<Vec<Spoken>> {
-        let samples = |seconds: f64| (seconds * f64::from(SAMPLE_RATE_HZ)) as usize;
-        let spoken = |keyword: &Keyword| {
-            let label = labels.iter().position(|label| *label == keyword.word);
-            Ok(Spoken {
-                label: label.with_context(|| {
-                    format!(
-                        "{}: \"{}\" is no keyword of the model",
-                        path.display(),
-                        keyword.word
-                    )
-                })?,
-                word: keyword.word.clone(),
-                start_samples: samples(keyword.start_s),
-                end_samples: samples(keyword.end_s),
-            })
-        };
-        self.keywords.iter().map(spoken).collect()
+    /// Where the line stands among the others.
+    fn place_s(&self) -> f64 {
+        self.start_s.or(self.time_s).unwrap_or_default()
     }
-}
 
-impl Line<'_> {
-    /// The word comes last, since its width on a terminal is not known in every script.
+    /// The word comes last, since its width and direction on a terminal are not known in every script.
     fn write(&self, out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
         if json {
             return json_line(out, self);
         }
-        let score = self.score.unwrap_or(0.0);
-        match (self.expected, self.detected) {
-            (Some(expected), Some(_)) => writeln!(
-                out,
-                "  {:7.2} s  found {score:4.2}        {expected}",
-                self.start_s
-            )?,
-            (Some(expected), None) => writeln!(
-                out,
-                "  {:7.2} s  MISSED            {expected}",
-                self.start_s
-            )?,
-            (None, detected) => writeln!(
-                out,
-                "  {:7.2} s  FALSE ALARM {score:4.2}  {}",
-                self.start_s,
-                detected.unwrap_or_default()
-            )?,
+        match self.start_s {
+            Some(start_s) => write!(out, "  {start_s:9.2} s")?,
+            None => write!(out, "  FALSE ALARM")?,
         }
+        match (self.time_s, self.score) {
+            (Some(time_s), Some(score)) => write!(out, "  {time_s:7.2} s   {score:4.2}")?,
+            _ => write!(out, "     MISSED       ")?,
+        }
+        let word = self.expected.or(self.detected).unwrap_or_default();
+        writeln!(out, "  {word}")?;
         Ok(())
     }
 }

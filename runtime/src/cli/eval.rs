@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use swr_dataset::{Clip, Split, StreamOptions, Task, TaskOptions};
+use swr_dataset::{Clip, Source, Split, StreamOptions, Task, TaskOptions};
 
 use super::stream::{self, Measured};
 use super::{ModelsArgs, Outcome, json_line};
@@ -142,9 +142,9 @@ impl Eval {
         let mut tallies = vec![Tally::default(); model.labels.len()];
         let mut runner = ClipRunner::new(model)?;
         for (clip, samples) in clips.iter().zip(load(&clips)?) {
-            let logits = runner.mean_logits(&samples).with_context(|| {
-                format!("a clip of \"{}\" by speaker {}", clip.word, clip.speaker)
-            })?;
+            let logits = runner
+                .mean_logits(&samples)
+                .with_context(|| file_of(clip).display().to_string())?;
             let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
             tallies[clip.label].add(best == Some(clip.label));
         }
@@ -273,6 +273,14 @@ pub(super) fn task_of(folder: &Path, model: &Model) -> anyhow::Result<Task> {
         model.path.display()
     );
     Ok(task)
+}
+
+/// The file that a clip's samples come from.
+fn file_of(clip: &Clip) -> &Path {
+    match &clip.source {
+        Source::File(path) => path,
+        Source::Noise { recording, .. } => &recording.path,
+    }
 }
 
 /// Loads clips on all cores, with a bar on standard error if that is a terminal.

@@ -7,6 +7,7 @@ mod demo;
 mod eval;
 mod inspect;
 mod listen;
+mod script;
 mod spot;
 mod stream;
 

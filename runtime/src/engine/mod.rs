@@ -17,6 +17,9 @@ use graph::Ends;
 /// Frames a step takes when nothing else is asked for: 40 ms, the best trade of delay against the cost per node of a step.
 pub const DEFAULT_STEP_FRAMES: usize = 4;
 
+/// Largest input: a minute of frames of 40 bins is 240,000 values, the largest network's states have less.
+const MAX_INPUT_VALUES: usize = 1 << 24;
+
 /// A network ready to run, with the state it carries from step to step.
 ///
 /// ```no_run
@@ -96,12 +99,14 @@ impl Engine {
         let mut inputs = TVec::new();
         for index in 0..model.inputs.len() {
             let shape = concrete(model.input_fact(index).map_err(EngineError::tract)?)
-                .ok_or_else(|| EngineError::Graph(format!("input {index} has no fixed shape; only the last dimension of `frames` may be open")))?;
-            inputs.push(
-                Tensor::zero::<f32>(&shape)
-                    .map_err(EngineError::tract)?
-                    .into_tvalue(),
-            );
+                .filter(|shape| values(shape).is_some_and(|values| values <= MAX_INPUT_VALUES));
+            let shape = shape.ok_or_else(|| {
+                EngineError::Graph(format!(
+                    "input {index} has no fixed shape of at most {MAX_INPUT_VALUES} values"
+                ))
+            })?;
+            let zero = Tensor::zero::<f32>(&shape).map_err(EngineError::tract)?;
+            inputs.push(zero.into_tvalue());
         }
         for &(input, output) in &ends.carried {
             let next = concrete(model.output_fact(output).map_err(EngineError::tract)?);
@@ -265,6 +270,13 @@ fn optimised(
 
 fn concrete(fact: &TypedFact) -> Option<Vec<usize>> {
     fact.shape.as_concrete().map(<[usize]>::to_vec)
+}
+
+/// Number of values of a shape; `None` if it overflows.
+fn values(shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
 }
 
 fn operation(model: &TypedModel, id: usize) -> TractResult<Operation> {

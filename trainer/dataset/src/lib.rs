@@ -18,6 +18,7 @@ mod load;
 mod noise;
 mod stream;
 mod task;
+mod unknown;
 
 pub use error::DatasetError;
 pub use interval::{poisson_interval, poisson_upper, wilson_interval};

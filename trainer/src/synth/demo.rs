@@ -7,8 +7,9 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use swr_dataset::{CLIP_SAMPLES, pink_noise, stable_hash};
 
+use super::SynthOptions;
+use super::config::{LanguageConfig, SynthConfig, read_config, wanted};
 use super::espeak::{Manner, Speaker, set_peak, wav_bytes};
-use super::{LanguageConfig, SynthConfig, SynthOptions, read_config, wanted};
 use crate::files::write_atomically;
 use crate::progress::Progress;
 use crate::random::{generator, mix};

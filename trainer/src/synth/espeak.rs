@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use swr_core::audio::decode_16k_mono;
 use swr_dataset::{CLIP_SAMPLES, active_span};
 
-use super::{DemoVoice, MAX_WORD_SAMPLES, SynthConfig};
+use super::config::{DemoVoice, SynthConfig};
 
 /// How a word is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub(super) struct Speaker {
 
 /// Quieter than the loudest 10 ms by more than this is silence around the word: an espeak-ng clip has digital silence there, and final consonants are weak.
 const TRIM_DB: f32 = 45.0;
+/// Longest word: what remains of a second is the silence around it.
+const MAX_WORD_SAMPLES: usize = CLIP_SAMPLES * 95 / 100;
 /// Speech shorter than this is no word: espeak-ng has spoken nothing.
 const MIN_WORD_SAMPLES: usize = CLIP_SAMPLES / 20;
 

@@ -102,6 +102,26 @@ impl Delta {
         &self.header
     }
 
+    /// The same change under another header, such as one with calibrated thresholds. The signature is dropped.
+    ///
+    /// # Errors
+    /// [`PackageError::BadField`] for the header, [`PackageError::LabelsDoNotFit`] if it has another number of labels.
+    pub fn with_header(self, header: DeltaHeader) -> Result<Self, PackageError> {
+        header.check()?;
+        if header.labels.len() != self.header.labels.len() {
+            return Err(PackageError::LabelsDoNotFit {
+                tensor: "classifier".into(),
+                labels: header.labels.len(),
+                rows: self.header.labels.len(),
+            });
+        }
+        Ok(Self {
+            header,
+            signature: [0; SIGNATURE_BYTES],
+            ..self
+        })
+    }
+
     /// Digest of the base's tensors that the delta fits.
     pub fn base_digest(&self) -> Digest {
         self.base

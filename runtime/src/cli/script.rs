@@ -1,0 +1,65 @@
+//! What is spoken in a sample's audio and when: the JSON file that lies beside it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use swr_core::SAMPLE_RATE_HZ;
+use swr_dataset::Event as Spoken;
+
+/// What lies beside a sample's audio; other fields, such as the command that made it, are for people.
+#[derive(Debug, Deserialize)]
+pub(super) struct Script {
+    pub(super) language: String,
+    pub(super) keywords: Vec<Keyword>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Keyword {
+    pub(super) word: String,
+    pub(super) start_s: f64,
+    pub(super) end_s: f64,
+}
+
+impl Script {
+    pub(super) fn read(path: &Path, language: &str) -> anyhow::Result<Script> {
+        let bytes =
+            fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        let script: Script = serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{}: damaged; expected language and keywords with word, start_s, end_s",
+                path.display()
+            )
+        })?;
+        if script.language != language {
+            bail!(
+                "{}: its language is \"{}\", expected \"{language}\" as its name says",
+                path.display(),
+                script.language
+            );
+        }
+        Ok(script)
+    }
+
+    /// The keywords as the matching takes them, in samples and label indexes.
+    pub(super) fn spoken(&self, labels: &[String], path: &Path) -> anyhow::Result<Vec<Spoken>> {
+        let samples = |seconds: f64| (seconds * f64::from(SAMPLE_RATE_HZ)) as usize;
+        let spoken = |keyword: &Keyword| {
+            let label = labels.iter().position(|label| *label == keyword.word);
+            Ok(Spoken {
+                label: label.with_context(|| {
+                    format!(
+                        "{}: \"{}\" is no keyword of the model",
+                        path.display(),
+                        keyword.word
+                    )
+                })?,
+                word: keyword.word.clone(),
+                start_samples: samples(keyword.start_s),
+                end_samples: samples(keyword.end_s),
+            })
+        };
+        self.keywords.iter().map(spoken).collect()
+    }
+}

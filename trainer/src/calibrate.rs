@@ -1,0 +1,83 @@
+//! One detection threshold per language, chosen on a seeded stream of development clips in noise.
+//!
+//! The stream never holds a TEST clip nor the noise that TEST streams are made of.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::frontend::log_mel;
+use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES};
+use swr_dataset::{Background, Detected, StreamOptions, Task, match_detections, stream};
+
+use crate::architecture::{Architecture, MEL_BINS};
+use crate::network::{Pass, Weights, frame_logits};
+
+/// Minutes of the stream.
+const MINUTES: f64 = 10.0;
+/// A word may be detected until this long after its end.
+const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+/// Frames computed at once, and frames before them that the network must have seen (its receptive field is 117).
+const CHUNK_FRAMES: usize = 3_000;
+const LEAD_FRAMES: usize = 128;
+/// Candidates, from 0.30 to 0.95.
+const STEPS: std::ops::RangeInclusive<u32> = 6..=19;
+
+/// What a threshold does on the calibration stream.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Calibrated {
+    /// The posterior that a keyword must reach.
+    pub threshold: f32,
+    /// Words of the stream.
+    pub words: usize,
+    /// Words detected.
+    pub hits: usize,
+    /// Detections of anything else.
+    pub false_alarms: usize,
+}
+
+/// The threshold with the most hits less false alarms; of equals the highest. `None` if there are no development keywords.
+pub fn calibrate(architecture: &Architecture, weights: &Weights, task: &Task, seed: u64) -> Result<Option<Calibrated>> {
+    let keywords = task.labels.len() - 2;
+    if !task.dev.iter().any(|clip| clip.label < keywords) {
+        return Ok(None);
+    }
+    // The stream takes the last fifth of what it is given: here of the part that training and development may hear.
+    let development = |b: &Arc<Background>| Arc::new(Background { path: b.path.clone(), samples: b.train_part().to_vec() });
+    let task = Task { background: task.background.iter().map(development).collect(), ..task.clone() };
+    let stream = stream(&task, &task.dev, &StreamOptions { minutes: MINUTES, seed, ..StreamOptions::default() })?;
+    let logits = stream_logits(architecture, weights, &stream.samples)?;
+    let mut best: Option<Calibrated> = None;
+    for step in STEPS {
+        let threshold = step as f32 * 0.05;
+        let mut detector = Detector::new(&task.labels, DetectorSettings::new(vec![threshold; task.labels.len()]))?;
+        let mut detections = detector.push(&logits);
+        detections.extend(detector.finish());
+        let at = |frame: u64| frame as usize * HOP_SAMPLES + WINDOW_SAMPLES;
+        let detected: Vec<_> = detections.iter().map(|d| Detected { label: d.label, at_samples: at(d.frame) }).collect();
+        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
+        let found = Calibrated { threshold, words: stream.events.len(), hits: matched.hits.len(), false_alarms: matched.false_alarms.len() };
+        let worth = |c: &Calibrated| c.hits as i64 - c.false_alarms as i64;
+        if best.as_ref().is_none_or(|best| worth(&found) >= worth(best)) {
+            best = Some(found);
+        }
+    }
+    Ok(best)
+}
+
+/// Logits of every frame of a long recording, `[T, C]` flattened.
+fn stream_logits(architecture: &Architecture, weights: &Weights, samples: &[f32]) -> Result<Vec<f32>> {
+    let frames = log_mel(samples)?;
+    let total = frames.len() / MEL_BINS;
+    let mut logits = Vec::new();
+    for start in (0..total).step_by(CHUNK_FRAMES) {
+        let from = start.saturating_sub(LEAD_FRAMES);
+        let count = (start + CHUNK_FRAMES).min(total) - from;
+        let chunk = Tensor::from_slice(&frames[from * MEL_BINS..(from + count) * MEL_BINS], (count, MEL_BINS), &Device::Cpu)?;
+        let chunk = chunk.t()?.reshape((1, 1, MEL_BINS, count))?.contiguous()?;
+        let out = frame_logits(architecture, weights, &chunk, &Pass::evaluation())?.squeeze(0)?.t()?;
+        logits.extend(out.narrow(0, start - from, count - (start - from))?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(logits)
+}
