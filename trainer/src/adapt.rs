@@ -23,7 +23,9 @@ use crate::learner::{Learner, Rule, Running, fold, unfold};
 use crate::network::{Pass, Path, Weights, clip_logits, cross_entropy, pooled_features};
 use crate::progress::Progress;
 use crate::random::{generator, mix};
-use crate::reparam::{Gates, Unit, choose, draw, initial_scores, penalty, probabilities, reparametrize};
+use crate::reparam::{
+    Gates, Unit, choose, draw, initial_scores, penalty, probabilities, reparametrize,
+};
 use crate::train::{Moment, Schedule, Stage, run_stage};
 use crate::weights::{from_package, to_package};
 
@@ -51,14 +53,24 @@ impl Plan {
         let typed = &header.budget;
         let (counts, budget) = (Counts::of(base), typed.allowed(&Counts::of(base)));
         let only_convs = matches!(typed.limit(), Limit::ConvolutionShare(_));
-        let overhead = if matches!(typed.limit(), Limit::FileBytes(_)) { TENSOR_BYTES } else { 0 };
+        let overhead = if matches!(typed.limit(), Limit::FileBytes(_)) {
+            TENSOR_BYTES
+        } else {
+            0
+        };
         let mut units: Vec<Unit> = Vec::new();
         for (name, tensor) in base {
             let cost = tensor.data.len() + overhead;
             match Group::of(name) {
-                Group::Convolution => units.push(Unit { tensors: vec![name.clone()], cost }),
+                Group::Convolution => units.push(Unit {
+                    tensors: vec![name.clone()],
+                    cost,
+                }),
                 // Scale and shift share a gate, and follow each other in name order.
-                Group::Norm if !only_convs && name.ends_with(".scale") => units.push(Unit { tensors: vec![name.clone()], cost }),
+                Group::Norm if !only_convs && name.ends_with(".scale") => units.push(Unit {
+                    tensors: vec![name.clone()],
+                    cost,
+                }),
                 Group::Norm if !only_convs => {
                     let unit = units.last_mut().context("a shift follows its scale")?;
                     unit.tensors.push(name.clone());
@@ -71,16 +83,27 @@ impl Plan {
         let fixed = match typed.limit() {
             Limit::ConvolutionShare(_) => 0,
             Limit::AllShare(_) => Counts::of(&classifier).classifier,
-            Limit::FileBytes(_) => Delta::build(base, &classifier, header.clone())?.sizes().total(),
+            Limit::FileBytes(_) => Delta::build(base, &classifier, header.clone())?
+                .sizes()
+                .total(),
         };
         let Some(allowed) = budget.checked_sub(fixed) else {
             let least = match typed.limit() {
                 Limit::FileBytes(_) => format!("{fixed}B"),
-                _ => format!("{:.1}%all", (fixed as f64 / counts.all() as f64 * 1000.0).ceil() / 10.0),
+                _ => format!(
+                    "{:.1}%all",
+                    (fixed as f64 / counts.all() as f64 * 1000.0).ceil() / 10.0
+                ),
             };
-            bail!("--budget {typed}: allows {budget}, but the classifier and what names the labels take {fixed} already; give at least {least}");
+            bail!(
+                "--budget {typed}: allows {budget}, but the classifier and what names the labels take {fixed} already; give at least {least}"
+            );
         };
-        Ok(Self { units, allowed, budget })
+        Ok(Self {
+            units,
+            allowed,
+            budget,
+        })
     }
 }
 
@@ -88,7 +111,9 @@ impl Plan {
 fn with_classifier(base: &Tensors, classes: usize) -> Result<Tensors> {
     let mut tensors = base.clone();
     for name in CLASSIFIER {
-        let tensor = tensors.get_mut(name).with_context(|| format!("the base has no `{name}`"))?;
+        let tensor = tensors
+            .get_mut(name)
+            .with_context(|| format!("the base has no `{name}`"))?;
         tensor.shape[0] = classes;
         tensor.data = vec![1.0; tensor.shape.iter().product()];
     }
@@ -121,38 +146,104 @@ pub fn adapt(
     let observed = observe(architecture, &deployed, language, config.dense.batch)?;
     let mut start = deployed.clone();
     unfold(&mut start, &observed)?;
-    let body: Weights = start.iter().filter(|(name, _)| !CLASSIFIER.contains(&name.as_str())).map(|(n, t)| (n.clone(), t.clone())).collect();
+    let body: Weights = start
+        .iter()
+        .filter(|(name, _)| !CLASSIFIER.contains(&name.as_str()))
+        .map(|(n, t)| (n.clone(), t.clone()))
+        .collect();
 
     let mut learner = Learner::default();
     learner.running = observed;
     for (name, weight) in &body {
         let zeros = weight.zeros_like()?;
-        learner.add(&delta_name(name), &zeros, Rule::Sgd { anchor: zeros.clone() })?;
+        learner.add(
+            &delta_name(name),
+            &zeros,
+            Rule::Sgd {
+                anchor: zeros.clone(),
+            },
+        )?;
     }
-    learner.add(SCORES, &initial_scores(plan.units.len(), config.policy.initial_probability)?, Rule::Adam { rate: config.policy.learning_rate })?;
-    for (name, value) in CLASSIFIER.into_iter().zip(probe(&config.probe, config.seed, architecture, &deployed, language, progress)?) {
-        learner.add(name, &value, Rule::Sgd { anchor: value.zeros_like()? })?;
+    learner.add(
+        SCORES,
+        &initial_scores(plan.units.len(), config.policy.initial_probability)?,
+        Rule::Adam {
+            rate: config.policy.learning_rate,
+        },
+    )?;
+    for (name, value) in CLASSIFIER.into_iter().zip(probe(
+        &config.probe,
+        config.seed,
+        architecture,
+        &deployed,
+        language,
+        progress,
+    )?) {
+        learner.add(
+            name,
+            &value,
+            Rule::Sgd {
+                anchor: value.zeros_like()?,
+            },
+        )?;
     }
 
     let reached = run.restore(&mut learner)?.unwrap_or_default();
-    let context = Training { config, architecture, language, run, progress, body: &body, units: &plan.units };
+    let context = Training {
+        config,
+        architecture,
+        language,
+        run,
+        progress,
+        body: &body,
+        units: &plan.units,
+    };
     let everywhere = Arc::default();
 
-    context.stage(0, "dense", &config.dense, &mut learner, reached, &everywhere, |_, _| Ok((Gates::Open, None)))?;
-    context.stage(1, "select", &config.select, &mut learner, reached, &everywhere, |learner, moment| {
-        let policy = &config.policy;
-        let temperature = policy.first_temperature * (policy.last_temperature / policy.first_temperature).powf(moment.done);
-        let scores = learner.get(SCORES)?;
-        let mut rng = generator(config.seed, &[1, u64::MAX, moment.step as u64]);
-        let cost = penalty(scores, &plan.units, plan.allowed, policy.penalty)?;
-        Ok((Gates::Drawn(draw(scores, temperature, &mut rng)?), Some((cost * policy.penalty_weight)?)))
-    })?;
+    context.stage(
+        0,
+        "dense",
+        &config.dense,
+        &mut learner,
+        reached,
+        &everywhere,
+        |_, _| Ok((Gates::Open, None)),
+    )?;
+    context.stage(
+        1,
+        "select",
+        &config.select,
+        &mut learner,
+        reached,
+        &everywhere,
+        |learner, moment| {
+            let policy = &config.policy;
+            let temperature = policy.first_temperature
+                * (policy.last_temperature / policy.first_temperature).powf(moment.done);
+            let scores = learner.get(SCORES)?;
+            let mut rng = generator(config.seed, &[1, u64::MAX, moment.step as u64]);
+            let cost = penalty(scores, &plan.units, plan.allowed, policy.penalty)?;
+            Ok((
+                Gates::Drawn(draw(scores, temperature, &mut rng)?),
+                Some((cost * policy.penalty_weight)?),
+            ))
+        },
+    )?;
 
     let probabilities: Vec<f32> = probabilities(learner.get(SCORES)?)?.to_vec1()?;
     let gates = choose(&probabilities, &plan.units, plan.allowed);
-    let left_out = || plan.units.iter().zip(&gates).filter(|(_, open)| !**open).flat_map(|(unit, _)| &unit.tensors);
+    let left_out = || {
+        plan.units
+            .iter()
+            .zip(&gates)
+            .filter(|(_, open)| !**open)
+            .flat_map(|(unit, _)| &unit.tensors)
+    };
     // A norm that stays the base's has the base's deployed form, whatever the batch's statistics.
-    let kept: BTreeSet<String> = left_out().filter_map(|name| name.strip_suffix(".norm.scale")).map(String::from).collect();
+    let kept: BTreeSet<String> = left_out()
+        .filter_map(|name| name.strip_suffix(".norm.scale"))
+        .map(String::from)
+        .collect();
     let mut body = body.clone();
     for name in left_out() {
         body.insert(name.clone(), deployed[name].clone());
@@ -163,20 +254,47 @@ pub fn adapt(
         }
         learner.running.retain(|part, _| !kept.contains(part));
     }
-    let context = Training { body: &body, ..context };
+    let context = Training {
+        body: &body,
+        ..context
+    };
     let fixed = gates.clone();
-    context.stage(2, "tune", &config.tune, &mut learner, reached, &Arc::new(kept), |_, _| Ok((Gates::Fixed(fixed.clone()), None)))?;
+    context.stage(
+        2,
+        "tune",
+        &config.tune,
+        &mut learner,
+        reached,
+        &Arc::new(kept),
+        |_, _| Ok((Gates::Fixed(fixed.clone()), None)),
+    )?;
 
     let mut tuned = weights(&learner, &body, &plan.units, &Gates::Fixed(gates.clone()))?;
     fold(&mut tuned, &learner.running)?;
     let delta = Delta::build(base, &to_package(&tuned)?, header.clone())?;
     let merged = merge(base, &Delta::read(&delta.write())?)?;
-    let used = header.budget.used(&swr_core::package::changed(base, &merged)?, delta.sizes().total());
+    let used = header.budget.used(
+        &swr_core::package::changed(base, &merged)?,
+        delta.sizes().total(),
+    );
     if used > plan.budget {
-        bail!("the delta uses {used} of a budget of {}: nothing was written", plan.budget);
+        bail!(
+            "the delta uses {used} of a budget of {}: nothing was written",
+            plan.budget
+        );
     }
-    let chosen = plan.units.into_iter().zip(gates).filter(|(_, open)| *open).map(|(unit, _)| unit).collect();
-    Ok(Adapted { delta, chosen, merged: from_package(&merged)? })
+    let chosen = plan
+        .units
+        .into_iter()
+        .zip(gates)
+        .filter(|(_, open)| *open)
+        .map(|(unit, _)| unit)
+        .collect();
+    Ok(Adapted {
+        delta,
+        chosen,
+        merged: from_package(&merged)?,
+    })
 }
 
 fn delta_name(tensor: &str) -> String {
@@ -185,7 +303,10 @@ fn delta_name(tensor: &str) -> String {
 
 /// The reparametrized body with the learned classifier.
 fn weights(learner: &Learner, body: &Weights, units: &[Unit], gates: &Gates) -> Result<Weights> {
-    let deltas = body.keys().map(|name| Ok((name.clone(), learner.get(&delta_name(name))?.clone()))).collect::<Result<Weights>>()?;
+    let deltas = body
+        .keys()
+        .map(|name| Ok((name.clone(), learner.get(&delta_name(name))?.clone())))
+        .collect::<Result<Weights>>()?;
     let mut weights = reparametrize(body, &deltas, units, gates)?;
     for name in CLASSIFIER {
         weights.insert(name.to_string(), learner.get(name)?.clone());
@@ -222,14 +343,30 @@ impl Training<'_> {
             return Ok(());
         }
         let seed = self.config.seed;
-        let stage = Stage { index, name, schedule, augment: &self.config.augment, seed };
+        let stage = Stage {
+            index,
+            name,
+            schedule,
+            augment: &self.config.augment,
+            seed,
+        };
         let statistics = Statistics::default();
-        let mode = NormMode::Batch { statistics: statistics.clone(), deployed: deployed.clone() };
+        let mode = NormMode::Batch {
+            statistics: statistics.clone(),
+            deployed: deployed.clone(),
+        };
         let objective = |learner: &Learner, batch: &Batch, moment: Moment| {
             let (gates, extra) = gates(learner, moment)?;
             let weights = weights(learner, self.body, self.units, &gates)?;
-            let dropout = Dropout { rate: schedule.dropout, seed: mix(seed, (index << 32 | moment.step) as u64) };
-            let pass = Pass { path: Path::Fused, mode: mode.clone(), dropout: (dropout.rate > 0.0).then_some(dropout) };
+            let dropout = Dropout {
+                rate: schedule.dropout,
+                seed: mix(seed, (index << 32 | moment.step) as u64),
+            };
+            let pass = Pass {
+                path: Path::Fused,
+                mode: mode.clone(),
+                dropout: (dropout.rate > 0.0).then_some(dropout),
+            };
             let logits = clip_logits(self.architecture, &weights, &batch.log_mel, &pass)?;
             let mut loss = cross_entropy(&logits, &batch.labels)?;
             if let Some(extra) = extra {
@@ -237,27 +374,53 @@ impl Training<'_> {
             }
             Ok((logits, loss))
         };
-        run_stage(&stage, self.run, self.language, learner, reached, &statistics, self.progress, objective)
+        run_stage(
+            &stage,
+            self.run,
+            self.language,
+            learner,
+            reached,
+            &statistics,
+            self.progress,
+            objective,
+        )
     }
 }
 
 /// Statistics of what enters every norm of the deployed base when it hears this language.
-fn observe(architecture: &Architecture, deployed: &Weights, language: &Language, batch: usize) -> Result<Running> {
+fn observe(
+    architecture: &Architecture,
+    deployed: &Weights,
+    language: &Language,
+    batch: usize,
+) -> Result<Running> {
     let statistics = Statistics::default();
-    let pass = Pass { mode: NormMode::Observe(statistics.clone()), ..Pass::evaluation() };
+    let pass = Pass {
+        mode: NormMode::Observe(statistics.clone()),
+        ..Pass::evaluation()
+    };
     let mut mean = Running::new();
     let mut batches = 0usize;
-    for_each_plain_batch(&language.train.sample(OBSERVED_BATCHES * batch), batch, |batch| {
-        clip_logits(architecture, deployed, &batch.log_mel, &pass)?;
-        batches += 1;
-        for (name, (means, variances)) in statistics.take() {
-            let total = mean.entry(name).or_insert_with(|| (vec![0.0; means.len()], vec![0.0; means.len()]));
-            for (total, new) in [(&mut total.0, means), (&mut total.1, variances)] {
-                total.iter_mut().zip(new).for_each(|(total, new)| *total += (new - *total) / batches as f32);
+    for_each_plain_batch(
+        &language.train.sample(OBSERVED_BATCHES * batch),
+        batch,
+        |batch| {
+            clip_logits(architecture, deployed, &batch.log_mel, &pass)?;
+            batches += 1;
+            for (name, (means, variances)) in statistics.take() {
+                let total = mean
+                    .entry(name)
+                    .or_insert_with(|| (vec![0.0; means.len()], vec![0.0; means.len()]));
+                for (total, new) in [(&mut total.0, means), (&mut total.1, variances)] {
+                    total
+                        .iter_mut()
+                        .zip(new)
+                        .for_each(|(total, new)| *total += (new - *total) / batches as f32);
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(mean)
 }
 
@@ -274,7 +437,10 @@ fn probe(
     let mut features = Vec::new();
     let bar = progress.bar("linear probe", language.train.len());
     for_each_plain_batch(&language.train, 100, |batch| {
-        features.push(pooled_features(architecture, deployed, &batch.log_mel, &Pass::evaluation())?.squeeze(2)?);
+        features.push(
+            pooled_features(architecture, deployed, &batch.log_mel, &Pass::evaluation())?
+                .squeeze(2)?,
+        );
         bar.inc(batch.indexes.len() as u64);
         Ok(())
     })?;
@@ -289,15 +455,28 @@ fn probe(
     let builder = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let weight = builder.get_with_hints((classes, width), "weight", candle_nn::init::ZERO)?;
     let bias = builder.get_with_hints(classes, "bias", candle_nn::init::ZERO)?;
-    let parameters = ParamsAdamW { lr: settings.learning_rate, weight_decay: 0.0, ..ParamsAdamW::default() };
+    let parameters = ParamsAdamW {
+        lr: settings.learning_rate,
+        weight_decay: 0.0,
+        ..ParamsAdamW::default()
+    };
     let mut optimiser = AdamW::new(variables.all_vars(), parameters)?;
     let mut order: Vec<u32> = (0..language.train.len() as u32).collect();
     for epoch in 0..settings.epochs {
         order.shuffle(&mut generator(seed, &[u64::MAX, epoch as u64]));
         for indexes in order.chunks(settings.batch) {
-            let labels: Vec<u32> = indexes.iter().map(|i| language.train.labels[*i as usize]).collect();
-            let (indexes, labels) = (Tensor::new(indexes, &Device::Cpu)?, Tensor::new(labels, &Device::Cpu)?);
-            let logits = standard.index_select(&indexes, 0)?.matmul(&weight.t()?)?.broadcast_add(&bias)?;
+            let labels: Vec<u32> = indexes
+                .iter()
+                .map(|i| language.train.labels[*i as usize])
+                .collect();
+            let (indexes, labels) = (
+                Tensor::new(indexes, &Device::Cpu)?,
+                Tensor::new(labels, &Device::Cpu)?,
+            );
+            let logits = standard
+                .index_select(&indexes, 0)?
+                .matmul(&weight.t()?)?
+                .broadcast_add(&bias)?;
             optimiser.backward_step(&cross_entropy(&logits, &labels)?)?;
         }
     }

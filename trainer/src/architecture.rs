@@ -99,7 +99,11 @@ impl Architecture {
             let tau: f64 = tau.parse().ok()?;
             (0.5..=16.0).contains(&tau).then_some(Self { tau, padding })
         };
-        parse().ok_or_else(|| anyhow::anyhow!("architecture \"{name}\": expected a name such as \"bcresnet-causal tau=1\""))
+        parse().ok_or_else(|| {
+            anyhow::anyhow!(
+                "architecture \"{name}\": expected a name such as \"bcresnet-causal tau=1\""
+            )
+        })
     }
 
     fn base_width(&self) -> usize {

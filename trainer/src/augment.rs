@@ -76,24 +76,42 @@ pub fn plain(clip: &[i16]) -> Vec<f32> {
 }
 
 /// A varied example made of clip `index`.
-pub fn example(settings: &Augment, material: &Material, index: usize, kind: Kind, rng: &mut ChaCha8Rng) -> Vec<f32> {
+pub fn example(
+    settings: &Augment,
+    material: &Material,
+    index: usize,
+    kind: Kind,
+    rng: &mut ChaCha8Rng,
+) -> Vec<f32> {
     let mut example = vec![0f32; EXAMPLE_SAMPLES];
     if rng.random::<f32>() < settings.speech_context {
         let other = &material.clips[rng.random_range(0..material.clips.len())];
         // The word may end anywhere before the clip begins, also earlier than the context.
         let end = rng.random_range(CLIP_SAMPLES / 2..=CLIP_SAMPLES);
         let context = &other[end.saturating_sub(CONTEXT_SAMPLES)..end];
-        for (e, s) in example[CONTEXT_SAMPLES - context.len()..].iter_mut().zip(context) {
+        for (e, s) in example[CONTEXT_SAMPLES - context.len()..]
+            .iter_mut()
+            .zip(context)
+        {
             *e = to_float(*s);
         }
     }
     if kind == Kind::Silence {
-        add_noise(&mut example, material, Noise::Amplitude(rng.random::<f32>()), rng);
+        add_noise(
+            &mut example,
+            material,
+            Noise::Amplitude(rng.random::<f32>()),
+            rng,
+        );
     } else {
         let clip = &material.clips[index];
         let gain = decibel(symmetric(settings.gain_db, rng));
         let shift_ms = match kind {
-            Kind::Fragment => FRAGMENT_SHIFT_MS * if rng.random() { 1.0 } else { -1.0 } * rng.random_range(1.0..2.0),
+            Kind::Fragment => {
+                FRAGMENT_SHIFT_MS
+                    * if rng.random() { 1.0 } else { -1.0 }
+                    * rng.random_range(1.0..2.0)
+            }
             _ => symmetric(settings.shift_ms, rng),
         };
         let speed = 1.0 + symmetric(settings.speed, rng);
@@ -103,7 +121,10 @@ pub fn example(settings: &Augment, material: &Material, index: usize, kind: Kind
                 Noise::Amplitude(rng.random::<f32>() * settings.noise_amplitude)
             } else {
                 let [low, high] = settings.noise_snr_db;
-                Noise::Power(gain * gain * speech_power(clip) / decibel(rng.random_range(low..=high)).powi(2))
+                Noise::Power(
+                    gain * gain * speech_power(clip)
+                        / decibel(rng.random_range(low..=high)).powi(2),
+                )
             };
             add_noise(&mut example, material, noise, rng);
         }
@@ -134,7 +155,11 @@ fn mean_power(samples: &[f32]) -> f32 {
 }
 
 fn symmetric(largest: f32, rng: &mut ChaCha8Rng) -> f32 {
-    if largest > 0.0 { rng.random_range(-largest..=largest) } else { 0.0 }
+    if largest > 0.0 {
+        rng.random_range(-largest..=largest)
+    } else {
+        0.0
+    }
 }
 
 fn decibel(db: f32) -> f32 {
@@ -145,7 +170,12 @@ fn decibel(db: f32) -> f32 {
 /// (Catmull-Rom). A word moved ahead of the clip's first sample reaches into the context.
 fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32) {
     let middle = CLIP_SAMPLES as f32 / 2.0;
-    let at = |i: isize| usize::try_from(i).ok().and_then(|i| clip.get(i)).map_or(0.0, |s| to_float(*s));
+    let at = |i: isize| {
+        usize::try_from(i)
+            .ok()
+            .and_then(|i| clip.get(i))
+            .map_or(0.0, |s| to_float(*s))
+    };
     for (k, e) in example.iter_mut().enumerate() {
         let position = (k as f32 - CONTEXT_SAMPLES as f32 - shift - middle) * speed + middle;
         if position < 0.0 || position >= CLIP_SAMPLES as f32 {
@@ -154,7 +184,9 @@ fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32
         let i = position as isize;
         let f = position - i as f32;
         let [a, b, c, d] = [at(i - 1), at(i), at(i + 1), at(i + 2)];
-        let cubic = b + 0.5 * f * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
+        let cubic = b + 0.5
+            * f
+            * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
         *e += gain * cubic;
     }
 }
@@ -163,7 +195,13 @@ fn add_noise(example: &mut [f32], material: &Material, noise: Noise, rng: &mut C
     let recording = material.background[rng.random_range(0..material.background.len())];
     let start = rng.random_range(0..recording.len());
     // A recording shorter than the example repeats.
-    let part: Vec<f32> = recording.iter().cycle().skip(start).take(example.len()).copied().collect();
+    let part: Vec<f32> = recording
+        .iter()
+        .cycle()
+        .skip(start)
+        .take(example.len())
+        .copied()
+        .collect();
     let amplitude = match noise {
         Noise::Amplitude(amplitude) => amplitude,
         // Digital silence stays silence.
@@ -179,14 +217,27 @@ mod tests {
     use super::*;
     use crate::random::generator;
 
-    const NONE: Augment =
-        Augment { shift_ms: 0.0, speed: 0.0, gain_db: 0.0, noise_probability: 0.0, noise_amplitude: 0.0, noise_snr_db: [0.0, 0.0], fragment_probability: 0.0, speech_context: 0.0 };
+    const NONE: Augment = Augment {
+        shift_ms: 0.0,
+        speed: 0.0,
+        gain_db: 0.0,
+        noise_probability: 0.0,
+        noise_amplitude: 0.0,
+        noise_snr_db: [0.0, 0.0],
+        fragment_probability: 0.0,
+        speech_context: 0.0,
+    };
 
     #[test]
     fn without_variation_an_example_is_the_plain_clip() {
-        let clip: Vec<i16> = (0..CLIP_SAMPLES).map(|i| ((i * 37) % 2_000) as i16 - 1_000).collect();
+        let clip: Vec<i16> = (0..CLIP_SAMPLES)
+            .map(|i| ((i * 37) % 2_000) as i16 - 1_000)
+            .collect();
         let noise = vec![0.1f32; 1_000];
-        let material = Material { clips: &[clip.clone()], background: &[&noise] };
+        let material = Material {
+            clips: &[clip.clone()],
+            background: &[&noise],
+        };
         let example = example(&NONE, &material, 0, Kind::Word, &mut generator(1, &[]));
         assert_eq!(example, plain(&clip));
     }

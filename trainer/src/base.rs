@@ -15,23 +15,68 @@ use crate::random::mix;
 use crate::train::{Stage, run_stage};
 
 /// Trains a base on a language's clips, from where `run` stands; gives its weights in deployed form.
-pub fn train_base(config: &BaseConfig, language: &Language, run: &Run, progress: &Progress) -> Result<Weights> {
+pub fn train_base(
+    config: &BaseConfig,
+    language: &Language,
+    run: &Run,
+    progress: &Progress,
+) -> Result<Weights> {
     let mut learner = Learner::default();
-    for (name, value) in initial_weights(&config.architecture, language.labels.len(), config.seed)? {
-        learner.add(&name, &value, Rule::Sgd { anchor: value.zeros_like()? })?;
+    for (name, value) in initial_weights(&config.architecture, language.labels.len(), config.seed)?
+    {
+        learner.add(
+            &name,
+            &value,
+            Rule::Sgd {
+                anchor: value.zeros_like()?,
+            },
+        )?;
     }
     let reached = run.restore(&mut learner)?.unwrap_or_default();
-    let stage = Stage { index: 0, name: "base", schedule: &config.schedule, augment: &config.augment, seed: config.seed };
+    let stage = Stage {
+        index: 0,
+        name: "base",
+        schedule: &config.schedule,
+        augment: &config.augment,
+        seed: config.seed,
+    };
     let statistics = Statistics::default();
-    let mode = NormMode::Batch { statistics: statistics.clone(), deployed: Arc::default() };
-    run_stage(&stage, run, language, &mut learner, reached, &statistics, progress, |learner, batch, moment| {
-        let dropout = Dropout { rate: config.schedule.dropout, seed: mix(config.seed, moment.step as u64) };
-        let pass = Pass { path: Path::Fused, mode: mode.clone(), dropout: (dropout.rate > 0.0).then_some(dropout) };
-        let logits = clip_logits(&config.architecture, &learner.weights(), &batch.log_mel, &pass)?;
-        let loss = cross_entropy(&logits, &batch.labels)?;
-        Ok((logits, loss))
-    })?;
+    let mode = NormMode::Batch {
+        statistics: statistics.clone(),
+        deployed: Arc::default(),
+    };
+    run_stage(
+        &stage,
+        run,
+        language,
+        &mut learner,
+        reached,
+        &statistics,
+        progress,
+        |learner, batch, moment| {
+            let dropout = Dropout {
+                rate: config.schedule.dropout,
+                seed: mix(config.seed, moment.step as u64),
+            };
+            let pass = Pass {
+                path: Path::Fused,
+                mode: mode.clone(),
+                dropout: (dropout.rate > 0.0).then_some(dropout),
+            };
+            let logits = clip_logits(
+                &config.architecture,
+                &learner.weights(),
+                &batch.log_mel,
+                &pass,
+            )?;
+            let loss = cross_entropy(&logits, &batch.labels)?;
+            Ok((logits, loss))
+        },
+    )?;
     let mut weights = learner.weights();
     fold(&mut weights, &learner.running)?;
-    Ok(weights.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect())
+    Ok(weights
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.detach()))
+        .collect())
 }

@@ -38,28 +38,66 @@ pub struct Calibrated {
 }
 
 /// The threshold with the most hits less false alarms; of equals the highest. `None` if there are no development keywords.
-pub fn calibrate(architecture: &Architecture, weights: &Weights, task: &Task, seed: u64) -> Result<Option<Calibrated>> {
+pub fn calibrate(
+    architecture: &Architecture,
+    weights: &Weights,
+    task: &Task,
+    seed: u64,
+) -> Result<Option<Calibrated>> {
     let keywords = task.labels.len() - 2;
     if !task.dev.iter().any(|clip| clip.label < keywords) {
         return Ok(None);
     }
     // The stream takes the last fifth of what it is given: here of the part that training and development may hear.
-    let development = |b: &Arc<Background>| Arc::new(Background { path: b.path.clone(), samples: b.train_part().to_vec() });
-    let task = Task { background: task.background.iter().map(development).collect(), ..task.clone() };
-    let stream = stream(&task, &task.dev, &StreamOptions { minutes: MINUTES, seed, ..StreamOptions::default() })?;
+    let development = |b: &Arc<Background>| {
+        Arc::new(Background {
+            path: b.path.clone(),
+            samples: b.train_part().to_vec(),
+        })
+    };
+    let task = Task {
+        background: task.background.iter().map(development).collect(),
+        ..task.clone()
+    };
+    let stream = stream(
+        &task,
+        &task.dev,
+        &StreamOptions {
+            minutes: MINUTES,
+            seed,
+            ..StreamOptions::default()
+        },
+    )?;
     let logits = stream_logits(architecture, weights, &stream.samples)?;
     let mut best: Option<Calibrated> = None;
     for step in STEPS {
         let threshold = step as f32 * 0.05;
-        let mut detector = Detector::new(&task.labels, DetectorSettings::new(vec![threshold; task.labels.len()]))?;
+        let mut detector = Detector::new(
+            &task.labels,
+            DetectorSettings::new(vec![threshold; task.labels.len()]),
+        )?;
         let mut detections = detector.push(&logits);
         detections.extend(detector.finish());
         let at = |frame: u64| frame as usize * HOP_SAMPLES + WINDOW_SAMPLES;
-        let detected: Vec<_> = detections.iter().map(|d| Detected { label: d.label, at_samples: at(d.frame) }).collect();
+        let detected: Vec<_> = detections
+            .iter()
+            .map(|d| Detected {
+                label: d.label,
+                at_samples: at(d.frame),
+            })
+            .collect();
         let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
-        let found = Calibrated { threshold, words: stream.events.len(), hits: matched.hits.len(), false_alarms: matched.false_alarms.len() };
+        let found = Calibrated {
+            threshold,
+            words: stream.events.len(),
+            hits: matched.hits.len(),
+            false_alarms: matched.false_alarms.len(),
+        };
         let worth = |c: &Calibrated| c.hits as i64 - c.false_alarms as i64;
-        if best.as_ref().is_none_or(|best| worth(&found) >= worth(best)) {
+        if best
+            .as_ref()
+            .is_none_or(|best| worth(&found) >= worth(best))
+        {
             best = Some(found);
         }
     }
@@ -67,17 +105,31 @@ pub fn calibrate(architecture: &Architecture, weights: &Weights, task: &Task, se
 }
 
 /// Logits of every frame of a long recording, `[T, C]` flattened.
-fn stream_logits(architecture: &Architecture, weights: &Weights, samples: &[f32]) -> Result<Vec<f32>> {
+fn stream_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    samples: &[f32],
+) -> Result<Vec<f32>> {
     let frames = log_mel(samples)?;
     let total = frames.len() / MEL_BINS;
     let mut logits = Vec::new();
     for start in (0..total).step_by(CHUNK_FRAMES) {
         let from = start.saturating_sub(LEAD_FRAMES);
         let count = (start + CHUNK_FRAMES).min(total) - from;
-        let chunk = Tensor::from_slice(&frames[from * MEL_BINS..(from + count) * MEL_BINS], (count, MEL_BINS), &Device::Cpu)?;
+        let chunk = Tensor::from_slice(
+            &frames[from * MEL_BINS..(from + count) * MEL_BINS],
+            (count, MEL_BINS),
+            &Device::Cpu,
+        )?;
         let chunk = chunk.t()?.reshape((1, 1, MEL_BINS, count))?.contiguous()?;
-        let out = frame_logits(architecture, weights, &chunk, &Pass::evaluation())?.squeeze(0)?.t()?;
-        logits.extend(out.narrow(0, start - from, count - (start - from))?.flatten_all()?.to_vec1::<f32>()?);
+        let out = frame_logits(architecture, weights, &chunk, &Pass::evaluation())?
+            .squeeze(0)?
+            .t()?;
+        logits.extend(
+            out.narrow(0, start - from, count - (start - from))?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        );
     }
     Ok(logits)
 }

@@ -33,8 +33,12 @@ impl Run {
     /// refused with the difference; `restart` throws it away instead.
     pub fn open(folder: &Path, config: Value, restart: bool) -> Result<Self> {
         // Through text and back, as the stored one: the parser's last bit then falls alike on both.
-        let config: Value = serde_json::from_str(&config.to_string()).context("the configuration is not JSON")?;
-        let run = Self { folder: folder.to_path_buf(), config };
+        let config: Value =
+            serde_json::from_str(&config.to_string()).context("the configuration is not JSON")?;
+        let run = Self {
+            folder: folder.to_path_buf(),
+            config,
+        };
         let file = run.file("config.json");
         if restart {
             for name in ["config.json", "checkpoint.safetensors", "log.jsonl"] {
@@ -42,7 +46,8 @@ impl Run {
             }
         }
         if file.exists() {
-            let found: Value = serde_json::from_slice(&read(&file)?).with_context(|| format!("{}: not a configuration", file.display()))?;
+            let found: Value = serde_json::from_slice(&read(&file)?)
+                .with_context(|| format!("{}: not a configuration", file.display()))?;
             let mut differences = Vec::new();
             difference("", &found, &run.config, &mut differences);
             if !differences.is_empty() {
@@ -68,10 +73,16 @@ impl Run {
 
     /// Keeps the learner as it is after `position`.
     pub fn save(&self, learner: &Learner, position: Position) -> Result<()> {
-        let metadata = HashMap::from([("stage".to_string(), position.stage.to_string()), ("epochs".to_string(), position.epochs.to_string())]);
+        let metadata = HashMap::from([
+            ("stage".to_string(), position.stage.to_string()),
+            ("epochs".to_string(), position.epochs.to_string()),
+        ]);
         let state = learner.state()?;
-        let bytes = safetensors::serialize(state.iter().map(|(name, tensor)| (name.as_str(), tensor)), Some(metadata))
-            .context("a checkpoint could not be encoded")?;
+        let bytes = safetensors::serialize(
+            state.iter().map(|(name, tensor)| (name.as_str(), tensor)),
+            Some(metadata),
+        )
+        .context("a checkpoint could not be encoded")?;
         write_atomically(&self.checkpoint_path(), &bytes)
     }
 
@@ -81,13 +92,31 @@ impl Run {
         if !path.exists() {
             return Ok(None);
         }
-        let damaged = || format!("{}: damaged checkpoint; give --restart to begin anew", path.display());
+        let damaged = || {
+            format!(
+                "{}: damaged checkpoint; give --restart to begin anew",
+                path.display()
+            )
+        };
         let bytes = read(&path)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
-        let number = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key)).and_then(|v| v.parse().ok()).with_context(damaged);
-        let position = Position { stage: number("stage")?, epochs: number("epochs")? };
+        let number = |key: &str| {
+            header
+                .metadata()
+                .as_ref()
+                .and_then(|m| m.get(key))
+                .and_then(|v| v.parse().ok())
+                .with_context(damaged)
+        };
+        let position = Position {
+            stage: number("stage")?,
+            epochs: number("epochs")?,
+        };
         let state: BTreeMap<String, Tensor> =
-            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).with_context(damaged)?.into_iter().collect();
+            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+                .with_context(damaged)?
+                .into_iter()
+                .collect();
         learner.restore(&state).with_context(damaged)?;
         Ok(Some(position))
     }
@@ -95,7 +124,11 @@ impl Run {
     /// Adds a line to the log.
     pub fn log(&self, entry: &Value) -> Result<()> {
         let path = self.file("log.jsonl");
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).with_context(|| path.display().to_string())?;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
         writeln!(file, "{entry}").with_context(|| path.display().to_string())
     }
 }
@@ -105,8 +138,20 @@ fn difference(key: &str, found: &Value, wanted: &Value, out: &mut Vec<String>) {
     match (found, wanted) {
         (Value::Object(a), Value::Object(b)) => {
             for name in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
-                let (a, b) = (a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null));
-                difference(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, a, b, out);
+                let (a, b) = (
+                    a.get(name).unwrap_or(&Value::Null),
+                    b.get(name).unwrap_or(&Value::Null),
+                );
+                difference(
+                    &if key.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{key}.{name}")
+                    },
+                    a,
+                    b,
+                    out,
+                );
             }
         }
         _ if found != wanted => out.push(format!("{key} was {found}, now {wanted}")),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use swr_core::package::{Budget, Counts, Digest, DeltaHeader, changed};
+use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed};
 
 use crate::adapt::{Plan, adapt};
 use crate::base::train_base;
@@ -26,14 +26,19 @@ const DEFAULT_THRESHOLD: f32 = 0.7;
 
 /// Trains the base network, and one weight delta per language under a budget.
 #[derive(Parser)]
-#[command(name = "swr-train", version, about, after_help = "Examples:
+#[command(
+    name = "swr-train",
+    version,
+    about,
+    after_help = "Examples:
   swr-train synth clips --out target/synth
   swr-train base --data ../shared/speech --extra target/synth
   swr-train adapt --data ../shared/speech --extra target/synth --lang ar --budget 10%
   swr-train evaluate --data ../shared/speech --lang ar --split dev
 
 Every run is seeded and stores its resolved configuration; an interrupted one goes on where it stopped when started again.
-Exit codes: 0 done, 2 error.")]
+Exit codes: 0 done, 2 error."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -82,7 +87,9 @@ struct Common {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3")]
+#[command(
+    after_help = "Example:\n  swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3"
+)]
 struct BaseArguments {
     #[command(flatten)]
     common: Common,
@@ -165,7 +172,9 @@ struct SynthArguments {
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let progress = Progress { quiet: arguments.quiet };
+    let progress = Progress {
+        quiet: arguments.quiet,
+    };
     let done = match &arguments.command {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_language(a, &progress),
@@ -196,7 +205,9 @@ impl SynthArguments {
 
 impl Common {
     fn work(&self, name: &str) -> PathBuf {
-        self.work.clone().unwrap_or_else(|| PathBuf::from("target/train").join(name))
+        self.work
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("target/train").join(name))
     }
 }
 
@@ -204,17 +215,41 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
     let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
-    let run = Run::open(&common.work("base"), json!({"config": config, "language": a.lang, "labels": language.labels}), common.restart)?;
+    let run = Run::open(
+        &common.work("base"),
+        json!({"config": config, "language": a.lang, "labels": language.labels}),
+        common.restart,
+    )?;
     let weights = train_base(&config, &language, &run, progress)?;
     let calibrated = calibrate(&config.architecture, &weights, &language.task, config.seed)?;
-    let dev = evaluate(&config.architecture, &weights, &language.dev, &language.labels)?;
+    let dev = evaluate(
+        &config.architecture,
+        &weights,
+        &language.dev,
+        &language.labels,
+    )?;
     let training = json!({"config": config, "clips": language.train.len(), "development": summary(&dev), "calibration": calibrated});
-    let Value::Object(training) = training else { bail!("the training record is no object") };
+    let Value::Object(training) = training else {
+        bail!("the training record is no object")
+    };
     let threshold = calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold);
-    let tensors = write_base(&common.models, &config.architecture, &weights, &a.lang, &language.labels, threshold, training)?;
+    let tensors = write_base(
+        &common.models,
+        &config.architecture,
+        &weights,
+        &a.lang,
+        &language.labels,
+        threshold,
+        training,
+    )?;
     println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));
-    println!("{}: base of {} weights, {} labels", common.models.display(), Counts::of(&tensors).all(), language.labels.len());
+    println!(
+        "{}: base of {} weights, {} labels",
+        common.models.display(),
+        Counts::of(&tensors).all(),
+        language.labels.len()
+    );
     Ok(())
 }
 
@@ -223,7 +258,10 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     let config: AdaptConfig = resolve(common.config.as_deref(), ADAPT_DEFAULT, &common.set)?;
     let base = Base::read(&common.models)?;
     if base.manifest.language == a.lang {
-        bail!("--lang {}: that is the base's own language; a delta adds another", a.lang);
+        bail!(
+            "--lang {}: that is the base's own language; a delta adds another",
+            a.lang
+        );
     }
     let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
     let resolved = json!({
@@ -241,22 +279,59 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
         thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
         budget: a.budget.clone(),
         synthetic: language.synthetic,
-        provenance: format!("swr-train adapt, seed {}, run {}", config.seed, &record[..16]),
+        provenance: format!(
+            "swr-train adapt, seed {}, run {}",
+            config.seed,
+            &record[..16]
+        ),
     };
     // Before hours of training: a budget that cannot hold is refused now.
     let plan = Plan::new(&base.tensors, &header)?;
-    progress.say(&format!("{} units, {} of budget {} for them", plan.units.len(), plan.allowed, a.budget));
-    let run = Run::open(&common.work(&format!("{}-{}", a.lang, a.budget)), resolved.clone(), common.restart)?;
-    let adapted = adapt(&config, &base.architecture, &base.tensors, &language, &header, &run, progress)?;
+    progress.say(&format!(
+        "{} units, {} of budget {} for them",
+        plan.units.len(),
+        plan.allowed,
+        a.budget
+    ));
+    let run = Run::open(
+        &common.work(&format!("{}-{}", a.lang, a.budget)),
+        resolved.clone(),
+        common.restart,
+    )?;
+    let adapted = adapt(
+        &config,
+        &base.architecture,
+        &base.tensors,
+        &language,
+        &header,
+        &run,
+        progress,
+    )?;
 
-    let calibrated = calibrate(&base.architecture, &adapted.merged, &language.task, config.seed)?;
-    header.thresholds.fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
+    let calibrated = calibrate(
+        &base.architecture,
+        &adapted.merged,
+        &language.task,
+        config.seed,
+    )?;
+    header
+        .thresholds
+        .fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
     let delta = adapted.delta.with_header(header)?;
     let bytes = delta.write();
-    let dev = evaluate(&base.architecture, &adapted.merged, &language.dev, &language.labels)?;
+    let dev = evaluate(
+        &base.architecture,
+        &adapted.merged,
+        &language.dev,
+        &language.labels,
+    )?;
     let counts = changed(&base.tensors, &to_package(&adapted.merged)?)?;
     let used = a.budget.used(&counts, bytes.len());
-    let chosen: Vec<&String> = adapted.chosen.iter().flat_map(|unit| &unit.tensors).collect();
+    let chosen: Vec<&String> = adapted
+        .chosen
+        .iter()
+        .flat_map(|unit| &unit.tensors)
+        .collect();
     let report = json!({
         "run": record,
         "resolved": resolved,
@@ -286,13 +361,22 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
     let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
     let task = swr_dataset::task(&a.data, &a.lang, &Default::default())?;
     if task.labels != labels {
-        bail!("{}: its labels for `{}` are not the model's; evaluate on the data it was made for", a.data.display(), a.lang);
+        bail!(
+            "{}: its labels for `{}` are not the model's; evaluate on the data it was made for",
+            a.data.display(),
+            a.lang
+        );
     }
     let clips = match a.split {
         SplitArgument::Dev => &task.dev,
         SplitArgument::Test => &task.test,
     };
-    let found = evaluate(&architecture, &weights, &Examples::load(clips, progress, "decoding")?, &labels)?;
+    let found = evaluate(
+        &architecture,
+        &weights,
+        &Examples::load(clips, progress, "decoding")?,
+        &labels,
+    )?;
     if a.json {
         let mut line = summary(&found);
         line["lang"] = json!(a.lang);

@@ -90,21 +90,42 @@ pub const BASE_DEFAULT: &str = include_str!("../configs/base.toml");
 pub const ADAPT_DEFAULT: &str = include_str!("../configs/adapt.toml");
 
 /// Reads a configuration: the file, or `default`, with `changes` such as `schedule.epochs=5` applied.
-pub fn resolve<T: DeserializeOwned>(file: Option<&Path>, default: &str, changes: &[String]) -> Result<T> {
+pub fn resolve<T: DeserializeOwned>(
+    file: Option<&Path>,
+    default: &str,
+    changes: &[String],
+) -> Result<T> {
     let (text, origin) = match file {
-        Some(path) => (std::fs::read_to_string(path).with_context(|| format!("{}: could not be read", path.display()))?, path.display().to_string()),
-        None => (default.to_string(), "the built-in configuration".to_string()),
+        Some(path) => (
+            std::fs::read_to_string(path)
+                .with_context(|| format!("{}: could not be read", path.display()))?,
+            path.display().to_string(),
+        ),
+        None => (
+            default.to_string(),
+            "the built-in configuration".to_string(),
+        ),
     };
-    let mut table: toml::Table = text.parse().with_context(|| format!("{origin}: not TOML"))?;
+    let mut table: toml::Table = text
+        .parse()
+        .with_context(|| format!("{origin}: not TOML"))?;
     for change in changes {
         set(&mut table, change).with_context(|| format!("--set {change}"))?;
     }
-    toml::Value::Table(table).try_into().with_context(|| format!("{origin}: does not fit"))
+    toml::Value::Table(table)
+        .try_into()
+        .with_context(|| format!("{origin}: does not fit"))
 }
 
 fn set(table: &mut toml::Table, change: &str) -> Result<()> {
-    let (key, value) = change.split_once('=').context("expected key=value, such as schedule.epochs=5")?;
-    let value: toml::Value = match format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v")) {
+    let (key, value) = change
+        .split_once('=')
+        .context("expected key=value, such as schedule.epochs=5")?;
+    let value: toml::Value = match format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+    {
         Some(value) => value,
         None => toml::Value::String(value.to_string()),
     };
@@ -117,7 +138,9 @@ fn set(table: &mut toml::Table, change: &str) -> Result<()> {
             _ => bail!("the configuration has no section `{part}`"),
         };
     }
-    let Some(old) = table.get_mut(last) else { bail!("the configuration has no key `{last}` there") };
+    let Some(old) = table.get_mut(last) else {
+        bail!("the configuration has no key `{last}` there")
+    };
     // A whole number where a fraction stands is meant as one.
     *old = match (&*old, value) {
         (toml::Value::Float(_), toml::Value::Integer(i)) => toml::Value::Float(i as f64),
@@ -133,15 +156,24 @@ mod tests {
     #[test]
     fn built_in_configurations_resolve_and_take_changes() {
         let base: BaseConfig = resolve(None, BASE_DEFAULT, &[]).unwrap();
-        let changed: BaseConfig = resolve(None, BASE_DEFAULT, &["schedule.epochs=3".into(), "architecture.tau=3".into()]).unwrap();
-        assert_eq!((changed.schedule.epochs, changed.architecture.tau), (3, 3.0));
+        let changed: BaseConfig = resolve(
+            None,
+            BASE_DEFAULT,
+            &["schedule.epochs=3".into(), "architecture.tau=3".into()],
+        )
+        .unwrap();
+        assert_eq!(
+            (changed.schedule.epochs, changed.architecture.tau),
+            (3, 3.0)
+        );
         assert_eq!(base.augment, changed.augment);
         resolve::<AdaptConfig>(None, ADAPT_DEFAULT, &["policy.penalty=hinge".into()]).unwrap();
     }
 
     #[test]
     fn unknown_keys_are_refused() {
-        let error = resolve::<BaseConfig>(None, BASE_DEFAULT, &["schedule.epoch=3".into()]).unwrap_err();
+        let error =
+            resolve::<BaseConfig>(None, BASE_DEFAULT, &["schedule.epoch=3".into()]).unwrap_err();
         assert!(format!("{error:#}").contains("epoch"), "{error:#}");
     }
 }

@@ -53,15 +53,36 @@ pub struct Evaluation {
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (low, high) = self.all.interval();
-        let percent = |share: &Share| format!("{:.1} % of {}", 100.0 * share.accuracy(), share.clips);
-        write!(f, "{} clips right ({:.1}-{:.1})", percent(&self.all), 100.0 * low, 100.0 * high)?;
-        write!(f, ": keywords {}, unknown {}, silence {}", percent(&self.keywords), percent(&self.unknown), percent(&self.silence))
+        let percent =
+            |share: &Share| format!("{:.1} % of {}", 100.0 * share.accuracy(), share.clips);
+        write!(
+            f,
+            "{} clips right ({:.1}-{:.1})",
+            percent(&self.all),
+            100.0 * low,
+            100.0 * high
+        )?;
+        write!(
+            f,
+            ": keywords {}, unknown {}, silence {}",
+            percent(&self.keywords),
+            percent(&self.unknown),
+            percent(&self.silence)
+        )
     }
 }
 
 /// Classifies all `examples` with deployed weights.
-pub fn evaluate(architecture: &Architecture, weights: &Weights, examples: &Examples, labels: &[String]) -> Result<Evaluation> {
-    let mut found = Evaluation { confusion: vec![vec![0; labels.len()]; labels.len()], ..Evaluation::default() };
+pub fn evaluate(
+    architecture: &Architecture,
+    weights: &Weights,
+    examples: &Examples,
+    labels: &[String],
+) -> Result<Evaluation> {
+    let mut found = Evaluation {
+        confusion: vec![vec![0; labels.len()]; labels.len()],
+        ..Evaluation::default()
+    };
     for_each_plain_batch(examples, 100, |batch| {
         let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
         let truth: Vec<u32> = batch.labels.to_vec1()?;

@@ -8,8 +8,8 @@ use candle_core::{Device, Tensor};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use swr_core::frontend::Frontend;
 use swr_core::FrontendSettings;
+use swr_core::frontend::Frontend;
 use swr_dataset::{Clip, SILENCE, Task, TaskOptions, UNKNOWN, load_all_i16};
 
 use crate::architecture::MEL_BINS;
@@ -34,7 +34,10 @@ impl Examples {
         Ok(Self {
             clips: decoded,
             labels: clips.iter().map(|c| c.label as u32).collect(),
-            names: clips.iter().map(|c| format!("{} {}", c.word, c.speaker)).collect(),
+            names: clips
+                .iter()
+                .map(|c| format!("{} {}", c.word, c.speaker))
+                .collect(),
         })
     }
 
@@ -61,7 +64,12 @@ impl Examples {
 
     /// Word and speaker of the clips with these indexes, for messages.
     pub fn names(&self, indexes: &[usize]) -> String {
-        indexes.iter().take(5).map(|i| self.names[*i].as_str()).collect::<Vec<_>>().join(", ")
+        indexes
+            .iter()
+            .take(5)
+            .map(|i| self.names[*i].as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -93,12 +101,23 @@ pub struct Batch {
 
 impl Language {
     /// Reads and decodes the training and development clips of `language` below `data`; `extra` folders add training clips.
-    pub fn load(data: &Path, extra: &[PathBuf], language: &str, progress: &Progress) -> Result<Self> {
-        let options = TaskOptions { extra: extra.to_vec(), ..TaskOptions::default() };
+    pub fn load(
+        data: &Path,
+        extra: &[PathBuf],
+        language: &str,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let options = TaskOptions {
+            extra: extra.to_vec(),
+            ..TaskOptions::default()
+        };
         let task = swr_dataset::task(data, language, &options)?;
         progress.say(&task.report.to_string());
         if task.train.is_empty() {
-            bail!("{}: no training clips for `{language}`; point --data at a folder that holds them", data.display());
+            bail!(
+                "{}: no training clips for `{language}`; point --data at a folder that holds them",
+                data.display()
+            );
         }
         Ok(Self {
             code: task.language.clone(),
@@ -121,9 +140,22 @@ impl Language {
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..self.train.len()).collect();
         order.shuffle(&mut generator(seed, &place));
-        let parts: Vec<&[f32]> = self.task.background.iter().map(|b| b.train_part()).collect();
-        let material = Material { clips: &self.train.clips, background: &parts };
-        let index_of = |label: &str| self.labels.iter().position(|l| l == label).map(|i| i as u32);
+        let parts: Vec<&[f32]> = self
+            .task
+            .background
+            .iter()
+            .map(|b| b.train_part())
+            .collect();
+        let material = Material {
+            clips: &self.train.clips,
+            background: &parts,
+        };
+        let index_of = |label: &str| {
+            self.labels
+                .iter()
+                .position(|l| l == label)
+                .map(|i| i as u32)
+        };
         let (unknown, silence) = (index_of(UNKNOWN), index_of(SILENCE));
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::sync_channel(2);
@@ -156,26 +188,40 @@ impl Language {
 }
 
 /// Runs `step` on all examples as evaluation sees them, in their order.
-pub fn for_each_plain_batch(examples: &Examples, batch: usize, mut step: impl FnMut(Batch) -> Result<()>) -> Result<()> {
+pub fn for_each_plain_batch(
+    examples: &Examples,
+    batch: usize,
+    mut step: impl FnMut(Batch) -> Result<()>,
+) -> Result<()> {
     let order: Vec<usize> = (0..examples.len()).collect();
     for indexes in order.chunks(batch) {
-        step(make_batch(examples, indexes, |i| (plain(&examples.clips[i]), examples.labels[i]))?)?;
+        step(make_batch(examples, indexes, |i| {
+            (plain(&examples.clips[i]), examples.labels[i])
+        })?)?;
     }
     Ok(())
 }
 
 /// `varied` gives samples and label of an example.
-fn make_batch(examples: &Examples, indexes: &[usize], varied: impl Fn(usize) -> (Vec<f32>, u32) + Sync) -> Result<Batch> {
+fn make_batch(
+    examples: &Examples,
+    indexes: &[usize],
+    varied: impl Fn(usize) -> (Vec<f32>, u32) + Sync,
+) -> Result<Batch> {
     let (features, labels): (Vec<Vec<f32>>, Vec<u32>) = indexes
         .par_iter()
         .map_init(
             || Frontend::new(&FrontendSettings::default()),
             |frontend, i| {
-                let frontend = frontend.as_mut().map_err(|error| anyhow::anyhow!("front end: {error}"))?;
+                let frontend = frontend
+                    .as_mut()
+                    .map_err(|error| anyhow::anyhow!("front end: {error}"))?;
                 frontend.reset();
                 let mut frames = Vec::new();
                 let (samples, label) = varied(*i);
-                frontend.push(&samples, &mut frames).with_context(|| format!("clip {}", examples.names[*i]))?;
+                frontend
+                    .push(&samples, &mut frames)
+                    .with_context(|| format!("clip {}", examples.names[*i]))?;
                 Ok((transpose(&frames), label))
             },
         )
@@ -184,7 +230,11 @@ fn make_batch(examples: &Examples, indexes: &[usize], varied: impl Fn(usize) -> 
         .unzip();
     let frames = features.first().map_or(0, |f| f.len() / MEL_BINS);
     Ok(Batch {
-        log_mel: Tensor::from_vec(features.concat(), (indexes.len(), 1, MEL_BINS, frames), &Device::Cpu)?,
+        log_mel: Tensor::from_vec(
+            features.concat(),
+            (indexes.len(), 1, MEL_BINS, frames),
+            &Device::Cpu,
+        )?,
         labels: Tensor::from_vec(labels, indexes.len(), &Device::Cpu)?,
         indexes: indexes.to_vec(),
     })
@@ -193,5 +243,7 @@ fn make_batch(examples: &Examples, indexes: &[usize], varied: impl Fn(usize) -> 
 /// `[T, 40]` to `[40, T]`.
 fn transpose(frames: &[f32]) -> Vec<f32> {
     let count = frames.len() / MEL_BINS;
-    (0..MEL_BINS).flat_map(|bin| (0..count).map(move |t| frames[t * MEL_BINS + bin])).collect()
+    (0..MEL_BINS)
+        .flat_map(|bin| (0..count).map(move |t| frames[t * MEL_BINS + bin]))
+        .collect()
 }

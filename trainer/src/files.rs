@@ -20,12 +20,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         {
             // A temporary file is private; a result is as readable as any file its owner makes.
             use std::os::unix::fs::PermissionsExt;
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+            file.as_file()
+                .set_permissions(std::fs::Permissions::from_mode(0o644))?;
         }
         file.persist(path)?;
         Ok(())
     };
-    write().with_context(|| format!("{}: could not be written; check the free space and the folder's permissions", path.display()))
+    write().with_context(|| {
+        format!(
+            "{}: could not be written; check the free space and the folder's permissions",
+            path.display()
+        )
+    })
 }
 
 /// Reads a whole file; the error names it.

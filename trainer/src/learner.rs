@@ -63,24 +63,40 @@ impl Learner {
     /// Adds a variable that starts at `value`.
     pub fn add(&mut self, name: &str, value: &Tensor, rule: Rule) -> Result<()> {
         let zeros = value.zeros_like()?;
-        let learned = Learned { var: Var::from_tensor(value)?, rule, first: zeros.clone(), second: zeros };
+        let learned = Learned {
+            var: Var::from_tensor(value)?,
+            rule,
+            first: zeros.clone(),
+            second: zeros,
+        };
         self.learned.insert(name.to_string(), learned);
         Ok(())
     }
 
     /// The variables themselves, through which gradients flow.
     pub fn weights(&self) -> Weights {
-        self.learned.iter().map(|(name, l)| (name.clone(), l.var.as_tensor().clone())).collect()
+        self.learned
+            .iter()
+            .map(|(name, l)| (name.clone(), l.var.as_tensor().clone()))
+            .collect()
     }
 
     /// One variable.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
-        Ok(self.learned.get(name).with_context(|| format!("nothing named `{name}` is being learned"))?.var.as_tensor())
+        Ok(self
+            .learned
+            .get(name)
+            .with_context(|| format!("nothing named `{name}` is being learned"))?
+            .var
+            .as_tensor())
     }
 
     /// Sets a variable.
     pub fn set(&self, name: &str, value: &Tensor) -> Result<()> {
-        let learned = self.learned.get(name).with_context(|| format!("nothing named `{name}` is being learned"))?;
+        let learned = self
+            .learned
+            .get(name)
+            .with_context(|| format!("nothing named `{name}` is being learned"))?;
         Ok(learned.var.set(value)?)
     }
 
@@ -96,22 +112,29 @@ impl Learner {
     /// One update of every variable that has a gradient.
     pub fn update(&mut self, gradients: &GradStore, update: Update) -> Result<()> {
         for learned in self.learned.values_mut() {
-            let Some(gradient) = gradients.get(learned.var.as_tensor()) else { continue };
+            let Some(gradient) = gradients.get(learned.var.as_tensor()) else {
+                continue;
+            };
             let value = learned.var.as_detached_tensor();
             // Without `detach` the graph of every past step would stay alive.
             match &learned.rule {
                 Rule::Sgd { anchor } => {
                     let gradient = (gradient + ((&value - anchor)? * update.decay)?)?;
                     learned.first = ((&learned.first * update.momentum)? + gradient)?.detach();
-                    learned.var.set(&(value - (&learned.first * update.rate)?)?)?;
+                    learned
+                        .var
+                        .set(&(value - (&learned.first * update.rate)?)?)?;
                 }
                 Rule::Adam { rate } => {
                     let (b1, b2) = (0.9, 0.999);
                     learned.first = ((&learned.first * b1)? + (gradient * (1.0 - b1))?)?.detach();
-                    learned.second = ((&learned.second * b2)? + (gradient.sqr()? * (1.0 - b2))?)?.detach();
+                    learned.second =
+                        ((&learned.second * b2)? + (gradient.sqr()? * (1.0 - b2))?)?.detach();
                     let first = (&learned.first / (1.0 - b1.powi(update.step as i32)))?;
                     let second = (&learned.second / (1.0 - b2.powi(update.step as i32)))?;
-                    learned.var.set(&(value - ((first / (second.sqrt()? + 1e-8)?)? * *rate)?)?)?;
+                    learned
+                        .var
+                        .set(&(value - ((first / (second.sqrt()? + 1e-8)?)? * *rate)?)?)?;
                 }
             }
         }
@@ -121,7 +144,10 @@ impl Learner {
     /// Moves the running statistics towards a batch's.
     pub fn observe(&mut self, statistics: &Statistics) {
         for (name, (mean, variance)) in statistics.take() {
-            let running = self.running.entry(name).or_insert_with(|| (vec![0.0; mean.len()], vec![1.0; mean.len()]));
+            let running = self
+                .running
+                .entry(name)
+                .or_insert_with(|| (vec![0.0; mean.len()], vec![1.0; mean.len()]));
             for (old, new) in [(&mut running.0, mean), (&mut running.1, variance)] {
                 for (old, new) in old.iter_mut().zip(new) {
                     *old += RUNNING_MOMENTUM * (new - *old);
@@ -139,8 +165,14 @@ impl Learner {
             state.insert(format!("second:{name}"), learned.second.clone());
         }
         for (name, (mean, variance)) in &self.running {
-            state.insert(format!("mean:{name}"), Tensor::new(mean.as_slice(), &Device::Cpu)?);
-            state.insert(format!("variance:{name}"), Tensor::new(variance.as_slice(), &Device::Cpu)?);
+            state.insert(
+                format!("mean:{name}"),
+                Tensor::new(mean.as_slice(), &Device::Cpu)?,
+            );
+            state.insert(
+                format!("variance:{name}"),
+                Tensor::new(variance.as_slice(), &Device::Cpu)?,
+            );
         }
         Ok(state)
     }
@@ -158,9 +190,14 @@ impl Learner {
         }
         self.running.clear();
         for (key, mean) in state {
-            let Some(name) = key.strip_prefix("mean:") else { continue };
-            let variance = state.get(&format!("variance:{name}")).with_context(|| format!("the checkpoint lacks `variance:{name}`"))?;
-            self.running.insert(name.to_string(), (mean.to_vec1()?, variance.to_vec1()?));
+            let Some(name) = key.strip_prefix("mean:") else {
+                continue;
+            };
+            let variance = state
+                .get(&format!("variance:{name}"))
+                .with_context(|| format!("the checkpoint lacks `variance:{name}`"))?;
+            self.running
+                .insert(name.to_string(), (mean.to_vec1()?, variance.to_vec1()?));
         }
         Ok(())
     }
@@ -182,20 +219,35 @@ pub fn fold(weights: &mut Weights, running: &Running) -> Result<()> {
 pub fn unfold(weights: &mut Weights, running: &Running) -> Result<()> {
     for (part, (mean, variance)) in running {
         rewrite_norm(weights, part, |g, scale, shift| {
-            (scale * (variance[g] as f64 + EPSILON).sqrt(), shift + mean[g] as f64 * scale)
+            (
+                scale * (variance[g] as f64 + EPSILON).sqrt(),
+                shift + mean[g] as f64 * scale,
+            )
         })?;
     }
     Ok(())
 }
 
-fn rewrite_norm(weights: &mut Weights, part: &str, rule: impl Fn(usize, f64, f64) -> (f64, f64)) -> Result<()> {
+fn rewrite_norm(
+    weights: &mut Weights,
+    part: &str,
+    rule: impl Fn(usize, f64, f64) -> (f64, f64),
+) -> Result<()> {
     let names = [format!("{part}.norm.scale"), format!("{part}.norm.shift")];
     let values = |name: &String| -> Result<Vec<f32>> {
-        Ok(weights.get(name).with_context(|| format!("the weights lack `{name}`"))?.flatten_all()?.to_vec1()?)
+        Ok(weights
+            .get(name)
+            .with_context(|| format!("the weights lack `{name}`"))?
+            .flatten_all()?
+            .to_vec1()?)
     };
     let (scale, shift) = (values(&names[0])?, values(&names[1])?);
     let shape = weights[&names[0]].shape().clone();
-    let pairs = scale.iter().zip(&shift).enumerate().map(|(g, (scale, shift))| rule(g, f64::from(*scale), f64::from(*shift)));
+    let pairs = scale
+        .iter()
+        .zip(&shift)
+        .enumerate()
+        .map(|(g, (scale, shift))| rule(g, f64::from(*scale), f64::from(*shift)));
     let (scale, shift): (Vec<f32>, Vec<f32>) = pairs.map(|(a, b)| (a as f32, b as f32)).unzip();
     for (name, values) in names.into_iter().zip([scale, shift]) {
         weights.insert(name, Tensor::from_vec(values, shape.clone(), &Device::Cpu)?);

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use swr_core::FrontendSettings;
 use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
-use swr_core::package::{Delta, Digest, Manifest, Tensors, Thresholds, digest, merge, onnx::initializers};
+use swr_core::package::{
+    Delta, Digest, Manifest, Tensors, Thresholds, digest, merge, onnx::initializers,
+};
 
 use crate::architecture::Architecture;
 use crate::export::streaming_graph;
@@ -34,8 +36,15 @@ impl Base {
     /// Reads a base and checks its tensors against the manifest.
     pub fn read(models: &Path) -> Result<Self> {
         let path = models.join(BASE_JSON);
-        let missing = || format!("{}: no base there; make one with `swr-train base --models {}`", path.display(), models.display());
-        let manifest = Manifest::parse(&std::fs::read(&path).with_context(missing)?).with_context(|| path.display().to_string())?;
+        let missing = || {
+            format!(
+                "{}: no base there; make one with `swr-train base --models {}`",
+                path.display(),
+                models.display()
+            )
+        };
+        let manifest = Manifest::parse(&std::fs::read(&path).with_context(missing)?)
+            .with_context(|| path.display().to_string())?;
         let onnx = models.join(BASE_ONNX);
         let tensors = initializers(&read(&onnx)?).with_context(|| onnx.display().to_string())?;
         let found = digest(&tensors);
@@ -47,8 +56,13 @@ impl Base {
                 manifest.tensors_sha256
             );
         }
-        let architecture = Architecture::from_name(&manifest.architecture).with_context(|| path.display().to_string())?;
-        Ok(Self { manifest, architecture, tensors })
+        let architecture = Architecture::from_name(&manifest.architecture)
+            .with_context(|| path.display().to_string())?;
+        Ok(Self {
+            manifest,
+            architecture,
+            tensors,
+        })
     }
 }
 
@@ -91,19 +105,33 @@ pub fn delta_path(models: &Path, language: &str) -> PathBuf {
 }
 
 /// Labels and deployed weights of a language: the base's own, or the base merged with the language's delta.
-pub fn read_language(models: &Path, language: &str) -> Result<(Architecture, Vec<String>, Weights)> {
+pub fn read_language(
+    models: &Path,
+    language: &str,
+) -> Result<(Architecture, Vec<String>, Weights)> {
     let base = Base::read(models)?;
     if base.manifest.language == language {
-        return Ok((base.architecture, base.manifest.labels, from_package(&base.tensors)?));
+        return Ok((
+            base.architecture,
+            base.manifest.labels,
+            from_package(&base.tensors)?,
+        ));
     }
     let path = delta_path(models, language);
     let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
     let merged = merge(&base.tensors, &delta).with_context(|| path.display().to_string())?;
-    Ok((base.architecture, delta.header().labels.clone(), from_package(&merged)?))
+    Ok((
+        base.architecture,
+        delta.header().labels.clone(),
+        from_package(&merged)?,
+    ))
 }
 
 /// Notes beside a model how it was made and what came of it.
 pub fn write_report(models: &Path, name: &str, report: &Value) -> Result<()> {
     let json = serde_json::to_string_pretty(report).context("the report is not JSON")?;
-    write_atomically(&models.join(format!("{name}.training.json")), format!("{json}\n").as_bytes())
+    write_atomically(
+        &models.join(format!("{name}.training.json")),
+        format!("{json}\n").as_bytes(),
+    )
 }

@@ -37,12 +37,21 @@ pub struct Pass {
 impl Pass {
     /// Evaluation: norms in deployed form, no dropout, fused.
     pub fn evaluation() -> Self {
-        Self { path: Path::Fused, mode: NormMode::Affine, dropout: None }
+        Self {
+            path: Path::Fused,
+            mode: NormMode::Affine,
+            dropout: None,
+        }
     }
 }
 
 /// The network before the classifier: `[B, 1, F, T]` to `[B, width, T]`.
-pub fn features(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+pub fn features(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
     match pass.path {
         Path::Fused => fused_features(architecture, weights, log_mel, pass),
         Path::Plain => plain_features(architecture, weights, log_mel, pass),
@@ -50,18 +59,37 @@ pub fn features(architecture: &Architecture, weights: &Weights, log_mel: &Tensor
 }
 
 /// Logits of every frame: `[B, 1, F, T]` to `[B, C, T]`.
-pub fn frame_logits(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+pub fn frame_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
     classify(weights, &features(architecture, weights, log_mel, pass)?)
 }
 
 /// Logits of a clip, averaged over its last [`WINDOW_FRAMES`] frames: `[B, 1, F, T]` to `[B, C]`. The average is taken before
 /// the classifier, which is linear.
-pub fn clip_logits(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
-    classify(weights, &pooled_features(architecture, weights, log_mel, pass)?)?.squeeze(2)
+pub fn clip_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
+    classify(
+        weights,
+        &pooled_features(architecture, weights, log_mel, pass)?,
+    )?
+    .squeeze(2)
 }
 
 /// Features averaged over the last [`WINDOW_FRAMES`] frames: `[B, width, 1]`, what the classifier sees of a clip.
-pub fn pooled_features(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+pub fn pooled_features(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
     let features = features(architecture, weights, log_mel, pass)?;
     let frames = features.dim(2)?;
     let window = WINDOW_FRAMES.min(frames);
@@ -72,43 +100,92 @@ pub fn pooled_features(architecture: &Architecture, weights: &Weights, log_mel: 
 fn classify(weights: &Weights, features: &Tensor) -> Result<Tensor> {
     let weight = get(weights, "classifier.weight")?;
     let (classes, width) = (weight.dim(0)?, weight.dim(1)?);
-    let logits = weight.reshape((classes, width))?.broadcast_matmul(&features.contiguous()?)?;
+    let logits = weight
+        .reshape((classes, width))?
+        .broadcast_matmul(&features.contiguous()?)?;
     logits.broadcast_add(&get(weights, "classifier.bias")?.reshape((1, classes, 1))?)
 }
 
 fn get<'a>(weights: &'a Weights, name: &str) -> Result<&'a Tensor> {
-    weights.get(name).ok_or_else(|| candle_core::Error::Msg(format!("the weights lack `{name}`")))
+    weights
+        .get(name)
+        .ok_or_else(|| candle_core::Error::Msg(format!("the weights lack `{name}`")))
 }
 
-fn fused_features(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+fn fused_features(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
     let flat = |(name, _): (String, Vec<usize>)| get(weights, &name)?.flatten_all();
-    let packed = architecture.body_tensors().into_iter().map(flat).collect::<Result<Vec<_>>>()?;
+    let packed = architecture
+        .body_tensors()
+        .into_iter()
+        .map(flat)
+        .collect::<Result<Vec<_>>>()?;
     let body = BodyOp::new(architecture, pass.mode.clone(), pass.dropout);
-    log_mel.contiguous()?.apply_op2(&Tensor::cat(&packed, 0)?, body)
+    log_mel
+        .contiguous()?
+        .apply_op2(&Tensor::cat(&packed, 0)?, body)
 }
 
-fn plain_features(architecture: &Architecture, weights: &Weights, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+fn plain_features(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<Tensor> {
     let pad_time = |x: &Tensor, span: usize| {
         let left = architecture.padding.left(span);
         x.pad_with_zeros(3, left, span - left)
     };
     let norm = |x: &Tensor, part: &str, groups: usize| norm(x, weights, part, groups, &pass.mode);
-    let x = pad_time(&log_mel.pad_with_zeros(2, 2, 2)?, 4)?.conv2d(get(weights, "head.conv.weight")?, 0, 1, 1, 1)?;
+    let x = pad_time(&log_mel.pad_with_zeros(2, 2, 2)?, 4)?.conv2d(
+        get(weights, "head.conv.weight")?,
+        0,
+        1,
+        1,
+        1,
+    )?;
     let mut x = norm(&every_row(&x, 2)?, "head", 1)?.relu()?;
     for block in architecture.blocks() {
-        let Block { name, width, stride, dilation, .. } = &block;
+        let Block {
+            name,
+            width,
+            stride,
+            dilation,
+            ..
+        } = &block;
         let mut y = x.clone();
         if block.has_entry() {
-            let entry = y.conv2d(get(weights, &format!("{name}.entry.conv.weight"))?, 0, 1, 1, 1)?;
+            let entry = y.conv2d(
+                get(weights, &format!("{name}.entry.conv.weight"))?,
+                0,
+                1,
+                1,
+                1,
+            )?;
             y = norm(&entry, &format!("{name}.entry"), 1)?.relu()?;
         }
         let frequency = get(weights, &format!("{name}.frequency.conv.weight"))?;
-        let aux = every_row(&y.pad_with_zeros(2, 1, 1)?.conv2d(frequency, 0, 1, 1, *width)?, *stride)?;
+        let aux = every_row(
+            &y.pad_with_zeros(2, 1, 1)?
+                .conv2d(frequency, 0, 1, 1, *width)?,
+            *stride,
+        )?;
         let aux = norm(&aux, &format!("{name}.frequency"), SUB_BANDS)?;
         let time = get(weights, &format!("{name}.time.conv.weight"))?;
-        let z = pad_time(&aux.mean_keepdim(2)?, 2 * dilation)?.conv2d(time, 0, 1, *dilation, *width)?;
+        let z =
+            pad_time(&aux.mean_keepdim(2)?, 2 * dilation)?.conv2d(time, 0, 1, *dilation, *width)?;
         let z = norm(&z, &format!("{name}.time"), 1)?.silu()?;
-        let z = z.conv2d(get(weights, &format!("{name}.point.conv.weight"))?, 0, 1, 1, 1)?;
+        let z = z.conv2d(
+            get(weights, &format!("{name}.point.conv.weight"))?,
+            0,
+            1,
+            1,
+            1,
+        )?;
         let sum = aux.broadcast_add(&z)?;
         x = if block.has_entry() { sum } else { (sum + x)? }.relu()?;
     }
@@ -124,11 +201,20 @@ fn every_row(x: &Tensor, stride: usize) -> Result<Tensor> {
         return Ok(x.clone());
     }
     let (b, c, f, t) = x.dims4()?;
-    x.reshape((b, c, f / stride, stride, t))?.narrow(3, 0, 1)?.squeeze(3)?.contiguous()
+    x.reshape((b, c, f / stride, stride, t))?
+        .narrow(3, 0, 1)?
+        .squeeze(3)?
+        .contiguous()
 }
 
 /// Norm over `groups` sub-bands per channel (arXiv 2103.13620 for more than one).
-fn norm(x: &Tensor, weights: &Weights, part: &str, groups: usize, mode: &NormMode) -> Result<Tensor> {
+fn norm(
+    x: &Tensor,
+    weights: &Weights,
+    part: &str,
+    groups: usize,
+    mode: &NormMode,
+) -> Result<Tensor> {
     let (b, c, f, t) = x.dims4()?;
     let shape = (1, c * groups, 1);
     let scale = get(weights, &format!("{part}.norm.scale"))?.reshape(shape)?;
@@ -140,29 +226,46 @@ fn norm(x: &Tensor, weights: &Weights, part: &str, groups: usize, mode: &NormMod
         let variance = centred.sqr()?.mean_keepdim(2)?.mean_keepdim(0)?;
         let count = (b * (f / groups) * t) as f64;
         let unbiased = (&variance * (count / (count - 1.0).max(1.0)))?;
-        statistics.record(part, mean.flatten_all()?.to_vec1()?, unbiased.flatten_all()?.to_vec1()?);
+        statistics.record(
+            part,
+            mean.flatten_all()?.to_vec1()?,
+            unbiased.flatten_all()?.to_vec1()?,
+        );
         if mode.standardises(part) {
             y = centred.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
         }
     }
-    y.broadcast_mul(&scale)?.broadcast_add(&shift)?.reshape((b, c, f, t))
+    y.broadcast_mul(&scale)?
+        .broadcast_add(&shift)?
+        .reshape((b, c, f, t))
 }
 
 /// Seeded starting weights: convolutions uniform within `1 / sqrt(fan in)` (PyTorch's default), norms identity.
 pub fn initial_weights(architecture: &Architecture, classes: usize, seed: u64) -> Result<Weights> {
     use rand::RngExt;
     let mut weights = Weights::new();
-    for (i, (name, shape)) in architecture.body_tensors().into_iter().chain(architecture.classifier_tensors(classes)).enumerate() {
+    for (i, (name, shape)) in architecture
+        .body_tensors()
+        .into_iter()
+        .chain(architecture.classifier_tensors(classes))
+        .enumerate()
+    {
         let tensor = if name.ends_with(".scale") {
             Tensor::ones(shape, DType::F32, &candle_core::Device::Cpu)?
         } else if name.ends_with(".shift") {
             Tensor::zeros(shape, DType::F32, &candle_core::Device::Cpu)?
         } else {
-            let fan_in = if name == "classifier.bias" { architecture.tail_width() } else { shape[1..].iter().product() };
+            let fan_in = if name == "classifier.bias" {
+                architecture.tail_width()
+            } else {
+                shape[1..].iter().product()
+            };
             let bound = 1.0 / (fan_in as f32).sqrt();
             let mut rng = crate::random::generator(seed, &[i as u64]);
             let count = shape.iter().product::<usize>();
-            let values: Vec<f32> = (0..count).map(|_| rng.random_range(-bound..bound)).collect();
+            let values: Vec<f32> = (0..count)
+                .map(|_| rng.random_range(-bound..bound))
+                .collect();
             Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?
         };
         weights.insert(name, tensor);

@@ -17,9 +17,13 @@ impl Progress {
         if self.quiet {
             return ProgressBar::hidden();
         }
-        let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len}, {elapsed} gone, {eta} left {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(length as u64).with_style(style).with_prefix(what.to_string());
+        let style = ProgressStyle::with_template(
+            "{prefix} [{bar:30}] {pos}/{len}, {elapsed} gone, {eta} left {msg}",
+        )
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(length as u64)
+            .with_style(style)
+            .with_prefix(what.to_string());
         bar.enable_steady_tick(Duration::from_millis(500));
         bar
     }

@@ -84,7 +84,11 @@ pub fn run_stage(
     mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Tensor)>,
 ) -> Result<()> {
     let schedule = stage.schedule;
-    let first = if reached.stage == stage.index { reached.epochs } else { 0 };
+    let first = if reached.stage == stage.index {
+        reached.epochs
+    } else {
+        0
+    };
     if first == 0 {
         learner.forget_momentum()?;
     }
@@ -120,10 +124,28 @@ pub fn run_stage(
             bar.inc(1);
             Ok(())
         })?;
-        let (loss, accuracy) = (loss_sum / language.train.len() as f64, correct as f64 / language.train.len() as f64);
-        bar.set_message(format!("loss {loss:.3}, {:.1} % of varied clips right", 100.0 * accuracy));
-        run.log(&epoch_entry(stage.name, epoch + 1, loss, accuracy, started.elapsed().as_secs_f64()))?;
-        run.save(learner, Position { stage: stage.index, epochs: epoch + 1 })?;
+        let (loss, accuracy) = (
+            loss_sum / language.train.len() as f64,
+            correct as f64 / language.train.len() as f64,
+        );
+        bar.set_message(format!(
+            "loss {loss:.3}, {:.1} % of varied clips right",
+            100.0 * accuracy
+        ));
+        run.log(&epoch_entry(
+            stage.name,
+            epoch + 1,
+            loss,
+            accuracy,
+            started.elapsed().as_secs_f64(),
+        ))?;
+        run.save(
+            learner,
+            Position {
+                stage: stage.index,
+                epochs: epoch + 1,
+            },
+        )?;
     }
     bar.finish();
     Ok(())

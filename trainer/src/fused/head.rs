@@ -3,9 +3,9 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::add_up;
 use super::kernels::{row_dots, row_moments};
 use super::norm::{Norm, NormMode};
-use super::add_up;
 use crate::architecture::MEL_BINS;
 
 const BANDS: usize = MEL_BINS / 2;
@@ -36,8 +36,17 @@ fn pad(x: &[f32], left: usize, frames: usize) -> (Vec<f32>, usize) {
     (padded, stride)
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
-fn forward(out: &mut [f32], x: &[f32], kernel: &[f32], left: usize, frames: usize) -> Vec<[f32; 2]> {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn forward(
+    out: &mut [f32],
+    x: &[f32],
+    kernel: &[f32],
+    left: usize,
+    frames: usize,
+) -> Vec<[f32; 2]> {
     let (x, stride) = pad(x, left, frames);
     let channel = BANDS * frames;
     for (group, out) in out.chunks_mut(4 * channel).enumerate() {
@@ -48,8 +57,10 @@ fn forward(out: &mut [f32], x: &[f32], kernel: &[f32], left: usize, frames: usiz
                 let mut tile = [[0f32; LANES]; 4];
                 for row in 0..5 {
                     for column in 0..5 {
-                        let x: &[f32; LANES] =
-                            x[(2 * band + row) * stride + from + column..][..LANES].try_into().expect("slice of LANES values");
+                        let x: &[f32; LANES] = x[(2 * band + row) * stride + from + column..]
+                            [..LANES]
+                            .try_into()
+                            .expect("slice of LANES values");
                         for (c, tile) in tile.iter_mut().enumerate().take(width) {
                             let k = kernel[(group * 4 + c) * 25 + row * 5 + column];
                             for l in 0..LANES {
@@ -60,7 +71,8 @@ fn forward(out: &mut [f32], x: &[f32], kernel: &[f32], left: usize, frames: usiz
                 }
                 let count = (frames - from).min(LANES);
                 for (c, tile) in tile.iter().enumerate().take(width) {
-                    out[c * channel + band * frames + from..][..count].copy_from_slice(&tile[..count]);
+                    out[c * channel + band * frames + from..][..count]
+                        .copy_from_slice(&tile[..count]);
                 }
                 from += LANES;
             }
@@ -69,9 +81,16 @@ fn forward(out: &mut [f32], x: &[f32], kernel: &[f32], left: usize, frames: usiz
     row_moments(out, channel)
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 fn activate(out: &mut [f32], before: &[f32], norm: &Norm, channel: usize) {
-    for (c, (out, before)) in out.chunks_exact_mut(channel).zip(before.chunks_exact(channel)).enumerate() {
+    for (c, (out, before)) in out
+        .chunks_exact_mut(channel)
+        .zip(before.chunks_exact(channel))
+        .enumerate()
+    {
         let (f, o) = (norm.factor[c], norm.offset[c]);
         for (out, x) in out.iter_mut().zip(before) {
             *out = f.mul_add(*x, o).max(0.0);
@@ -80,16 +99,35 @@ fn activate(out: &mut [f32], before: &[f32], norm: &Norm, channel: usize) {
 }
 
 /// Masks the gradient by the ReLU in place and leaves `[sum of dy, sum of dy * x]` per channel.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
-fn backward_activation(dy: &mut [f32], grad: &[f32], out: &[f32], before: &[f32], channel: usize) -> Vec<[f32; 2]> {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn backward_activation(
+    dy: &mut [f32],
+    grad: &[f32],
+    out: &[f32],
+    before: &[f32],
+    channel: usize,
+) -> Vec<[f32; 2]> {
     for ((dy, grad), out) in dy.iter_mut().zip(grad).zip(out) {
         *dy = if *out > 0.0 { *grad } else { 0.0 };
     }
     row_dots(dy, before, channel)
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
-fn backward_conv(dy: &[f32], before: &[f32], x: &[f32], terms: &[[f32; 3]], left: usize, frames: usize) -> Vec<f32> {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn backward_conv(
+    dy: &[f32],
+    before: &[f32],
+    x: &[f32],
+    terms: &[[f32; 3]],
+    left: usize,
+    frames: usize,
+) -> Vec<f32> {
     let (x, stride) = pad(x, left, frames);
     let channel = BANDS * frames;
     let padded = frames.next_multiple_of(LANES);
@@ -99,7 +137,10 @@ fn backward_conv(dy: &[f32], before: &[f32], x: &[f32], terms: &[[f32; 3]], left
         for band in 0..BANDS {
             let at = c * channel + band * frames;
             let (dy, before) = (&dy[at..][..frames], &before[at..][..frames]);
-            for (d, (dy, x)) in d[band * padded..][..frames].iter_mut().zip(dy.iter().zip(before)) {
+            for (d, (dy, x)) in d[band * padded..][..frames]
+                .iter_mut()
+                .zip(dy.iter().zip(before))
+            {
                 *d = a.mul_add(*dy, b.mul_add(*x, *k));
             }
         }
@@ -107,10 +148,14 @@ fn backward_conv(dy: &[f32], before: &[f32], x: &[f32], terms: &[[f32; 3]], left
             let mut taps = [[0f32; LANES]; 5];
             for band in 0..BANDS {
                 for from in (0..padded).step_by(LANES) {
-                    let d: &[f32; LANES] = d[band * padded + from..][..LANES].try_into().expect("slice of LANES values");
+                    let d: &[f32; LANES] = d[band * padded + from..][..LANES]
+                        .try_into()
+                        .expect("slice of LANES values");
                     for (column, tap) in taps.iter_mut().enumerate() {
-                        let x: &[f32; LANES] =
-                            x[(2 * band + row) * stride + from + column..][..LANES].try_into().expect("slice of LANES values");
+                        let x: &[f32; LANES] = x[(2 * band + row) * stride + from + column..]
+                            [..LANES]
+                            .try_into()
+                            .expect("slice of LANES values");
                         for l in 0..LANES {
                             tap[l] = d[l].mul_add(x[l], tap[l]);
                         }
@@ -132,7 +177,14 @@ impl Head {
     }
 
     /// `x [B, 40, T]` to `[B, width, 20, T]`.
-    pub(super) fn forward(&self, x: &[f32], p: &[f32], mode: &NormMode, batch: usize, frames: usize) -> (Vec<f32>, HeadSaved) {
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        p: &[f32],
+        mode: &NormMode,
+        batch: usize,
+        frames: usize,
+    ) -> (Vec<f32>, HeadSaved) {
         let (kernel, norm) = p.split_at(self.width * 25);
         let (scale, shift) = norm.split_at(self.width);
         let (channel, sample) = (BANDS * frames, self.width * BANDS * frames);
@@ -144,12 +196,22 @@ impl Head {
             .collect();
         let norm = Norm::new(mode, "head", scale, shift, &moments, batch * channel);
         let mut out = vec![0f32; batch * sample];
-        out.par_chunks_mut(sample).zip(before.par_chunks(sample)).for_each(|(out, before)| activate(out, before, &norm, channel));
+        out.par_chunks_mut(sample)
+            .zip(before.par_chunks(sample))
+            .for_each(|(out, before)| activate(out, before, &norm, channel));
         (out, HeadSaved { before, norm })
     }
 
     /// The gradient of the packed parameters.
-    pub(super) fn backward(&self, saved: HeadSaved, x: &[f32], p: &[f32], out: &[f32], grad: &[f32], frames: usize) -> Vec<f32> {
+    pub(super) fn backward(
+        &self,
+        saved: HeadSaved,
+        x: &[f32],
+        p: &[f32],
+        out: &[f32],
+        grad: &[f32],
+        frames: usize,
+    ) -> Vec<f32> {
         let HeadSaved { before, norm } = saved;
         let (channel, sample) = (BANDS * frames, self.width * BANDS * frames);
         let mut dy = vec![0f32; before.len()];
@@ -158,7 +220,13 @@ impl Head {
             .enumerate()
             .map(|(i, dy)| {
                 let at = i * sample..(i + 1) * sample;
-                backward_activation(dy, &grad[at.clone()], &out[at.clone()], &before[at], channel)
+                backward_activation(
+                    dy,
+                    &grad[at.clone()],
+                    &out[at.clone()],
+                    &before[at],
+                    channel,
+                )
             })
             .collect();
         let norm = norm.backward(&p[self.width * 25..self.width * 26], &sums);

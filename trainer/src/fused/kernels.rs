@@ -33,7 +33,12 @@ pub(super) fn sum(x: &[f32]) -> f32 {
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 2 * LANES];
     let (a, b) = (a.chunks_exact(2 * LANES), b.chunks_exact(2 * LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    let rest: f32 = a
+        .remainder()
+        .iter()
+        .zip(b.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
     for (a, b) in a.zip(b) {
         for i in 0..2 * LANES {
             lanes[i] = a[i].mul_add(b[i], lanes[i]);
@@ -58,7 +63,10 @@ pub(super) fn moments(x: &[f32]) -> [f32; 2] {
             squares[i] = chunk[i].mul_add(chunk[i], squares[i]);
         }
     }
-    [sum + sums.iter().sum::<f32>(), square + squares.iter().sum::<f32>()]
+    [
+        sum + sums.iter().sum::<f32>(),
+        square + squares.iter().sum::<f32>(),
+    ]
 }
 
 /// [`moments`] of every row of `length` values. A loop, because closures are not compiled for the caller's instruction set.
@@ -96,7 +104,13 @@ impl<'a> Matrix<'a> {
     /// A `[outputs, inputs]` weight as it is stored.
     #[inline(always)]
     pub(super) fn new(data: &'a [f32], outputs: usize, inputs: usize) -> Self {
-        Self { data, outputs, inputs, outputs_stride: inputs, inputs_stride: 1 }
+        Self {
+            data,
+            outputs,
+            inputs,
+            outputs_stride: inputs,
+            inputs_stride: 1,
+        }
     }
 
     /// Its transpose.
@@ -125,7 +139,9 @@ pub(super) fn point_conv(out: &mut [f32], x: &[f32], w: Matrix, n: usize) {
             while from < tiled {
                 let mut tile = [[0f32; TILE]; 4];
                 for i in 0..w.inputs {
-                    let x: &[f32; TILE] = x[i * n + from..][..TILE].try_into().expect("slice of TILE values");
+                    let x: &[f32; TILE] = x[i * n + from..][..TILE]
+                        .try_into()
+                        .expect("slice of TILE values");
                     for (k, row) in tile.iter_mut().enumerate() {
                         let weight = w.data[(o + k) * w.outputs_stride + i * w.inputs_stride];
                         for l in 0..TILE {
@@ -143,7 +159,11 @@ pub(super) fn point_conv(out: &mut [f32], x: &[f32], w: Matrix, n: usize) {
             let row = &mut out[(o + k) * n..][from..n];
             row.fill(0.0);
             for i in 0..w.inputs {
-                add_scaled(row, &x[i * n + from..(i + 1) * n], w.data[(o + k) * w.outputs_stride + i * w.inputs_stride]);
+                add_scaled(
+                    row,
+                    &x[i * n + from..(i + 1) * n],
+                    w.data[(o + k) * w.outputs_stride + i * w.inputs_stride],
+                );
             }
         }
         o += rows;
@@ -152,7 +172,14 @@ pub(super) fn point_conv(out: &mut [f32], x: &[f32], w: Matrix, n: usize) {
 
 /// Gradient of a 1x1 convolution's weight: `dw [outputs, inputs] += dy x^T`, `dy [outputs, n]`, `x [inputs, n]`.
 #[inline(always)]
-pub(super) fn point_conv_weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], outputs: usize, inputs: usize, n: usize) {
+pub(super) fn point_conv_weight_gradient(
+    dw: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    outputs: usize,
+    inputs: usize,
+    n: usize,
+) {
     let tiled = n / LANES * LANES;
     for o in (0..outputs).step_by(4) {
         let rows = (outputs - o).min(4);
@@ -162,9 +189,13 @@ pub(super) fn point_conv_weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], 
                 let mut tile = [[[0f32; LANES]; 4]; 4];
                 for p in (0..tiled).step_by(LANES) {
                     for (k, tile) in tile.iter_mut().enumerate() {
-                        let d: &[f32; LANES] = dy[(o + k) * n + p..][..LANES].try_into().expect("slice of LANES values");
+                        let d: &[f32; LANES] = dy[(o + k) * n + p..][..LANES]
+                            .try_into()
+                            .expect("slice of LANES values");
                         for (j, tile) in tile.iter_mut().enumerate() {
-                            let x: &[f32; LANES] = x[(i + j) * n + p..][..LANES].try_into().expect("slice of LANES values");
+                            let x: &[f32; LANES] = x[(i + j) * n + p..][..LANES]
+                                .try_into()
+                                .expect("slice of LANES values");
                             for l in 0..LANES {
                                 tile[l] = d[l].mul_add(x[l], tile[l]);
                             }
@@ -194,7 +225,12 @@ pub(super) fn point_conv_weight_gradient(dw: &mut [f32], dy: &[f32], x: &[f32], 
 /// Frames over which tap `tap` of a temporal kernel reaches both output and input:
 /// `(first output frame, first input frame, count)` for a row of `frames`, zero padding `left` and `dilation` frames a tap.
 #[inline(always)]
-pub(super) fn tap_range(tap: usize, dilation: usize, left: usize, frames: usize) -> (usize, usize, usize) {
+pub(super) fn tap_range(
+    tap: usize,
+    dilation: usize,
+    left: usize,
+    frames: usize,
+) -> (usize, usize, usize) {
     let ahead = tap * dilation;
     let (to, from) = (left.saturating_sub(ahead), ahead.saturating_sub(left));
     (to, from, frames.saturating_sub(to + from))
@@ -203,13 +239,28 @@ pub(super) fn tap_range(tap: usize, dilation: usize, left: usize, frames: usize)
 /// Depthwise convolution along frequency of one channel: 3 taps, one row of zeros above and below, any stride.
 /// `x [bands_in, frames]`, `out [bands_out, frames]`.
 #[inline(always)]
-pub(super) fn frequency_conv(out: &mut [f32], x: &[f32], kernel: &[f32], bands_in: usize, stride: usize, frames: usize) {
+pub(super) fn frequency_conv(
+    out: &mut [f32],
+    x: &[f32],
+    kernel: &[f32],
+    bands_in: usize,
+    stride: usize,
+    frames: usize,
+) {
     for (band, out) in out.chunks_exact_mut(frames).enumerate() {
         let middle = band * stride;
         let row = |r: usize| &x[r * frames..][..frames];
         let centre = row(middle);
-        let (above, k0) = if middle > 0 { (row(middle - 1), kernel[0]) } else { (centre, 0.0) };
-        let (below, k2) = if middle + 1 < bands_in { (row(middle + 1), kernel[2]) } else { (centre, 0.0) };
+        let (above, k0) = if middle > 0 {
+            (row(middle - 1), kernel[0])
+        } else {
+            (centre, 0.0)
+        };
+        let (below, k2) = if middle + 1 < bands_in {
+            (row(middle + 1), kernel[2])
+        } else {
+            (centre, 0.0)
+        };
         for i in 0..frames {
             out[i] = k0.mul_add(above[i], kernel[1].mul_add(centre[i], k2 * below[i]));
         }
@@ -230,7 +281,9 @@ pub(super) fn frequency_conv_backward(
     let mut dkernel = [0f32; 3];
     for (band, dout) in dout.chunks_exact(frames).enumerate() {
         for tap in 0..3 {
-            let Some(r) = (band * stride + tap).checked_sub(1) else { continue };
+            let Some(r) = (band * stride + tap).checked_sub(1) else {
+                continue;
+            };
             if r >= bands_in {
                 continue;
             }
@@ -269,7 +322,10 @@ mod tests {
             let x = i as f32 * 1e-3;
             let exact = 1.0 / (1.0 + (-x as f64).exp());
             let relative = ((sigmoid(x) as f64 - exact) / exact.max(1e-30)).abs();
-            assert!(relative < 1e-5 || x < -87.0, "sigmoid({x}) is off by {relative}");
+            assert!(
+                relative < 1e-5 || x < -87.0,
+                "sigmoid({x}) is off by {relative}"
+            );
         }
     }
 

@@ -12,6 +12,7 @@ mod block;
 mod head;
 mod kernels;
 mod norm;
+mod sweeps;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,10 @@ pub struct Statistics(Arc<Mutex<BTreeMap<String, (Vec<f32>, Vec<f32>)>>>);
 impl Statistics {
     /// Notes the statistics of one norm.
     pub(crate) fn record(&self, name: &str, mean: Vec<f32>, variance: Vec<f32>) {
-        self.0.lock().expect("no holder of the statistics panics").insert(name.to_string(), (mean, variance));
+        self.0
+            .lock()
+            .expect("no holder of the statistics panics")
+            .insert(name.to_string(), (mean, variance));
     }
 
     /// Takes what was recorded since the last call.
@@ -75,13 +79,26 @@ impl BodyOp {
     /// The body of `architecture`.
     pub fn new(architecture: &Architecture, mode: NormMode, dropout: Option<Dropout>) -> Self {
         let left = |span| architecture.padding.left(span);
-        let blocks: Vec<FusedBlock> =
-            architecture.blocks().into_iter().map(|block| FusedBlock { left: left(2 * block.dilation), block }).collect();
+        let blocks: Vec<FusedBlock> = architecture
+            .blocks()
+            .into_iter()
+            .map(|block| FusedBlock {
+                left: left(2 * block.dilation),
+                block,
+            })
+            .collect();
         let inputs = blocks.last().map_or(0, |b| b.block.width);
         Self {
-            head: Head { width: architecture.head_width(), left: left(4) },
+            head: Head {
+                width: architecture.head_width(),
+                left: left(4),
+            },
             blocks,
-            tail: Tail { inputs, width: architecture.tail_width(), left: left(4) },
+            tail: Tail {
+                inputs,
+                width: architecture.tail_width(),
+                left: left(4),
+            },
             mode,
             dropout,
             saved: Mutex::new(None),
@@ -92,7 +109,11 @@ impl BodyOp {
     fn packing(&self) -> (Range<usize>, Vec<Range<usize>>, Range<usize>) {
         let mut packing = Packing::new();
         let head = packing.next(self.head.parameters());
-        let blocks = self.blocks.iter().map(|b| packing.next(b.parameters())).collect();
+        let blocks = self
+            .blocks
+            .iter()
+            .map(|b| packing.next(b.parameters()))
+            .collect();
         (head, blocks, packing.next(self.tail.parameters()))
     }
 }
@@ -102,45 +123,98 @@ impl CustomOp2 for BodyOp {
         "fused-body"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, p: &CpuStorage, lp: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        p: &CpuStorage,
+        lp: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (batch, one, bands, frames) = lx.shape().dims4()?;
         let (head, blocks, tail) = self.packing();
         if (one, bands) != (1, MEL_BINS) || lp.shape().elem_count() != tail.end {
-            bail!("fused-body: expected [B, 1, {MEL_BINS}, T] and {} parameters, found {:?} and {:?}", tail.end, lx.shape(), lp.shape());
+            bail!(
+                "fused-body: expected [B, 1, {MEL_BINS}, T] and {} parameters, found {:?} and {:?}",
+                tail.end,
+                lx.shape(),
+                lp.shape()
+            );
         }
         let (x, p) = (values(x, lx)?, values(p, lp)?);
         let (out, head) = self.head.forward(x, &p[head], &self.mode, batch, frames);
         let (mut outs, mut saved) = (vec![out], Vec::new());
         for (i, (block, range)) in self.blocks.iter().zip(blocks).enumerate() {
-            let dropout = self.dropout.map(|d| Dropout { rate: d.rate, seed: mix(d.seed, i as u64) });
-            let (out, kept) = block.forward(&outs[i], &p[range], &self.mode, dropout, batch, frames);
+            let dropout = self.dropout.map(|d| Dropout {
+                rate: d.rate,
+                seed: mix(d.seed, i as u64),
+            });
+            let (out, kept) =
+                block.forward(&outs[i], &p[range], &self.mode, dropout, batch, frames);
             outs.push(out);
             saved.push(kept);
         }
-        let (out, tail) = self.tail.forward(&outs[self.blocks.len()], &p[tail], &self.mode, batch, frames);
-        *self.saved.lock().expect("no holder of saved values panics") = Some(BodySaved { head, blocks: saved, tail, outs });
-        Ok((CpuStorage::F32(out), Shape::from((batch, self.tail.width, frames))))
+        let (out, tail) = self.tail.forward(
+            &outs[self.blocks.len()],
+            &p[tail],
+            &self.mode,
+            batch,
+            frames,
+        );
+        *self.saved.lock().expect("no holder of saved values panics") = Some(BodySaved {
+            head,
+            blocks: saved,
+            tail,
+            outs,
+        });
+        Ok((
+            CpuStorage::F32(out),
+            Shape::from((batch, self.tail.width, frames)),
+        ))
     }
 
-    fn bwd(&self, x: &Tensor, p: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(mut saved) = self.saved.lock().expect("no holder of saved values panics").take() else {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        p: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let Some(mut saved) = self
+            .saved
+            .lock()
+            .expect("no holder of saved values panics")
+            .take()
+        else {
             bail!("fused-body: backward needs a forward pass before it, and only once");
         };
         let frames = x.dim(3)?;
         let dp = with_values([x, p, out, grad], |[x, p, out, grad]| {
             let (head, blocks, tail) = self.packing();
             let mut dp = vec![0f32; tail.end];
-            let mut entering = saved.outs.pop().expect("forward keeps what enters the tail");
-            let (mut dx, d) = self.tail.backward(saved.tail, &entering, &p[tail.clone()], out, grad, frames);
+            let mut entering = saved
+                .outs
+                .pop()
+                .expect("forward keeps what enters the tail");
+            let (mut dx, d) =
+                self.tail
+                    .backward(saved.tail, &entering, &p[tail.clone()], out, grad, frames);
             dp[tail].copy_from_slice(&d);
             for ((block, kept), range) in self.blocks.iter().zip(saved.blocks).zip(blocks).rev() {
                 let left = entering;
-                entering = saved.outs.pop().expect("forward keeps what enters each block");
-                let (d_entering, d) = block.backward(kept, &entering, &p[range.clone()], &left, &dx, frames);
+                entering = saved
+                    .outs
+                    .pop()
+                    .expect("forward keeps what enters each block");
+                let (d_entering, d) =
+                    block.backward(kept, &entering, &p[range.clone()], &left, &dx, frames);
                 dp[range].copy_from_slice(&d);
                 dx = d_entering;
             }
-            dp[head.clone()].copy_from_slice(&self.head.backward(saved.head, x, &p[head], &entering, &dx, frames));
+            dp[head.clone()].copy_from_slice(
+                &self
+                    .head
+                    .backward(saved.head, x, &p[head], &entering, &dx, frames),
+            );
             dp
         })?;
         Ok((None, Some(Tensor::from_vec(dp, p.shape(), &Device::Cpu)?)))
@@ -173,8 +247,14 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Runs `f` on the values of CPU tensors.
-fn with_values<R, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
-    let tensors: Vec<Tensor> = tensors.into_iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+fn with_values<R, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let tensors: Vec<Tensor> = tensors
+        .into_iter()
+        .map(Tensor::contiguous)
+        .collect::<Result<_>>()?;
     let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let mut slices = [[].as_slice(); N];
     for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {

@@ -30,7 +30,10 @@ pub enum NormMode {
 impl NormMode {
     /// All norms standardise by the batch.
     pub fn batch() -> Self {
-        NormMode::Batch { statistics: Statistics::default(), deployed: Arc::default() }
+        NormMode::Batch {
+            statistics: Statistics::default(),
+            deployed: Arc::default(),
+        }
     }
 
     /// Where the norm of `part` reports its statistics, if it does.
@@ -66,10 +69,24 @@ pub(super) struct NormBackward {
 
 impl Norm {
     /// From per-sample `[sum, sum of squares]` of every group; `count` values a group over the whole batch.
-    pub(super) fn new(mode: &NormMode, name: &str, scale: &[f32], shift: &[f32], moments: &[Vec<[f32; 2]>], count: usize) -> Self {
+    pub(super) fn new(
+        mode: &NormMode,
+        name: &str,
+        scale: &[f32],
+        shift: &[f32],
+        moments: &[Vec<[f32; 2]>],
+        count: usize,
+    ) -> Self {
         let n = count as f64;
-        let deployed = Self { factor: scale.to_vec(), offset: shift.to_vec(), standard: None, count: n };
-        let Some(statistics) = mode.statistics_for(name) else { return deployed };
+        let deployed = Self {
+            factor: scale.to_vec(),
+            offset: shift.to_vec(),
+            standard: None,
+            count: n,
+        };
+        let Some(statistics) = mode.statistics_for(name) else {
+            return deployed;
+        };
         let mut standard = Vec::with_capacity(scale.len());
         let (mut means, mut variances) = (Vec::new(), Vec::new());
         for g in 0..scale.len() {
@@ -87,7 +104,9 @@ impl Norm {
         let factor = |g: usize| scale[g] as f64 * standard[g].1;
         Self {
             factor: (0..scale.len()).map(|g| factor(g) as f32).collect(),
-            offset: (0..scale.len()).map(|g| (shift[g] as f64 - standard[g].0 * factor(g)) as f32).collect(),
+            offset: (0..scale.len())
+                .map(|g| (shift[g] as f64 - standard[g].0 * factor(g)) as f32)
+                .collect(),
             standard: Some(standard),
             count: n,
         }
@@ -110,10 +129,16 @@ impl Norm {
             let b = -a * reciprocal * d / self.count;
             terms.push([a as f32, b as f32, (-a * dy / self.count - b * mean) as f32]);
         }
-        NormBackward { dscale, dshift, terms }
+        NormBackward {
+            dscale,
+            dshift,
+            terms,
+        }
     }
 }
 
 fn reduce(samples: &[Vec<[f32; 2]>], group: usize) -> [f64; 2] {
-    samples.iter().fold([0.0; 2], |[a, b], s| [a + s[group][0] as f64, b + s[group][1] as f64])
+    samples.iter().fold([0.0; 2], |[a, b], s| {
+        [a + s[group][0] as f64, b + s[group][1] as f64]
+    })
 }

@@ -25,16 +25,32 @@ pub(super) struct TailSaved {
     norm: Norm,
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 #[allow(clippy::too_many_arguments)]
-fn forward(depthwise: &mut [f32], point: &mut [f32], x: &[f32], kernel: &[f32], weight: &[f32], width: usize, left: usize, frames: usize) -> Vec<[f32; 2]> {
+fn forward(
+    depthwise: &mut [f32],
+    point: &mut [f32],
+    x: &[f32],
+    kernel: &[f32],
+    weight: &[f32],
+    width: usize,
+    left: usize,
+    frames: usize,
+) -> Vec<[f32; 2]> {
     let inputs = depthwise.len() / frames;
     for (c, out) in depthwise.chunks_exact_mut(frames).enumerate() {
         for band in 0..BANDS {
             let x = &x[(c * BANDS + band) * frames..][..frames];
             for tap in 0..5 {
                 let (to, from, count) = tap_range(tap, 1, left, frames);
-                add_scaled(&mut out[to..to + count], &x[from..from + count], kernel[c * 25 + band * 5 + tap]);
+                add_scaled(
+                    &mut out[to..to + count],
+                    &x[from..from + count],
+                    kernel[c * 25 + band * 5 + tap],
+                );
             }
         }
     }
@@ -42,17 +58,33 @@ fn forward(depthwise: &mut [f32], point: &mut [f32], x: &[f32], kernel: &[f32], 
     row_moments(point, frames)
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 fn activate(out: &mut [f32], point: &[f32], norm: &Norm, frames: usize) {
-    for (c, (out, point)) in out.chunks_exact_mut(frames).zip(point.chunks_exact(frames)).enumerate() {
+    for (c, (out, point)) in out
+        .chunks_exact_mut(frames)
+        .zip(point.chunks_exact(frames))
+        .enumerate()
+    {
         for (out, x) in out.iter_mut().zip(point) {
             *out = norm.factor[c].mul_add(*x, norm.offset[c]).max(0.0);
         }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
-fn backward_activation(dy: &mut [f32], grad: &[f32], out: &[f32], point: &[f32], frames: usize) -> Vec<[f32; 2]> {
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
+fn backward_activation(
+    dy: &mut [f32],
+    grad: &[f32],
+    out: &[f32],
+    point: &[f32],
+    frames: usize,
+) -> Vec<[f32; 2]> {
     for ((dy, grad), out) in dy.iter_mut().zip(grad).zip(out) {
         *dy = if *out > 0.0 { *grad } else { 0.0 };
     }
@@ -60,7 +92,10 @@ fn backward_activation(dy: &mut [f32], grad: &[f32], out: &[f32], point: &[f32],
 }
 
 /// `dpoint` holds the gradient after the norm and is used up; leaves the gradients of both kernels, one after the other.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma", "x86_64+avx2+fma"))]
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
+    "x86_64+avx2+fma"
+))]
 #[allow(clippy::too_many_arguments)]
 fn backward(
     dx: &mut [f32],
@@ -75,14 +110,23 @@ fn backward(
     frames: usize,
 ) -> Vec<f32> {
     let (inputs, width) = (depthwise.len() / frames, terms.len());
-    for (c, (d, x)) in dpoint.chunks_exact_mut(frames).zip(point.chunks_exact(frames)).enumerate() {
+    for (c, (d, x)) in dpoint
+        .chunks_exact_mut(frames)
+        .zip(point.chunks_exact(frames))
+        .enumerate()
+    {
         let [a, b, k] = terms[c];
         for (d, x) in d.iter_mut().zip(x) {
             *d = a.mul_add(*d, b.mul_add(*x, k));
         }
     }
     let mut ddepthwise = vec![0f32; inputs * frames];
-    point_conv(&mut ddepthwise, dpoint, Matrix::new(weight, width, inputs).transposed(), frames);
+    point_conv(
+        &mut ddepthwise,
+        dpoint,
+        Matrix::new(weight, width, inputs).transposed(),
+        frames,
+    );
     let mut gradients = vec![0f32; inputs * 25 + width * inputs];
     let (dkernel, dweight) = gradients.split_at_mut(inputs * 25);
     point_conv_weight_gradient(dweight, dpoint, depthwise, width, inputs, frames);
@@ -108,29 +152,70 @@ impl Tail {
 
     fn unpack<'a>(&self, p: &'a [f32]) -> [&'a [f32]; 4] {
         let mut packing = Packing::new();
-        [self.inputs * 25, self.width * self.inputs, self.width, self.width].map(|length| &p[packing.next(length)])
+        [
+            self.inputs * 25,
+            self.width * self.inputs,
+            self.width,
+            self.width,
+        ]
+        .map(|length| &p[packing.next(length)])
     }
 
     /// `x [B, inputs, 5, T]` to `[B, width, T]`.
-    pub(super) fn forward(&self, x: &[f32], p: &[f32], mode: &NormMode, batch: usize, frames: usize) -> (Vec<f32>, TailSaved) {
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        p: &[f32],
+        mode: &NormMode,
+        batch: usize,
+        frames: usize,
+    ) -> (Vec<f32>, TailSaved) {
         let [kernel, weight, scale, shift] = self.unpack(p);
         let (sample_in, sample_mid, sample_out) = self.sample_sizes(frames);
-        let (mut depthwise, mut point) = (vec![0f32; batch * sample_mid], vec![0f32; batch * sample_out]);
+        let (mut depthwise, mut point) = (
+            vec![0f32; batch * sample_mid],
+            vec![0f32; batch * sample_out],
+        );
         let moments: Vec<_> = depthwise
             .par_chunks_mut(sample_mid)
             .zip(point.par_chunks_mut(sample_out))
             .zip(x.par_chunks(sample_in))
-            .map(|((depthwise, point), x)| forward(depthwise, point, x, kernel, weight, self.width, self.left, frames))
+            .map(|((depthwise, point), x)| {
+                forward(
+                    depthwise, point, x, kernel, weight, self.width, self.left, frames,
+                )
+            })
             .collect();
         let norm = Norm::new(mode, "tail", scale, shift, &moments, batch * frames);
         let mut out = vec![0f32; point.len()];
-        out.par_chunks_mut(sample_out).zip(point.par_chunks(sample_out)).for_each(|(out, point)| activate(out, point, &norm, frames));
-        (out, TailSaved { depthwise, point, norm })
+        out.par_chunks_mut(sample_out)
+            .zip(point.par_chunks(sample_out))
+            .for_each(|(out, point)| activate(out, point, &norm, frames));
+        (
+            out,
+            TailSaved {
+                depthwise,
+                point,
+                norm,
+            },
+        )
     }
 
     /// Gradients of the input and of the packed parameters.
-    pub(super) fn backward(&self, saved: TailSaved, x: &[f32], p: &[f32], out: &[f32], grad: &[f32], frames: usize) -> (Vec<f32>, Vec<f32>) {
-        let TailSaved { depthwise, point, norm } = saved;
+    pub(super) fn backward(
+        &self,
+        saved: TailSaved,
+        x: &[f32],
+        p: &[f32],
+        out: &[f32],
+        grad: &[f32],
+        frames: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let TailSaved {
+            depthwise,
+            point,
+            norm,
+        } = saved;
         let (sample_in, sample_mid, sample_out) = self.sample_sizes(frames);
         let mut dpoint = vec![0f32; point.len()];
         let sums: Vec<_> = dpoint
@@ -149,9 +234,23 @@ impl Tail {
             .zip(dpoint.par_chunks_mut(sample_out))
             .enumerate()
             .map(|(i, (dx, dpoint))| {
-                let (x, depthwise) = (&x[i * sample_in..][..sample_in], &depthwise[i * sample_mid..][..sample_mid]);
+                let (x, depthwise) = (
+                    &x[i * sample_in..][..sample_in],
+                    &depthwise[i * sample_mid..][..sample_mid],
+                );
                 let point = &point[i * sample_out..][..sample_out];
-                backward(dx, dpoint, x, depthwise, point, &norm.terms, kernel, weight, self.left, frames)
+                backward(
+                    dx,
+                    dpoint,
+                    x,
+                    depthwise,
+                    point,
+                    &norm.terms,
+                    kernel,
+                    weight,
+                    self.left,
+                    frames,
+                )
             })
             .collect();
         let mut dp = vec![0f32; self.inputs * 25 + self.width * self.inputs];
@@ -163,6 +262,10 @@ impl Tail {
 
     /// Values a sample of the input, the depthwise result and the output.
     fn sample_sizes(&self, frames: usize) -> (usize, usize, usize) {
-        (self.inputs * BANDS * frames, self.inputs * frames, self.width * frames)
+        (
+            self.inputs * BANDS * frames,
+            self.inputs * frames,
+            self.width * frames,
+        )
     }
 }

@@ -1,0 +1,150 @@
+//! The invariants of the README's section "Architecture": who may depend on whom, and what stands in one place only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use swr_tests::project;
+
+/// Names of all packages that each workspace member needs at run time, directly or not, with every feature on.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--all-features",
+            "--locked",
+        ])
+        .current_dir(project())
+        .output()
+        .expect("cargo metadata runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    let text = |v: &Value| v.as_str().expect("a string").to_string();
+    let list = |v: &Value| v.as_array().expect("a list").clone();
+    let names: BTreeMap<String, String> = list(&metadata["packages"])
+        .iter()
+        .map(|p| (text(&p["id"]), text(&p["name"])))
+        .collect();
+    let normal = |node: &Value| -> Vec<String> {
+        let is_normal = |dep: &&Value| {
+            list(&dep["dep_kinds"])
+                .iter()
+                .any(|kind| kind["kind"].is_null())
+        };
+        list(&node["deps"])
+            .iter()
+            .filter(is_normal)
+            .map(|dep| text(&dep["pkg"]))
+            .collect()
+    };
+    let edges: BTreeMap<String, Vec<String>> = list(&metadata["resolve"]["nodes"])
+        .iter()
+        .map(|node| (text(&node["id"]), normal(node)))
+        .collect();
+    let reach = |id: &String| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![id.clone()]);
+        while let Some(id) = open.pop() {
+            for next in &edges[&id] {
+                if seen.insert(names[next].clone()) {
+                    open.push(next.clone());
+                }
+            }
+        }
+        seen
+    };
+    list(&metadata["workspace_members"])
+        .iter()
+        .map(text)
+        .map(|id| (names[&id].clone(), reach(&id)))
+        .collect()
+}
+
+fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a readable folder") {
+        let path = entry.expect("a readable entry").path();
+        let name = path
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+}
+
+fn sources_with(folder: &Path, extension: &str, needles: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    files(folder, extension, &mut found);
+    found.retain(|path| {
+        let text = std::fs::read_to_string(path).expect("a readable file");
+        needles.iter().any(|needle| text.contains(needle))
+    });
+    found
+}
+
+#[test]
+fn each_library_lives_in_one_room() {
+    let all = dependencies();
+    let forbidden: [(&str, &[&str]); 5] = [
+        ("swr-runtime", &["candle"]),
+        ("swr-trainer", &["cpal", "tract"]),
+        ("swr-dataset", &["candle", "tract", "cpal", "clap"]),
+        ("swr-core", &["candle", "tract", "cpal", "clap"]),
+        ("swr-core", &["rayon", "tempfile"]),
+    ];
+    for (package, prefixes) in forbidden {
+        let bad: Vec<_> = all[package]
+            .iter()
+            .filter(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+            .collect();
+        assert!(bad.is_empty(), "{package} depends on {bad:?}");
+    }
+    // The test would pass on an empty graph as well.
+    assert!(
+        all["swr-runtime"].contains("tract-onnx") && all["swr-trainer"].contains("candle-core")
+    );
+}
+
+#[test]
+fn core_opens_no_file_thread_or_device() {
+    let core = project().join("runtime/core/src");
+    let needles = [
+        "std::fs",
+        "std::thread",
+        "std::net",
+        "std::process",
+        "std::env",
+        "File::open",
+    ];
+    assert_eq!(sources_with(&core, "rs", &needles), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_fft_crate_appears_in_one_manifest() {
+    let mut manifests = sources_with(
+        &project(),
+        "toml",
+        &["rustfft.workspace", "rustfft =", "realfft", "microfft"],
+    );
+    manifests.retain(|path| path.parent() != Some(&project()));
+    assert_eq!(manifests, [project().join("runtime/core/Cargo.toml")]);
+}
+
+#[test]
+fn the_magic_number_of_a_delta_stands_in_one_source_file() {
+    // Put together here, so that this file does not hold it.
+    let letters: Vec<String> = "SWR".chars().map(|c| format!("b'{c}'")).collect();
+    let found = sources_with(&project(), "rs", &[&letters.join(", ")]);
+    assert_eq!(found, [project().join("runtime/core/src/package/delta.rs")]);
+}

@@ -1,0 +1,190 @@
+//! Two ways to one answer: the trainer's network in candle against the runtime's in tract, streams against whole clips, merged
+//! networks against the base. On project-made audio, so that these run everywhere.
+
+use candle_core::{Device, Tensor};
+use swr_core::audio::decode_16k_mono;
+use swr_core::frontend::{Frontend, log_mel};
+use swr_core::{FrontendSettings, MEL_BINS, WINDOW_SAMPLES};
+use swr_runtime::{ClipRunner, Engine, Models};
+use swr_tests::models;
+use swr_trainer::network::{Pass, Path, clip_logits, frame_logits};
+
+const LANGUAGES: [&str; 5] = ["en", "ar", "zh", "de", "pl"];
+
+/// Project-made speech of a language: the demo's audio.
+fn audio(language: &str) -> Vec<f32> {
+    let path = models().join(format!("demo/{language}.wav"));
+    decode_16k_mono(&std::fs::read(&path).expect("the demo's audio")).expect("decodable audio")
+}
+
+/// `[T, 40]` frames as candle's `[1, 1, 40, T]`.
+fn as_tensor(frames: &[f32]) -> Tensor {
+    let count = frames.len() / MEL_BINS;
+    let tensor = Tensor::from_slice(frames, (count, MEL_BINS), &Device::Cpu).unwrap();
+    tensor
+        .t()
+        .unwrap()
+        .reshape((1, 1, MEL_BINS, count))
+        .unwrap()
+        .contiguous()
+        .unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let scale = b.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / scale
+}
+
+fn stream(engine: &mut Engine, frames: &[f32]) -> Vec<f32> {
+    engine.reset();
+    let mut logits = Vec::new();
+    for chunk in frames.chunks_exact(engine.step_frames() * MEL_BINS) {
+        engine.step(chunk, &mut logits).unwrap();
+    }
+    logits
+}
+
+#[test]
+fn candle_and_tract_give_the_same_logits() {
+    let opened = Models::open(models()).unwrap();
+    for language in LANGUAGES {
+        let (architecture, labels, weights) =
+            swr_trainer::models::read_language(&models(), language).unwrap();
+        let model = opened.load(language).unwrap();
+        assert_eq!(model.labels, labels);
+        let mut runner = ClipRunner::new(&model).unwrap();
+        for second in audio(language).chunks_exact(16_000).take(8) {
+            let tract = runner.mean_logits(second).unwrap();
+            let mut samples = vec![0f32; swr_trainer::augment::CONTEXT_SAMPLES];
+            samples.extend(second);
+            let x = as_tensor(&log_mel(&samples).unwrap());
+            for path in [Path::Fused, Path::Plain] {
+                let pass = Pass {
+                    path,
+                    ..Pass::evaluation()
+                };
+                let candle = clip_logits(&architecture, &weights, &x, &pass)
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .to_vec1()
+                    .unwrap();
+                let difference = largest_difference(&tract, &candle);
+                assert!(
+                    difference < 1e-4,
+                    "{language}: tract and candle's {path:?} path differ by {difference} of the largest logit"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_in_tract_equals_the_whole() {
+    let opened = Models::open(models()).unwrap();
+    for language in ["en", "ar"] {
+        let model = opened.load(language).unwrap();
+        let frames = log_mel(&audio(language)[..16_000 * 6]).unwrap();
+        let count = frames.len() / MEL_BINS / 20 * 20;
+        let frames = &frames[..count * MEL_BINS];
+        let whole = stream(&mut model.engine(count).unwrap(), frames);
+        let (architecture, _, weights) =
+            swr_trainer::models::read_language(&models(), language).unwrap();
+        let candle = frame_logits(
+            &architecture,
+            &weights,
+            &as_tensor(frames),
+            &Pass::evaluation(),
+        )
+        .unwrap();
+        let candle: Vec<f32> = candle
+            .squeeze(0)
+            .unwrap()
+            .t()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        assert!(largest_difference(&whole, &candle) < 1e-4);
+        for step in [1, 4, 10] {
+            let difference =
+                largest_difference(&stream(&mut model.engine(step).unwrap(), frames), &whole);
+            assert!(
+                difference < 1e-5,
+                "{language}: steps of {step} frames differ from the whole by {difference}"
+            );
+        }
+    }
+}
+
+#[test]
+fn merging_adds_no_operation() {
+    let opened = Models::open(models()).unwrap();
+    let base = opened.load("en").unwrap();
+    let base_operations = base.engine(4).unwrap().operations().unwrap();
+    let widths = |count: usize, rows: usize, shape: &[usize]| {
+        shape
+            .iter()
+            .map(|d| if *d == rows { count } else { *d })
+            .collect::<Vec<_>>()
+    };
+    for language in ["ar", "zh", "de", "pl"] {
+        let model = opened.load(language).unwrap();
+        let operations = model.engine(4).unwrap().operations().unwrap();
+        assert_eq!(
+            operations.len(),
+            base_operations.len(),
+            "{language}: number of operations"
+        );
+        for (base_op, op) in base_operations.iter().zip(&operations) {
+            assert_eq!(base_op.name, op.name, "{language}");
+            if base_op == op {
+                continue;
+            }
+            // What differs must be the classifier: the same but for the number of labels.
+            let (was, now) = (base.labels.len(), model.labels.len());
+            let renamed: Vec<_> = base_op
+                .shapes
+                .iter()
+                .map(|shape| widths(now, was, shape))
+                .collect();
+            assert_eq!(
+                renamed, op.shapes,
+                "{language}: {} has other shapes",
+                op.name
+            );
+            assert_eq!(
+                base_op.multiply_adds * now,
+                op.multiply_adds * was,
+                "{language}: {} has other multiply-adds",
+                op.name
+            );
+        }
+        let differing = base_operations
+            .iter()
+            .zip(&operations)
+            .filter(|(a, b)| a.multiply_adds != b.multiply_adds)
+            .count();
+        assert_eq!(
+            differing, 1,
+            "{language}: exactly the classifier costs what its labels cost"
+        );
+    }
+}
+
+#[test]
+fn training_and_device_features_are_the_same_bits() {
+    let samples = &audio("en")[..16_000 * 3];
+    let whole = log_mel(samples).unwrap();
+    let mut frontend = Frontend::new(&FrontendSettings::default()).unwrap();
+    let mut streamed = Vec::new();
+    // Chunks of a microphone's callback: anything.
+    for chunk in samples.chunks(213) {
+        frontend.push(chunk, &mut streamed).unwrap();
+    }
+    assert!(samples.len() > WINDOW_SAMPLES);
+    let bits = |frames: &[f32]| frames.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&whole), bits(&streamed));
+}

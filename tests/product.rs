@@ -1,0 +1,184 @@
+//! The product as its users meet it: the demo, the released deltas against damage, accuracy on recordings where they are present.
+
+use std::path::Path;
+
+use serde_json::Value;
+use swr_core::package::{Delta, PackageError, merge};
+use swr_runtime::Models;
+use swr_tests::{models, recordings};
+
+/// Runs `swr` in process; its exit code and its lines of JSON.
+fn swr(arguments: &[&str]) -> (u8, Vec<Value>) {
+    let mut out = Vec::new();
+    let code = swr_runtime::cli::run(
+        std::iter::once("swr").chain(arguments.iter().copied()),
+        &mut out,
+    );
+    let text = String::from_utf8(out).expect("text");
+    (
+        code,
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect(),
+    )
+}
+
+fn path(path: &Path) -> String {
+    path.to_str().expect("a readable path").to_string()
+}
+
+#[test]
+fn the_demo_finds_every_keyword_and_nothing_else() {
+    let (code, lines) = swr(&["demo", "--json", "--models", &path(&models())]);
+    let sums = lines.last().expect("a summary");
+    let wrong: Vec<_> = lines
+        .iter()
+        .filter(|l| {
+            l.get("expected").is_some_and(|e| !e.is_number()) && l["expected"] != l["detected"]
+        })
+        .collect();
+    assert_eq!(
+        (code, &sums["found"], &sums["false_alarms"]),
+        (0, &sums["expected"], &Value::from(0)),
+        "{wrong:#?}"
+    );
+    assert!(sums["expected"].as_u64() >= Some(90), "{sums}");
+}
+
+#[test]
+fn released_deltas_keep_their_budget() {
+    let (code, lines) = swr(&["inspect", &path(&models()), "--json"]);
+    assert_eq!(code, 0);
+    let deltas: Vec<_> = lines
+        .iter()
+        .filter(|l| l.get("budget").is_some_and(|b| b.is_string()))
+        .collect();
+    assert_eq!(deltas.len(), 4);
+    for delta in deltas {
+        assert!(
+            delta["changed"].as_u64() <= delta["allowed"].as_u64(),
+            "{delta}"
+        );
+        let file = models().join(format!(
+            "{}.swr",
+            delta["lang"].as_str().expect("a language")
+        ));
+        assert_eq!(
+            delta["file_bytes"].as_u64(),
+            Some(std::fs::metadata(file).expect("the delta").len())
+        );
+    }
+}
+
+#[test]
+fn no_flipped_bit_and_no_cut_of_a_released_delta_gets_through() {
+    let bytes = std::fs::read(models().join("ar.swr")).expect("the Arabic delta");
+    for length in 0..bytes.len() {
+        assert!(
+            Delta::read(&bytes[..length]).is_err(),
+            "cut to {length} bytes"
+        );
+    }
+    let mut flipped = bytes.clone();
+    for bit in 0..bytes.len() * 8 {
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Delta::read(&flipped).is_err(), "bit {bit} flipped");
+        flipped[bit / 8] ^= 1 << (bit % 8);
+    }
+    assert!(Delta::read(&bytes).is_ok());
+}
+
+#[test]
+fn a_delta_for_another_base_is_refused_as_such() {
+    let opened = Models::open(models()).expect("the released models");
+    let mut other = opened.tensors().clone();
+    other
+        .get_mut("head.conv.weight")
+        .expect("a known tensor")
+        .data[0] += 1.0;
+    let delta = Delta::read(&std::fs::read(models().join("zh.swr")).expect("the Mandarin delta"))
+        .expect("a good delta");
+    assert!(matches!(
+        merge(&other, &delta),
+        Err(PackageError::WrongBase { .. })
+    ));
+    assert!(merge(opened.tensors(), &delta).is_ok());
+}
+
+/// Floors a little below what was measured on the same clips when the models were made (see the cards): they tell a broken
+/// pipeline from a working one.
+#[test]
+fn accuracy_on_recordings() {
+    let Some(speech) = recordings("accuracy_on_recordings") else {
+        return;
+    };
+    for (language, split, clips, floor) in [
+        ("en", "test", 1_096, 0.83),
+        ("ar", "test", 1_056, 0.90),
+        ("zh", "test", 384, 0.955),
+        ("de", "dev+test", 144, 0.93),
+        ("pl", "dev+test", 144, 0.93),
+    ] {
+        let (code, lines) = swr(&[
+            "eval",
+            "--data",
+            &path(&speech),
+            "--lang",
+            language,
+            "--split",
+            split,
+            "--json",
+            "--models",
+            &path(&models()),
+        ]);
+        let summary = lines.last().expect("a summary");
+        assert_eq!(
+            (code, &summary["lang"], &summary["clips"]),
+            (0, &Value::from(language), &Value::from(clips))
+        );
+        let accuracy = summary["accuracy"].as_f64().expect("a share");
+        assert!(
+            accuracy >= floor,
+            "{language}: {accuracy} on {clips} clips, at least {floor} expected"
+        );
+    }
+}
+
+#[test]
+fn streams_of_recordings_are_measured() {
+    let Some(speech) = recordings("streams_of_recordings_are_measured") else {
+        return;
+    };
+    let (code, lines) = swr(&[
+        "eval",
+        "--stream",
+        "--minutes",
+        "2",
+        "--data",
+        &path(&speech),
+        "--lang",
+        "zh",
+        "--json",
+        "--models",
+        &path(&models()),
+    ]);
+    let summary = lines.last().expect("a summary");
+    assert_eq!(code, 0);
+    assert!(summary["expected"].as_u64() > Some(10), "{summary}");
+    assert!(summary["found"].as_u64() > Some(0), "{summary}");
+    let interval = summary["false_alarms_interval"]
+        .as_array()
+        .expect("an interval");
+    assert!(interval[1].as_f64() > interval[0].as_f64());
+    let (code, _) = swr(&[
+        "demo",
+        "--data",
+        &path(&speech),
+        "--minutes",
+        "1",
+        "--json",
+        "--models",
+        &path(&models()),
+    ]);
+    assert_eq!(code, 0, "a demo on recordings ends well when it has run");
+}

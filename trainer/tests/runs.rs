@@ -1,0 +1,234 @@
+//! Whole runs of `swr-train` on a small folder of tones: a run killed and started again ends in the same bytes as one that was
+//! not, a delta keeps its budget, and bad input is refused with one clear sentence and no half-written file.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use swr_core::package::{Delta, changed, merge};
+use swr_trainer::models::Base;
+
+const SAMPLE_RATE_HZ: u32 = 16_000;
+
+fn write_tone(path: &Path, hz: f32, level: f32) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: SAMPLE_RATE_HZ,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).expect("a new file");
+    for i in 0..SAMPLE_RATE_HZ {
+        let t = i as f32 / SAMPLE_RATE_HZ as f32;
+        let envelope = if (0.3..0.7).contains(&t) { level } else { 0.0 };
+        writer
+            .write_sample((envelope * (t * hz * std::f32::consts::TAU).sin() * 30_000.0) as i16)
+            .expect("a written sample");
+    }
+    writer.finalize().expect("a written file");
+}
+
+/// `<word>/<speaker>_nohash_<n>.wav`: each word a tone, each speaker a level.
+fn speech(folder: &Path, words: &[(&str, f32)]) -> PathBuf {
+    for (word, hz) in words {
+        for speaker in 0..30 {
+            let name = format!("{word}/{:08x}_nohash_0.wav", speaker * 77_777 + 1);
+            write_tone(
+                &folder.join(name),
+                hz * (1.0 + 0.004 * speaker as f32),
+                0.2 + 0.02 * speaker as f32,
+            );
+        }
+    }
+    folder.to_path_buf()
+}
+
+fn command(arguments: &[&str], work: &Path, models: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swr-train"));
+    command
+        .arg("--quiet")
+        .args(arguments)
+        .arg("--work")
+        .arg(work)
+        .arg("--models")
+        .arg(models);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(arguments: &[&str], work: &Path, models: &Path) {
+    let output = command(arguments, work, models)
+        .output()
+        .expect("swr-train runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Starts the command, kills it when its log shows a finished epoch, and starts it again to its end.
+fn finish_after_a_kill(arguments: &[&str], work: &Path, models: &Path) {
+    let mut child = command(arguments, work, models)
+        .spawn()
+        .expect("swr-train runs");
+    let started = Instant::now();
+    while !work.join("log.jsonl").exists() {
+        assert!(
+            child.try_wait().expect("a child").is_none(),
+            "the run ended before it could be killed"
+        );
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "no epoch was finished"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().expect("a killed child");
+    child.wait().expect("a child");
+    finish(arguments, work, models);
+}
+
+fn refused(output: Output, words: &[&str]) {
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(
+        message.trim_end().lines().count(),
+        1,
+        "one sentence: {message}"
+    );
+    for word in words {
+        assert!(message.contains(word), "`{word}` is missing in: {message}");
+    }
+}
+
+#[test]
+fn a_killed_run_started_again_ends_in_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let english = speech(
+        &at("en"),
+        &[("low", 300.0), ("high", 1_500.0), ("top", 3_500.0)],
+    );
+    let english = english.to_str().expect("a readable path");
+    let base = [
+        "base",
+        "--data",
+        english,
+        "--set",
+        "schedule.epochs=3",
+        "--set",
+        "schedule.batch=16",
+        "--set",
+        "schedule.warmup_epochs=0.5",
+    ];
+    finish(&base, &at("whole"), &at("models"));
+    finish_after_a_kill(&base, &at("killed"), &at("models-killed"));
+    let bytes =
+        |models: &str, name: &str| std::fs::read(at(models).join(name)).expect("a model file");
+    for name in ["base.onnx", "base.json"] {
+        assert!(
+            bytes("models", name) == bytes("models-killed", name),
+            "{name} differs"
+        );
+    }
+
+    let other = speech(&at("xx"), &[("tief", 450.0), ("hoch", 2_500.0)]);
+    let other = other.to_str().expect("a readable path");
+    let short = ["dense", "select", "tune"]
+        .map(|stage| [format!("{stage}.epochs=2"), format!("{stage}.batch=16")])
+        .concat();
+    let mut adapt = vec!["adapt", "--data", other, "--lang", "de", "--budget", "10%"];
+    adapt.extend(short.iter().flat_map(|set| ["--set", set]));
+    finish(&adapt, &at("whole-de"), &at("models"));
+    finish_after_a_kill(&adapt, &at("killed-de"), &at("models-killed"));
+    assert!(
+        bytes("models", "de.swr") == bytes("models-killed", "de.swr"),
+        "de.swr differs"
+    );
+
+    let base = Base::read(&at("models")).expect("the base");
+    let delta = Delta::read(&bytes("models", "de.swr")).expect("the delta");
+    let counts = changed(
+        &base.tensors,
+        &merge(&base.tensors, &delta).expect("a fitting delta"),
+    )
+    .expect("counts");
+    assert!(
+        counts.convolution > 0 && counts.convolution <= 642,
+        "{counts:?}"
+    );
+
+    // The other units of budget, and budgets that cannot hold.
+    for budget in ["40%all", "5000B"] {
+        adapt[6] = budget;
+        finish(&adapt, &at(budget), &at("models"));
+        let delta = Delta::read(&bytes("models", "de.swr")).expect("the delta");
+        let counts = changed(
+            &base.tensors,
+            &merge(&base.tensors, &delta).expect("a fitting delta"),
+        )
+        .expect("counts");
+        let used = delta
+            .header()
+            .budget
+            .used(&counts, bytes("models", "de.swr").len());
+        assert!(
+            used <= delta
+                .header()
+                .budget
+                .allowed(&swr_core::package::Counts::of(&base.tensors)),
+            "{budget}: {used}"
+        );
+    }
+    for (budget, words) in [
+        ("200B", ["--budget 200B", "give at least"]),
+        ("1%all", ["--budget 1%all", "give at least"]),
+    ] {
+        adapt[6] = budget;
+        refused(
+            command(&adapt, &at("refused"), &at("models"))
+                .output()
+                .expect("swr-train runs"),
+            &words,
+        );
+    }
+    // A folder that holds another configuration's run.
+    adapt[6] = "10%";
+    adapt.extend(["--set", "seed=9"]);
+    refused(
+        command(&adapt, &at("whole-de"), &at("models"))
+            .output()
+            .expect("swr-train runs"),
+        &["config.seed was 1, now 9", "--restart"],
+    );
+}
+
+#[test]
+fn bad_input_is_refused_and_leaves_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let run = |data: &Path| {
+        let data = data.to_str().expect("a readable path");
+        command(
+            &["base", "--data", data, "--set", "schedule.epochs=1"],
+            &at("work"),
+            &at("models"),
+        )
+        .output()
+        .expect("swr-train runs")
+    };
+    refused(run(&at("missing")), &["missing"]);
+    std::fs::create_dir(at("empty")).expect("a new folder");
+    refused(run(&at("empty")), &["empty"]);
+    let broken = speech(&at("broken"), &[("low", 300.0), ("high", 1_500.0)]);
+    let clip = broken
+        .join("low")
+        .join(format!("{:08x}_nohash_0.wav", 77_778));
+    std::fs::write(&clip, b"RIFF").expect("a spoilt file");
+    refused(run(&broken), &[clip.to_str().expect("a readable path")]);
+    std::fs::write(&clip, b"").expect("an empty file");
+    refused(run(&broken), &[clip.to_str().expect("a readable path")]);
+    assert!(!at("models").exists(), "nothing was written");
+}
