@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed};
 
 use crate::adapt::{Plan, adapt};
+use crate::architecture::TimePadding;
 use crate::base::train_base;
 use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
@@ -228,6 +229,13 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         &language.dev,
         &language.labels,
     )?;
+    println!("development: {dev}");
+    if config.architecture.padding != TimePadding::Causal {
+        println!(
+            "not exported: a network that looks ahead cannot stream; it is there for comparison"
+        );
+        return Ok(());
+    }
     let training = json!({"config": config, "clips": language.train.len(), "development": summary(&dev), "calibration": calibrated});
     let Value::Object(training) = training else {
         bail!("the training record is no object")
@@ -242,7 +250,6 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         threshold,
         training,
     )?;
-    println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));
     println!(
         "{}: base of {} weights, {} labels",

@@ -25,9 +25,10 @@ const MAX_FRAMES: usize = 60_000;
 pub struct DetectorSettings {
     /// Frames over which logits are averaged before the softmax. Default: [`WINDOW_FRAMES`].
     pub window_frames: usize,
-    /// Frames over which posteriors are averaged; more means calmer and later. Default: 10 (100 ms).
+    /// Frames over which posteriors are averaged; more means calmer and later. Default: 30 (300 ms): while a word slides into the averaging
+    /// window, its first sounds may look like another keyword for 100 to 150 ms, whereas the word itself stays for half a second.
     pub smoothing_frames: usize,
-    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then. Default: 10 (100 ms).
+    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then. Default: 25 (250 ms).
     pub confirm_frames: usize,
     /// Frames after an event in which no new candidate begins. Default: 50 (500 ms).
     pub refractory_frames: usize,
@@ -40,8 +41,8 @@ impl DetectorSettings {
     pub fn new(thresholds: Vec<f32>) -> Self {
         Self {
             window_frames: WINDOW_FRAMES,
-            smoothing_frames: 10,
-            confirm_frames: 10,
+            smoothing_frames: 30,
+            confirm_frames: 25,
             refractory_frames: 50,
             thresholds,
         }
