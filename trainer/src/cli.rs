@@ -215,7 +215,7 @@ impl Common {
 fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
-    let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
+    let language = Language::load(&common.data, &common.extra, &a.lang, 1, progress)?;
     let run = Run::open(
         &common.work("base"),
         json!({"config": config, "language": a.lang, "labels": language.labels}),
@@ -270,7 +270,13 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
             a.lang
         );
     }
-    let language = Language::load(&common.data, &common.extra, &a.lang, progress)?;
+    let language = Language::load(
+        &common.data,
+        &common.extra,
+        &a.lang,
+        config.unknown_pool,
+        progress,
+    )?;
     let resolved = json!({
         "config": config,
         "language": a.lang,

@@ -30,6 +30,8 @@ pub struct BaseConfig {
 pub struct AdaptConfig {
     /// Seed of everything random.
     pub seed: u64,
+    /// Training holds this many times the unknown clips that an epoch draws from them.
+    pub unknown_pool: usize,
     /// Variation of clips.
     pub augment: Augment,
     /// The classifier's start: a linear probe on the base's features.

@@ -87,6 +87,8 @@ pub struct Language {
     pub synthetic: bool,
     /// Which clips these are.
     pub task: Task,
+    /// An epoch draws one of so many unknown clips.
+    unknown_pool: usize,
 }
 
 /// A batch: log-mel `[B, 1, 40, T]`, labels `[B]`, and which examples these are.
@@ -101,14 +103,17 @@ pub struct Batch {
 
 impl Language {
     /// Reads and decodes the training and development clips of `language` below `data`; `extra` folders add training clips.
+    /// There are `unknown_pool` times as many unknown training clips as an epoch uses, at least 1.
     pub fn load(
         data: &Path,
         extra: &[PathBuf],
         language: &str,
+        unknown_pool: usize,
         progress: &Progress,
     ) -> Result<Self> {
         let options = TaskOptions {
             extra: extra.to_vec(),
+            unknown_pool: unknown_pool.max(1),
             ..TaskOptions::default()
         };
         let task = swr_dataset::task(data, language, &options)?;
@@ -124,9 +129,33 @@ impl Language {
             labels: task.labels.clone(),
             train: Examples::load(&task.train, progress, "decoding training clips")?,
             dev: Examples::load(&task.dev, progress, "decoding development clips")?,
-            synthetic: task.test.iter().chain(&task.dev).any(|clip| clip.synthetic),
+            synthetic: task
+                .test
+                .iter()
+                .chain(&task.dev)
+                .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
+            unknown_pool: unknown_pool.max(1),
             task,
         })
+    }
+
+    /// Clips in an epoch.
+    pub fn epoch_clips(&self) -> usize {
+        let is_unknown = |label: &&u32| **label as usize == self.task.unknown_label();
+        let unknown = self.train.labels.iter().filter(is_unknown).count();
+        self.train.len() - unknown + unknown.div_ceil(self.unknown_pool)
+    }
+
+    /// Indexes of an epoch's clips in seeded order; of the unknown ones a part, drawn anew each time.
+    fn epoch(&self, seed: u64, place: [u64; 2]) -> Vec<usize> {
+        let unknown = self.task.unknown_label() as u32;
+        let (mut pool, mut order): (Vec<usize>, Vec<usize>) =
+            (0..self.train.len()).partition(|i| self.train.labels[*i] == unknown);
+        pool.shuffle(&mut generator(seed, &[place[0], place[1], u64::MAX]));
+        order.extend(&pool[..pool.len().div_ceil(self.unknown_pool)]);
+        order.sort_unstable();
+        order.shuffle(&mut generator(seed, &place));
+        order
     }
 
     /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on another thread meanwhile.
@@ -138,8 +167,7 @@ impl Language {
         place: [u64; 2],
         mut step: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
-        let mut order: Vec<usize> = (0..self.train.len()).collect();
-        order.shuffle(&mut generator(seed, &place));
+        let order = self.epoch(seed, place);
         let parts: Vec<&[f32]> = self
             .task
             .background

@@ -107,7 +107,8 @@ pub fn penalty(scores: &Tensor, units: &[Unit], allowed: usize, shape: Penalty) 
     })
 }
 
-/// The units with the largest sum of probabilities that together cost at most `allowed`: a 0/1 knapsack, solved exactly.
+/// The units with the largest expected change, the sum of cost times probability, that together cost at most `allowed`: a 0/1
+/// knapsack, solved exactly. Units are thus ranked by probability, in which the policy has weighed benefit against cost already.
 /// Never exceeds the budget; equal sums prefer the earlier units.
 pub fn choose(probabilities: &[f32], units: &[Unit], allowed: usize) -> Vec<bool> {
     // best[c]: largest value at a cost of at most c; taken[u][c]: whether unit u is part of it.
@@ -115,7 +116,7 @@ pub fn choose(probabilities: &[f32], units: &[Unit], allowed: usize) -> Vec<bool
     let mut taken = vec![vec![false; allowed + 1]; units.len()];
     for (u, unit) in units.iter().enumerate() {
         for c in (unit.cost..=allowed).rev() {
-            let value = best[c - unit.cost] + f64::from(probabilities[u]);
+            let value = best[c - unit.cost] + unit.cost as f64 * f64::from(probabilities[u]);
             if value > best[c] {
                 best[c] = value;
                 taken[u][c] = true;
@@ -160,7 +161,7 @@ mod tests {
             let worth = |set: &[bool]| {
                 (0..9)
                     .filter(|u| set[*u])
-                    .map(|u| f64::from(p[u]))
+                    .map(|u| units[u].cost as f64 * f64::from(p[u]))
                     .sum::<f64>()
             };
             let cost = |set: &[bool]| {

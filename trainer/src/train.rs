@@ -92,7 +92,7 @@ pub fn run_stage(
     if first == 0 {
         learner.forget_momentum()?;
     }
-    let steps = language.train.len().div_ceil(schedule.batch);
+    let steps = language.epoch_clips().div_ceil(schedule.batch);
     let bar = progress.bar(stage.name, schedule.epochs * steps);
     bar.set_position((first * steps) as u64);
     bar.reset_eta();
@@ -125,8 +125,8 @@ pub fn run_stage(
             Ok(())
         })?;
         let (loss, accuracy) = (
-            loss_sum / language.train.len() as f64,
-            correct as f64 / language.train.len() as f64,
+            loss_sum / language.epoch_clips() as f64,
+            correct as f64 / language.epoch_clips() as f64,
         );
         bar.set_message(format!(
             "loss {loss:.3}, {:.1} % of varied clips right",

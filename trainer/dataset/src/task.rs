@@ -46,6 +46,9 @@ pub struct TaskOptions {
     pub keywords: Option<Vec<String>>,
     /// What `_unknown_` is made of. Default: [`UnknownRule::All`] for English, the language of the base, else [`UnknownRule::Balanced`].
     pub unknown: Option<UnknownRule>,
+    /// By [`UnknownRule::Balanced`], TRAIN holds this many times as many unknown clips as DEV and TEST would, as far as there are:
+    /// a pool to draw from anew in every epoch. Default: 1.
+    pub unknown_pool: usize,
     /// Languages that `_unknown_` may draw on; fewer make the reading of a large collection faster. Default: all that are there.
     pub unknown_languages: Option<Vec<String>>,
     /// Count table entries whose file is not there instead of failing. Default: false.
@@ -63,6 +66,7 @@ impl Default for TaskOptions {
             max_keywords: None,
             keywords: None,
             unknown: None,
+            unknown_pool: 1,
             unknown_languages: None,
             skip_missing: false,
             seed: 0,
@@ -259,6 +263,9 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         let twice_a_keyword = (2.0 * spoken as f64 / labels.len() as f64).round() as usize;
         let unknown = match rule {
             UnknownRule::All => pools.all(split),
+            UnknownRule::Balanced if split == Split::Train => {
+                pools.balanced(split, twice_a_keyword * options.unknown_pool)
+            }
             UnknownRule::Balanced => pools.balanced(split, twice_a_keyword),
         };
         clips.extend(
