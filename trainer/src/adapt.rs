@@ -17,9 +17,9 @@ use swr_core::package::{Counts, Delta, DeltaHeader, Group, Limit, Tensors, merge
 use crate::architecture::Architecture;
 use crate::checkpoint::{Position, Run};
 use crate::config::{AdaptConfig, Probe};
-use crate::examples::{Batch, Language, for_each_plain_batch};
-use crate::fused::{Dropout, NormMode, Statistics};
-use crate::learner::{Learner, Rule, Running, fold, unfold};
+use crate::examples::{Batch, Examples, Language, for_each_plain_batch};
+use crate::fused::{Dropout, NormMode, NormStatistics, Statistics};
+use crate::learner::{Learner, Rule, fold, unfold};
 use crate::network::{Pass, Path, Weights, clip_logits, cross_entropy, pooled_features};
 use crate::progress::Progress;
 use crate::random::{generator, mix};
@@ -31,7 +31,7 @@ use crate::weights::{from_package, to_package};
 
 const CLASSIFIER: [&str; 2] = ["classifier.weight", "classifier.bias"];
 const SCORES: &str = "policy.scores";
-/// Clips that the base's statistics on the new language are estimated from.
+/// Batches that the base's statistics on the new language are estimated from.
 const OBSERVED_BATCHES: usize = 20;
 /// Upper bound of what a changed tensor costs in a delta beside one byte a weight: index, kind, scale, counts.
 const TENSOR_BYTES: usize = 16;
@@ -143,7 +143,8 @@ pub fn adapt(
     let plan = Plan::new(base, header)?;
     let deployed = from_package(base)?;
     // Training standardises by the batch, so scale and shift are rewritten for the statistics that the base meets in this language.
-    let observed = observe(architecture, &deployed, language, config.dense.batch)?;
+    let sample = language.an_epoch(config.seed);
+    let observed = observe(architecture, &deployed, &sample, config.dense.batch)?;
     let mut start = deployed.clone();
     unfold(&mut start, &observed)?;
     let body: Weights = start
@@ -176,7 +177,8 @@ pub fn adapt(
         config.seed,
         architecture,
         &deployed,
-        language,
+        &sample,
+        language.labels.len(),
         progress,
     )?) {
         learner.add(
@@ -343,14 +345,15 @@ impl Training<'_> {
             return Ok(());
         }
         let seed = self.config.seed;
+        let statistics = Statistics::default();
         let stage = Stage {
             index,
             name,
             schedule,
             augment: &self.config.augment,
             seed,
+            statistics: &statistics,
         };
-        let statistics = Statistics::default();
         let mode = NormMode::Batch {
             statistics: statistics.clone(),
             deployed: deployed.clone(),
@@ -380,7 +383,6 @@ impl Training<'_> {
             self.language,
             learner,
             reached,
-            &statistics,
             self.progress,
             objective,
         )
@@ -391,36 +393,35 @@ impl Training<'_> {
 fn observe(
     architecture: &Architecture,
     deployed: &Weights,
-    language: &Language,
+    sample: &Examples,
     batch: usize,
-) -> Result<Running> {
+) -> Result<NormStatistics> {
     let statistics = Statistics::default();
     let pass = Pass {
         mode: NormMode::Observe(statistics.clone()),
         ..Pass::evaluation()
     };
-    let mut mean = Running::new();
+    let mut mean = NormStatistics::new();
     let mut batches = 0usize;
-    for_each_plain_batch(
-        &language.train.sample(OBSERVED_BATCHES * batch),
-        batch,
-        |batch| {
-            clip_logits(architecture, deployed, &batch.log_mel, &pass)?;
-            batches += 1;
-            for (name, (means, variances)) in statistics.take() {
-                let total = mean
-                    .entry(name)
-                    .or_insert_with(|| (vec![0.0; means.len()], vec![0.0; means.len()]));
-                for (total, new) in [(&mut total.0, means), (&mut total.1, variances)] {
-                    total
-                        .iter_mut()
-                        .zip(new)
-                        .for_each(|(total, new)| *total += (new - *total) / batches as f32);
-                }
+    for_each_plain_batch(sample, batch, |batch| {
+        if batches == OBSERVED_BATCHES {
+            return Ok(());
+        }
+        clip_logits(architecture, deployed, &batch.log_mel, &pass)?;
+        batches += 1;
+        for (name, (means, variances)) in statistics.take() {
+            let total = mean
+                .entry(name)
+                .or_insert_with(|| (vec![0.0; means.len()], vec![0.0; means.len()]));
+            for (total, new) in [(&mut total.0, means), (&mut total.1, variances)] {
+                total
+                    .iter_mut()
+                    .zip(new)
+                    .for_each(|(total, new)| *total += (new - *total) / batches as f32);
             }
-            Ok(())
-        },
-    )?;
+        }
+        Ok(())
+    })?;
     Ok(mean)
 }
 
@@ -430,13 +431,14 @@ fn probe(
     seed: u64,
     architecture: &Architecture,
     deployed: &Weights,
-    language: &Language,
+    sample: &Examples,
+    classes: usize,
     progress: &Progress,
 ) -> Result<[Tensor; 2]> {
-    let (classes, width) = (language.labels.len(), architecture.tail_width());
+    let width = architecture.tail_width();
     let mut features = Vec::new();
-    let bar = progress.bar("linear probe", language.train.len());
-    for_each_plain_batch(&language.train, 100, |batch| {
+    let bar = progress.bar("linear probe", sample.len());
+    for_each_plain_batch(sample, 100, |batch| {
         features.push(
             pooled_features(architecture, deployed, &batch.log_mel, &Pass::evaluation())?
                 .squeeze(2)?,
@@ -461,14 +463,11 @@ fn probe(
         ..ParamsAdamW::default()
     };
     let mut optimiser = AdamW::new(variables.all_vars(), parameters)?;
-    let mut order: Vec<u32> = (0..language.train.len() as u32).collect();
+    let mut order: Vec<u32> = (0..sample.len() as u32).collect();
     for epoch in 0..settings.epochs {
         order.shuffle(&mut generator(seed, &[u64::MAX, epoch as u64]));
         for indexes in order.chunks(settings.batch) {
-            let labels: Vec<u32> = indexes
-                .iter()
-                .map(|i| language.train.labels[*i as usize])
-                .collect();
+            let labels: Vec<u32> = indexes.iter().map(|i| sample.labels[*i as usize]).collect();
             let (indexes, labels) = (
                 Tensor::new(indexes, &Device::Cpu)?,
                 Tensor::new(labels, &Device::Cpu)?,

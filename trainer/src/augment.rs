@@ -235,7 +235,7 @@ mod tests {
             .collect();
         let noise = vec![0.1f32; 1_000];
         let material = Material {
-            clips: &[clip.clone()],
+            clips: std::slice::from_ref(&clip),
             background: &[&noise],
         };
         let example = example(&NONE, &material, 0, Kind::Word, &mut generator(1, &[]));

@@ -33,14 +33,15 @@ pub fn train_base(
         )?;
     }
     let reached = run.restore(&mut learner)?.unwrap_or_default();
+    let statistics = Statistics::default();
     let stage = Stage {
         index: 0,
         name: "base",
         schedule: &config.schedule,
         augment: &config.augment,
         seed: config.seed,
+        statistics: &statistics,
     };
-    let statistics = Statistics::default();
     let mode = NormMode::Batch {
         statistics: statistics.clone(),
         deployed: Arc::default(),
@@ -51,7 +52,6 @@ pub fn train_base(
         language,
         &mut learner,
         reached,
-        &statistics,
         progress,
         |learner, batch, moment| {
             let dropout = Dropout {

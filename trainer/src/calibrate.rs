@@ -8,7 +8,7 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::frontend::log_mel;
-use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES};
+use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 use swr_dataset::{Background, Detected, StreamOptions, Task, match_detections, stream};
 
 use crate::architecture::{Architecture, MEL_BINS};
@@ -84,7 +84,7 @@ pub fn calibrate(
         )?;
         let mut detections = detector.push(&logits);
         detections.extend(detector.finish());
-        let at = |frame: u64| frame as usize * HOP_SAMPLES + WINDOW_SAMPLES;
+        let at = |frame: u64| frame as usize * HOP_SAMPLES;
         let detected: Vec<_> = detections
             .iter()
             .map(|d| Detected {

@@ -218,7 +218,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let language = Language::load(&common.data, &common.extra, &a.lang, 1, progress)?;
     let run = Run::open(
         &common.work("base"),
-        json!({"config": config, "language": a.lang, "labels": language.labels}),
+        json!({"config": config, "language": a.lang, "labels": language.labels, "training_clips": language.training_clips()}),
         common.restart,
     )?;
     let weights = train_base(&config, &language, &run, progress)?;
@@ -236,7 +236,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         );
         return Ok(());
     }
-    let training = json!({"config": config, "clips": language.train.len(), "development": summary(&dev), "calibration": calibrated});
+    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated});
     let Value::Object(training) = training else {
         bail!("the training record is no object")
     };
@@ -282,6 +282,7 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
         "language": a.lang,
         "labels": language.labels,
         "budget": a.budget,
+        "training_clips": language.training_clips(),
         "base": base.manifest.tensors_sha256,
     });
     let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
@@ -348,7 +349,6 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     let report = json!({
         "run": record,
         "resolved": resolved,
-        "training_clips": language.train.len(),
         "allowed": plan.budget,
         "used": used,
         "changed": counts,

@@ -8,9 +8,11 @@ use candle_core::{Device, Tensor};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
+use serde_json::{Value, json};
 use swr_core::FrontendSettings;
 use swr_core::frontend::Frontend;
-use swr_dataset::{Clip, SILENCE, Task, TaskOptions, UNKNOWN, load_all_i16};
+use swr_core::package::Digest;
+use swr_dataset::{Clip, SILENCE, Source, Task, TaskOptions, UNKNOWN, load_all_i16};
 
 use crate::architecture::MEL_BINS;
 use crate::augment::{Augment, Kind, Material, example, plain};
@@ -41,14 +43,12 @@ impl Examples {
         })
     }
 
-    /// At most `count` of the clips, spread evenly over all.
-    pub fn sample(&self, count: usize) -> Self {
-        let every = self.len().div_ceil(count.max(1)).max(1);
-        let pick = (0..self.len()).step_by(every);
+    /// The clips with these indexes.
+    fn subset(&self, indexes: &[usize]) -> Self {
         Self {
-            clips: pick.clone().map(|i| self.clips[i].clone()).collect(),
-            labels: pick.clone().map(|i| self.labels[i]).collect(),
-            names: pick.map(|i| self.names[i].clone()).collect(),
+            clips: indexes.iter().map(|i| self.clips[*i].clone()).collect(),
+            labels: indexes.iter().map(|i| self.labels[*i]).collect(),
+            names: indexes.iter().map(|i| self.names[*i].clone()).collect(),
         }
     }
 
@@ -144,6 +144,32 @@ impl Language {
         let is_unknown = |label: &&u32| **label as usize == self.task.unknown_label();
         let unknown = self.train.labels.iter().filter(is_unknown).count();
         self.train.len() - unknown + unknown.div_ceil(self.unknown_pool)
+    }
+
+    /// The clips of one epoch in seeded order, for what is done before training.
+    pub fn an_epoch(&self, seed: u64) -> Examples {
+        self.train.subset(&self.epoch(seed, [u64::MAX, 0]))
+    }
+
+    /// Number and digest of the training clips: what a run was made from, wherever the folders lie.
+    pub fn training_clips(&self) -> Value {
+        let mut lines = String::new();
+        for clip in &self.task.train {
+            let origin = match &clip.source {
+                Source::File(path) => path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned()),
+                Source::Noise { start_samples, .. } => Some(start_samples.to_string()),
+            };
+            lines += &format!(
+                "{} {} {} {}\n",
+                clip.label,
+                clip.word,
+                clip.speaker,
+                origin.unwrap_or_default()
+            );
+        }
+        json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes())})
     }
 
     /// Indexes of an epoch's clips in seeded order; of the unknown ones a part, drawn anew each time.

@@ -6,14 +6,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
-use crate::fused::{EPSILON, Statistics};
+use crate::fused::{EPSILON, NormStatistics, Statistics};
 use crate::network::Weights;
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const RUNNING_MOMENTUM: f32 = 0.1;
-
-/// Mean and variance per group of every norm, by the name of its part.
-pub type Running = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
 
 /// How a variable is updated.
 #[derive(Clone)]
@@ -55,8 +52,8 @@ pub struct Update {
 #[derive(Default)]
 pub struct Learner {
     learned: BTreeMap<String, Learned>,
-    /// Running statistics of the norms that standardise.
-    pub running: Running,
+    /// NormStatistics statistics of the norms that standardise.
+    pub running: NormStatistics,
 }
 
 impl Learner {
@@ -205,7 +202,7 @@ impl Learner {
 
 /// Folds running statistics into scale and shift: the deployed form of norms that standardised in training.
 /// Norms without running statistics are in deployed form already.
-pub fn fold(weights: &mut Weights, running: &Running) -> Result<()> {
+pub fn fold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
     for (part, (mean, variance)) in running {
         rewrite_norm(weights, part, |g, scale, shift| {
             let factor = scale / (variance[g] as f64 + EPSILON).sqrt();
@@ -216,7 +213,7 @@ pub fn fold(weights: &mut Weights, running: &Running) -> Result<()> {
 }
 
 /// The reverse of [`fold`]: scale and shift such that a norm that standardises by these statistics does what the deployed one does.
-pub fn unfold(weights: &mut Weights, running: &Running) -> Result<()> {
+pub fn unfold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
     for (part, (mean, variance)) in running {
         rewrite_norm(weights, part, |g, scale, shift| {
             (

@@ -111,6 +111,7 @@ pub fn penalty(scores: &Tensor, units: &[Unit], allowed: usize, shape: Penalty) 
 /// knapsack, solved exactly. Units are thus ranked by probability, in which the policy has weighed benefit against cost already.
 /// Never exceeds the budget; equal sums prefer the earlier units.
 pub fn choose(probabilities: &[f32], units: &[Unit], allowed: usize) -> Vec<bool> {
+    let allowed = allowed.min(units.iter().map(|unit| unit.cost).sum());
     // best[c]: largest value at a cost of at most c; taken[u][c]: whether unit u is part of it.
     let mut best = vec![0f64; allowed + 1];
     let mut taken = vec![vec![false; allowed + 1]; units.len()];

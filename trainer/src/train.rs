@@ -67,10 +67,12 @@ pub struct Stage<'a> {
     pub augment: &'a Augment,
     /// Seed of the run.
     pub seed: u64,
+    /// Where the objective leaves the batch's norm statistics.
+    pub statistics: &'a Statistics,
 }
 
 /// Runs a stage from where the run stands to its end. `objective` gives logits `[B, C]` and loss of a batch and leaves the
-/// batch's norm statistics in `statistics`.
+/// batch's norm statistics where the stage says.
 ///
 /// A loss that is not finite ends training with an error that names step, clips and the last checkpoint, which stays usable.
 pub fn run_stage(
@@ -79,7 +81,6 @@ pub fn run_stage(
     language: &Language,
     learner: &mut Learner,
     reached: Position,
-    statistics: &Statistics,
     progress: &Progress,
     mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Tensor)>,
 ) -> Result<()> {
@@ -116,7 +117,7 @@ pub fn run_stage(
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
             let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1 };
             learner.update(&gradients, update)?;
-            learner.observe(statistics);
+            learner.observe(stage.statistics);
             loss_sum += f64::from(value) * batch.indexes.len() as f64;
             let labels: Vec<u32> = batch.labels.to_vec1()?;
             correct += predictions(&logits)?.iter().zip(&labels).filter(|(a, b)| a == b).count();

@@ -2,13 +2,13 @@
 
 use candle_core::{Device, Tensor, Var};
 use swr_trainer::architecture::{Architecture, TimePadding};
-use swr_trainer::fused::NormMode;
+use swr_trainer::fused::{NormMode, NormStatistics};
 use swr_trainer::network::{Pass, Path, Weights, clip_logits, cross_entropy, initial_weights};
 
 struct Outcome {
     loss: f32,
     gradients: Vec<(String, Vec<f32>)>,
-    statistics: Vec<(String, (Vec<f32>, Vec<f32>))>,
+    statistics: NormStatistics,
 }
 
 fn run(
@@ -56,8 +56,8 @@ fn run(
         loss: loss.to_scalar().unwrap(),
         gradients: vars.iter().map(|(n, v)| (n.clone(), gradient(v))).collect(),
         statistics: match mode {
-            NormMode::Batch { statistics, .. } => statistics.take().into_iter().collect(),
-            _ => Vec::new(),
+            NormMode::Batch { statistics, .. } => statistics.take(),
+            _ => NormStatistics::new(),
         },
     }
 }

@@ -249,6 +249,14 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
             .filter(|corpus| corpus.language == language)
     };
 
+    let judging: BTreeSet<&str> = in_language()
+        .flat_map(|corpus| &corpus.entries)
+        .filter(|entry| {
+            entry.split != Split::Train && keyword_labels.contains_key(entry.word.as_str())
+        })
+        .map(|entry| entry.speaker.as_str())
+        .filter(|speaker| *speaker != "NA")
+        .collect();
     let mut splits = Split::ALL.map(|split| {
         let mut clips = Vec::new();
         for corpus in in_language() {
@@ -261,13 +269,17 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         clips.sort_by_key(|clip| clip.label);
         let spoken = clips.len();
         let twice_a_keyword = (2.0 * spoken as f64 / labels.len() as f64).round() as usize;
-        let unknown = match rule {
+        let mut unknown = match rule {
             UnknownRule::All => pools.all(split),
             UnknownRule::Balanced if split == Split::Train => {
                 pools.balanced(split, twice_a_keyword * options.unknown_pool)
             }
             UnknownRule::Balanced => pools.balanced(split, twice_a_keyword),
         };
+        if split == Split::Train {
+            // A voice that speaks the language's DEV or TEST clips may speak TRAIN clips of another language.
+            unknown.retain(|(_, entry)| !judging.contains(entry.speaker.as_str()));
+        }
         clips.extend(
             unknown
                 .into_iter()

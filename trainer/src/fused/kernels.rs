@@ -305,8 +305,8 @@ pub(super) fn sigmoid(x: f32) -> f32 {
         .mul_add(f, 1.333_355_8e-3)
         .mul_add(f, 9.618_129e-3)
         .mul_add(f, 5.550_411e-2)
-        .mul_add(f, 0.240_226_51)
-        .mul_add(f, 0.693_147_2)
+        .mul_add(f, 0.240_226_5)
+        .mul_add(f, std::f32::consts::LN_2)
         .mul_add(f, 1.0);
     let power = f32::from_bits(((whole as i32 + 127) as u32) << 23);
     1.0 / p.mul_add(power, 1.0)

@@ -29,9 +29,12 @@ pub(crate) use norm::EPSILON;
 pub use norm::NormMode;
 use tail::{Tail, TailSaved};
 
-/// Batch statistics that a training pass leaves behind: norm name to mean and unbiased variance per group.
+/// Mean and unbiased variance per group of every norm, by the name of its part, such as `block03.time`.
+pub type NormStatistics = BTreeMap<String, (Vec<f32>, Vec<f32>)>;
+
+/// Batch statistics that a training pass leaves behind.
 #[derive(Clone, Default)]
-pub struct Statistics(Arc<Mutex<BTreeMap<String, (Vec<f32>, Vec<f32>)>>>);
+pub struct Statistics(Arc<Mutex<NormStatistics>>);
 
 impl Statistics {
     /// Notes the statistics of one norm.
@@ -43,7 +46,7 @@ impl Statistics {
     }
 
     /// Takes what was recorded since the last call.
-    pub fn take(&self) -> BTreeMap<String, (Vec<f32>, Vec<f32>)> {
+    pub fn take(&self) -> NormStatistics {
         std::mem::take(&mut self.0.lock().expect("no holder of the statistics panics"))
     }
 }
