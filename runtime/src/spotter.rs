@@ -51,6 +51,10 @@ pub struct Spotter {
     frames: Vec<f32>,
     /// Logits of the steps just run, `[n, classes]`.
     logits: Vec<f32>,
+    /// Frames of context at the start of a stream.
+    context_frames: usize,
+    /// Of these, the ones whose logits are still to come, and to be dropped.
+    context_left: usize,
 }
 
 impl Spotter {
@@ -92,7 +96,9 @@ impl Spotter {
                 path: model.path.clone(),
                 source: Box::new(source),
             })?;
-        Ok(Spotter {
+        let mut spotter = Spotter {
+            context_frames: model.context_frames,
+            context_left: 0,
             language: model.language,
             labels: model.labels,
             frontend,
@@ -100,7 +106,9 @@ impl Spotter {
             detector,
             frames: Vec::new(),
             logits: Vec::new(),
-        })
+        };
+        spotter.reset();
+        Ok(spotter)
     }
 
     /// The language's BCP-47 code.
@@ -127,7 +135,10 @@ impl Spotter {
             self.engine.step(step, &mut self.logits)?;
         }
         self.frames.drain(..whole);
-        for detection in self.detector.push(&self.logits) {
+        let classes = self.engine.classes();
+        let context = self.context_left.min(self.logits.len() / classes);
+        self.context_left -= context;
+        for detection in self.detector.push(&self.logits[context * classes..]) {
             events.push(self.event(&detection));
         }
         Ok(())
@@ -147,11 +158,21 @@ impl Spotter {
     }
 
     /// Forgets everything heard: the next sample is the first of a new stream.
+    ///
+    /// As in training and evaluation, the network hears a context of silence before it, whose logits nobody sees: on its first frames
+    /// from a zero state it was never trained.
     pub fn reset(&mut self) {
         self.frontend.reset();
         self.engine.reset();
         self.detector.reset();
         self.frames.clear();
+        self.frontend
+            .push(
+                &vec![0.0; self.context_frames * HOP_SAMPLES],
+                &mut self.frames,
+            )
+            .expect("silence is finite");
+        self.context_left = self.context_frames;
     }
 
     fn event(&self, detection: &Detection) -> Event {

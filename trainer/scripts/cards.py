@@ -78,7 +78,7 @@ def card(swr, data, language):
     lines += ["## Bytes", ""]
     if base:
         size = (MODELS / "base.onnx").stat().st_size
-        lines += [f"`base.onnx` {size} bytes, {manifest['architecture']}, {10_354:,} weights in f32.", "", "## Command", "", "```sh",
+        lines += [f"`base.onnx` {size} bytes, {manifest['architecture']}, weights in f32.", "", "## Command", "", "```sh",
                   "cargo train synth clips --out target/synth", "cargo train base --data ../shared/speech --extra target/synth", "```", ""]
     else:
         inspected = next(line for line in run(swr, "inspect", str(MODELS), "--json") if line.get("lang") == language)

@@ -80,12 +80,14 @@ impl Plan {
             }
         }
         let classifier = with_classifier(base, header.labels.len())?;
+        // Also checks the header, before anything is trained.
+        let least_bytes = Delta::build(base, &classifier, header.clone())?
+            .sizes()
+            .total();
         let fixed = match typed.limit() {
             Limit::ConvolutionShare(_) => 0,
             Limit::AllShare(_) => Counts::of(&classifier).classifier,
-            Limit::FileBytes(_) => Delta::build(base, &classifier, header.clone())?
-                .sizes()
-                .total(),
+            Limit::FileBytes(_) => least_bytes,
         };
         let Some(allowed) = budget.checked_sub(fixed) else {
             let least = match typed.limit() {

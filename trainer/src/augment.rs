@@ -2,6 +2,7 @@
 //!
 //! Nothing here is active in evaluation, where a clip stands after digital silence ([`plain`]).
 
+use anyhow::{Result, ensure};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,43 @@ pub struct Augment {
     pub fragment_probability: f32,
     /// Probability that the context holds the end of another clip; otherwise it is as quiet as digital silence.
     pub speech_context: f32,
+}
+
+impl Augment {
+    /// Refuses values that no example can be made with.
+    pub(crate) fn check(&self) -> Result<()> {
+        let [low, high] = self.noise_snr_db;
+        ensure!(
+            low.is_finite() && high.is_finite() && low <= high,
+            "augment.noise_snr_db = [{low}, {high}]: expected lowest, highest"
+        );
+        ensure!(
+            (0.0..0.9).contains(&self.speed),
+            "augment.speed = {}: expected 0 to below 0.9",
+            self.speed
+        );
+        for (name, share) in [
+            ("noise_probability", self.noise_probability),
+            ("fragment_probability", self.fragment_probability),
+            ("speech_context", self.speech_context),
+        ] {
+            ensure!(
+                (0.0..=1.0).contains(&share),
+                "augment.{name} = {share}: expected 0 to 1"
+            );
+        }
+        for (name, size) in [
+            ("shift_ms", self.shift_ms),
+            ("gain_db", self.gain_db),
+            ("noise_amplitude", self.noise_amplitude),
+        ] {
+            ensure!(
+                size.is_finite() && size >= 0.0,
+                "augment.{name} = {size}: expected 0 or more"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// What an example of a clip is to be.

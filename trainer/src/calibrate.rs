@@ -11,7 +11,8 @@ use swr_core::frontend::log_mel;
 use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 use swr_dataset::{Background, Detected, StreamOptions, Task, match_detections, stream};
 
-use crate::architecture::{Architecture, MEL_BINS};
+use crate::architecture::{Architecture, CONTEXT_FRAMES, MEL_BINS};
+use crate::augment::CONTEXT_SAMPLES;
 use crate::network::{Pass, Weights, frame_logits};
 
 /// Minutes of the stream.
@@ -25,8 +26,8 @@ const CHUNK_FRAMES: usize = 3_000;
 const LEAD_FRAMES: usize = 128;
 /// A threshold is as good as the best if its hits less false alarms come this close.
 const NEAR_BEST: f64 = 0.95;
-/// Candidates, from 0.30 to 0.95.
-const STEPS: std::ops::RangeInclusive<u32> = 6..=19;
+/// Candidates in steps of 0.05, from 0.40 to 0.95: below, a keyword need hardly be the likeliest label.
+const STEPS: std::ops::RangeInclusive<u32> = 8..=19;
 
 /// What a threshold does on the calibration stream.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -74,7 +75,10 @@ pub fn calibrate(
             ..StreamOptions::default()
         },
     )?;
-    let logits = stream_logits(architecture, weights, &stream.samples)?;
+    // As on a device: a context of silence before the stream, whose logits are dropped.
+    let samples = [vec![0.0; CONTEXT_SAMPLES], stream.samples].concat();
+    let logits = stream_logits(architecture, weights, &log_mel(&samples)?)?;
+    let logits = &logits[CONTEXT_FRAMES * task.labels.len()..];
     let mut all: Vec<Calibrated> = Vec::new();
     for step in STEPS {
         let threshold = step as f32 * 0.05;
@@ -82,7 +86,7 @@ pub fn calibrate(
             &task.labels,
             DetectorSettings::new(vec![threshold; task.labels.len()]),
         )?;
-        let mut detections = detector.push(&logits);
+        let mut detections = detector.push(logits);
         detections.extend(detector.finish());
         let at = |frame: u64| frame as usize * HOP_SAMPLES;
         let detected: Vec<_> = detections
@@ -108,13 +112,12 @@ pub fn calibrate(
     Ok(all.iter().find(good).or(all.last()).copied())
 }
 
-/// Logits of every frame of a long recording, `[T, C]` flattened.
-fn stream_logits(
+/// Logits `[T, C]` of a long recording's frames `[T, 40]`, both flattened, in pieces that fit into memory.
+pub fn stream_logits(
     architecture: &Architecture,
     weights: &Weights,
-    samples: &[f32],
+    frames: &[f32],
 ) -> Result<Vec<f32>> {
-    let frames = log_mel(samples)?;
     let total = frames.len() / MEL_BINS;
     let mut logits = Vec::new();
     for start in (0..total).step_by(CHUNK_FRAMES) {

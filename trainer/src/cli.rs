@@ -3,20 +3,24 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
-use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed};
+use swr_core::MEL_BINS;
+use swr_core::audio::decode_16k_mono;
+use swr_core::frontend::log_mel;
+use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed, check_labels};
 
 use crate::adapt::{Plan, adapt};
 use crate::architecture::TimePadding;
 use crate::base::train_base;
-use crate::calibrate::{Calibrated, calibrate};
+use crate::calibrate::{Calibrated, calibrate, stream_logits};
 use crate::checkpoint::Run;
 use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::examples::{Examples, Language};
-use crate::files::write_atomically;
+use crate::export::streaming_graph;
+use crate::files::{read, write_atomically};
 use crate::models::{Base, MODEL_VERSION, delta_path, read_language, write_base, write_report};
 use crate::progress::Progress;
 use crate::synth::{self, SynthOptions};
@@ -56,6 +60,8 @@ enum Command {
     Adapt(AdaptArguments),
     /// Accuracy of a language's merged network on a split, by the trainer's own passes
     Evaluate(EvaluateArguments),
+    /// Write a language's merged network as plain ONNX, for any runtime
+    Export(ExportArguments),
     /// Synthetic speech made with espeak-ng
     #[command(subcommand)]
     Synth(SynthCommand),
@@ -137,10 +143,37 @@ struct EvaluateArguments {
     json: bool,
 }
 
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio models/demo/ar.wav --logits ar.csv"
+)]
+struct ExportArguments {
+    /// Language to export
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// The ONNX file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// Recording whose frames and logits go to --logits
+    #[arg(long, value_name = "FILE", requires = "logits")]
+    audio: Option<PathBuf>,
+    /// CSV with a frame a line: log-mel, then the logits that the trainer's own passes give
+    #[arg(long, value_name = "FILE", requires = "audio")]
+    logits: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum SplitArgument {
+    /// What settings were chosen on
     Dev,
+    /// What nothing was chosen on
     Test,
+    /// Both together
+    #[value(name = "dev+test")]
+    DevTest,
 }
 
 #[derive(Subcommand)]
@@ -180,6 +213,7 @@ pub fn main() -> ExitCode {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_language(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Export(a) => export(a),
         Command::Synth(SynthCommand::Clips(a)) => synth::run(&a.options(), &progress),
         Command::Synth(SynthCommand::Demo(a)) => synth::demo(&a.options(), &progress),
     };
@@ -215,7 +249,9 @@ impl Common {
 fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
+    config.check()?;
     let language = Language::load(&common.data, &common.extra, &a.lang, 1, progress)?;
+    check_labels(&language.labels)?;
     let run = Run::open(
         &common.work("base"),
         json!({"config": config, "language": a.lang, "labels": language.labels, "training_clips": language.training_clips()}),
@@ -263,6 +299,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
 fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: AdaptConfig = resolve(common.config.as_deref(), ADAPT_DEFAULT, &common.set)?;
+    config.check()?;
     let base = Base::read(&common.models)?;
     if base.manifest.language == a.lang {
         bail!(
@@ -381,13 +418,14 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         );
     }
     let clips = match a.split {
-        SplitArgument::Dev => &task.dev,
-        SplitArgument::Test => &task.test,
+        SplitArgument::Dev => task.dev,
+        SplitArgument::Test => task.test,
+        SplitArgument::DevTest => [task.dev, task.test].concat(),
     };
     let found = evaluate(
         &architecture,
         &weights,
-        &Examples::load(clips, progress, "decoding")?,
+        &Examples::load(&clips, progress, "decoding")?,
         &labels,
     )?;
     if a.json {
@@ -400,6 +438,31 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         println!("{}: {found}", a.lang);
     }
     Ok(())
+}
+
+fn export(a: &ExportArguments) -> Result<()> {
+    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    write_atomically(
+        &a.out,
+        &streaming_graph(architecture.tau, &to_package(&weights)?)?,
+    )?;
+    println!("{}: {} labels", a.out.display(), labels.len());
+    let (Some(audio), Some(csv)) = (&a.audio, &a.logits) else {
+        return Ok(());
+    };
+    let samples = decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
+    let frames = log_mel(&samples)?;
+    let logits = stream_logits(&architecture, &weights, &frames)?;
+    let mut text = String::new();
+    for (frame, logits) in frames
+        .chunks_exact(MEL_BINS)
+        .zip(logits.chunks_exact(labels.len()))
+    {
+        let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
+        text += &values.join(",");
+        text.push('\n');
+    }
+    write_atomically(csv, text.as_bytes())
 }
 
 fn summary(found: &Evaluation) -> Value {

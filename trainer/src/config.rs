@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,52 @@ pub struct Policy {
     pub penalty_weight: f64,
     /// Shape of the penalty.
     pub penalty: Penalty,
+}
+
+impl BaseConfig {
+    /// Refuses values that training could not run with.
+    pub fn check(&self) -> Result<()> {
+        ensure!(
+            (0.5..=16.0).contains(&self.architecture.tau),
+            "architecture.tau = {}: expected 0.5 to 16",
+            self.architecture.tau
+        );
+        self.augment.check()?;
+        self.schedule.check("schedule")
+    }
+}
+
+impl AdaptConfig {
+    /// Refuses values that training could not run with.
+    pub fn check(&self) -> Result<()> {
+        self.augment.check()?;
+        ensure!(self.probe.batch > 0, "probe.batch = 0: expected at least 1");
+        ensure!(
+            self.unknown_pool > 0,
+            "unknown_pool = 0: expected at least 1"
+        );
+        for (name, schedule) in [
+            ("dense", &self.dense),
+            ("select", &self.select),
+            ("tune", &self.tune),
+        ] {
+            schedule.check(name)?;
+        }
+        let p = self.policy.initial_probability;
+        ensure!(
+            p > 0.0 && p < 1.0,
+            "policy.initial_probability = {p}: expected between 0 and 1"
+        );
+        let lowest = self
+            .policy
+            .first_temperature
+            .min(self.policy.last_temperature);
+        ensure!(
+            lowest > 0.0,
+            "policy temperatures: expected above 0, found {lowest}"
+        );
+        Ok(())
+    }
 }
 
 /// Penalty on the expected share of cost `c` against the budget's share `t`.

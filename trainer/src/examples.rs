@@ -124,6 +124,13 @@ impl Language {
                 data.display()
             );
         }
+        if !task
+            .train
+            .iter()
+            .any(|clip| clip.label == task.unknown_label())
+        {
+            progress.say("no other words to train `_unknown_` with: add speech with --extra, or more will be detected than was said");
+        }
         Ok(Self {
             code: task.language.clone(),
             labels: task.labels.clone(),

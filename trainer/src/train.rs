@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,27 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Refuses values that training could not run with; `name` is the section.
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
+        ensure!(self.batch > 0, "{name}.batch = 0: expected at least 1");
+        ensure!(
+            (0.0..1.0).contains(&self.dropout),
+            "{name}.dropout = {}: expected 0 to below 1",
+            self.dropout
+        );
+        let rates = [
+            self.learning_rate,
+            self.warmup_epochs,
+            self.momentum,
+            self.weight_decay,
+        ];
+        ensure!(
+            rates.iter().all(|v| v.is_finite() && *v >= 0.0),
+            "{name}: expected no negative value, found {rates:?}"
+        );
+        Ok(())
+    }
+
     /// Learning rate after `epochs` epochs, a fraction.
     pub fn rate_at(&self, epochs: f64) -> f64 {
         if epochs < self.warmup_epochs {
@@ -133,13 +154,6 @@ pub fn run_stage(
             "loss {loss:.3}, {:.1} % of varied clips right",
             100.0 * accuracy
         ));
-        run.log(&epoch_entry(
-            stage.name,
-            epoch + 1,
-            loss,
-            accuracy,
-            started.elapsed().as_secs_f64(),
-        ))?;
         run.save(
             learner,
             Position {
@@ -147,6 +161,13 @@ pub fn run_stage(
                 epochs: epoch + 1,
             },
         )?;
+        run.log(&epoch_entry(
+            stage.name,
+            epoch + 1,
+            loss,
+            accuracy,
+            started.elapsed().as_secs_f64(),
+        ))?;
     }
     bar.finish();
     Ok(())

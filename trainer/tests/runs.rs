@@ -68,25 +68,30 @@ fn finish(arguments: &[&str], work: &Path, models: &Path) {
     );
 }
 
-/// Starts the command, kills it when its log shows a finished epoch, and starts it again to its end.
-fn finish_after_a_kill(arguments: &[&str], work: &Path, models: &Path) {
-    let mut child = command(arguments, work, models)
-        .spawn()
-        .expect("swr-train runs");
-    let started = Instant::now();
-    while !work.join("log.jsonl").exists() {
-        assert!(
-            child.try_wait().expect("a child").is_none(),
-            "the run ended before it could be killed"
-        );
-        assert!(
-            started.elapsed() < Duration::from_secs(120),
-            "no epoch was finished"
-        );
-        std::thread::sleep(Duration::from_millis(2));
+/// Starts the command, kills it as soon as its log has so many finished epochs, starts it again, and so on to its end.
+fn finish_after_kills(arguments: &[&str], work: &Path, models: &Path, epochs: &[usize]) {
+    for epochs in epochs {
+        let mut child = command(arguments, work, models)
+            .spawn()
+            .expect("swr-train runs");
+        let started = Instant::now();
+        let finished = || {
+            let log = std::fs::read_to_string(work.join("log.jsonl")).unwrap_or_default();
+            log.lines().count() >= *epochs
+        };
+        while !finished() {
+            let ended = child.try_wait().expect("a child");
+            assert!(ended.is_none(), "the run ended before it could be killed");
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "no epoch was finished"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().expect("a killed child");
+        child.wait().expect("a child");
+        assert!(work.join("checkpoint.safetensors").exists());
     }
-    child.kill().expect("a killed child");
-    child.wait().expect("a child");
     finish(arguments, work, models);
 }
 
@@ -124,7 +129,7 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
         "schedule.warmup_epochs=0.5",
     ];
     finish(&base, &at("whole"), &at("models"));
-    finish_after_a_kill(&base, &at("killed"), &at("models-killed"));
+    finish_after_kills(&base, &at("killed"), &at("models-killed"), &[1, 2]);
     let bytes =
         |models: &str, name: &str| std::fs::read(at(models).join(name)).expect("a model file");
     for name in ["base.onnx", "base.json"] {
@@ -142,7 +147,8 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
     let mut adapt = vec!["adapt", "--data", other, "--lang", "de", "--budget", "10%"];
     adapt.extend(short.iter().flat_map(|set| ["--set", set]));
     finish(&adapt, &at("whole-de"), &at("models"));
-    finish_after_a_kill(&adapt, &at("killed-de"), &at("models-killed"));
+    // In the middle of dense, of select and of tune.
+    finish_after_kills(&adapt, &at("killed-de"), &at("models-killed"), &[1, 3, 5]);
     assert!(
         bytes("models", "de.swr") == bytes("models-killed", "de.swr"),
         "de.swr differs"

@@ -119,7 +119,7 @@ pub struct Detection {
 /// softmax; mean of the posteriors over `smoothing_frames`; the strongest keyword among those at or above their thresholds becomes the
 /// candidate, and takes the place of a weaker one; when its posterior has not risen for `confirm_frames`, it is an event. Then no candidate
 /// begins for `refractory_frames`, and the same keyword not before its posterior has been below its threshold.
-/// Nothing is detected in the first `window_frames / 2` frames, when the mean rests on too little.
+/// Nothing is detected in the first `window_frames` frames, while the mean rests on less than a window.
 #[derive(Clone, Debug)]
 pub struct Detector {
     settings: DetectorSettings,
@@ -217,7 +217,7 @@ impl Detector {
         self.armed.fill(true);
         self.candidate = None;
         self.frames = 0;
-        self.free_from = (self.settings.window_frames / 2) as u64;
+        self.free_from = self.settings.window_frames as u64;
     }
 
     /// Smoothed posteriors of the last frame, `[C]` in the order of the labels; zeros before the first frame.

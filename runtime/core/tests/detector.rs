@@ -109,14 +109,14 @@ fn no_event_begins_in_the_refractory_time() {
 }
 
 #[test]
-fn nothing_is_detected_before_half_a_window() {
+fn nothing_is_detected_before_a_whole_window() {
     let mut detector = detector();
-    assert_eq!(detector.push(&frames(0, 20.0, 49)), []);
-    let first = detector.push(&frames(0, 20.0, 20));
+    assert_eq!(detector.push(&frames(0, 20.0, 98)), []);
+    let first = detector.push(&frames(0, 20.0, 40));
     let expected = Detection {
         label: 0,
         score: first[0].score,
-        frame: 49,
+        frame: 98,
     };
     assert_eq!(first, [expected]);
 }

@@ -90,6 +90,8 @@ impl Demo {
             if path.is_file() {
                 sums += self.sample(models, &language, &path, out)?;
                 languages += 1;
+            } else {
+                eprintln!("{}: left out, no {}", language, path.display());
             }
         }
         if languages == 0 {

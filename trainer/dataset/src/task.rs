@@ -26,18 +26,13 @@ use crate::load::CLIP_SAMPLES;
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
 
-/// Label of speech that is no keyword; the last but one of a task's labels.
-pub const UNKNOWN: &str = "_unknown_";
-/// Label of audio without speech; the last of a task's labels.
-pub const SILENCE: &str = "_silence_";
+pub use swr_core::package::{SILENCE, UNKNOWN};
 
 /// How a task is built from data folders.
 #[derive(Debug, Clone)]
 pub struct TaskOptions {
-    /// Further data folders, in any layout; their background recordings count only if no earlier folder has any. Default: none.
+    /// Further data folders, in any layout, of which only the TRAIN clips are used; their background recordings count only if no earlier folder has any. Default: none.
     pub extra: Vec<PathBuf>,
-    /// Use every clip of the further folders for TRAIN, whatever their own splits say. Default: false.
-    pub extra_train_only: bool,
     /// TRAIN clips a recorded word needs to be a keyword. Default: 20.
     pub min_train_clips: usize,
     /// Keep only so many keywords, those with most TRAIN clips. Default: all.
@@ -61,7 +56,6 @@ impl Default for TaskOptions {
     fn default() -> Self {
         TaskOptions {
             extra: Vec::new(),
-            extra_train_only: false,
             min_train_clips: 20,
             max_keywords: None,
             keywords: None,
@@ -334,12 +328,9 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
     let mut all = scan(data, &wanted)?;
     for root in &options.extra {
         let mut found = scan(root, &wanted)?;
-        if options.extra_train_only {
-            let entries = found
-                .corpora
-                .iter_mut()
-                .flat_map(|corpus| &mut corpus.entries);
-            entries.for_each(|entry| entry.split = Split::Train);
+        // What judges a task must not depend on what is added to it.
+        for corpus in &mut found.corpora {
+            corpus.entries.retain(|entry| entry.split == Split::Train);
         }
         all.corpora.extend(found.corpora);
         // Another choice of noise would change the silence clips of TEST.

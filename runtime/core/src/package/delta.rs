@@ -16,7 +16,7 @@ pub const DELTA_VERSION: u16 = 1;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 
-/// Flag: trained on synthetic speech only or in part.
+/// Flag: synthetic speech was trained on in place of recordings.
 const FLAG_SYNTHETIC: u8 = 1;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
