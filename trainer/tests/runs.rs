@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use swr_core::package::{Delta, changed, merge};
+use swr_trainer::files::write_atomically;
 use swr_trainer::models::Base;
 
 const SAMPLE_RATE_HZ: u32 = 16_000;
@@ -237,4 +238,38 @@ fn bad_input_is_refused_and_leaves_nothing() {
     std::fs::write(&clip, b"").expect("an empty file");
     refused(run(&broken), &[clip.to_str().expect("a readable path")]);
     assert!(!at("models").exists(), "nothing was written");
+}
+
+#[test]
+fn a_full_disk_leaves_no_half_written_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = |arguments: &[&str]| {
+        Command::new(arguments[0])
+            .args(&arguments[1..])
+            .output()
+            .is_ok_and(|o| o.status.success())
+    };
+    let disk = folder.path().to_str().expect("a readable path");
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", disk]) {
+        eprintln!(
+            "SKIPPED a_full_disk_leaves_no_half_written_file: no right to mount a small disk"
+        );
+        return;
+    }
+    let file = folder.path().join("model.bin");
+    write_atomically(&file, &[1; 1_000]).expect("room for a small file");
+    let error = write_atomically(&file, &[2; 1_000_000]).expect_err("no room for a large one");
+    let kept = std::fs::read(&file).expect("the file of before");
+    let names = std::fs::read_dir(folder.path())
+        .expect("the folder")
+        .count();
+    assert!(mount(&["umount", disk]));
+    assert!(
+        format!("{error:#}").contains("model.bin: could not be written; check the free space"),
+        "{error:#}"
+    );
+    assert!(
+        kept == [1; 1_000] && names == 1,
+        "the old file is whole, and nothing else is there"
+    );
 }
