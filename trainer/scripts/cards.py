@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the model cards models/<name>.md from what the programs measure.
 
-Runs `swr eval` and `swr inspect` (build first: cargo build -p swr-runtime) and reads the trainer's *.training.json.
+Runs `swr eval` and `swr inspect` (build first: cargo build --bin swr) and reads the trainer's *.training.json.
 Usage: trainer/scripts/cards.py [--data ../shared/speech] [--swr target/debug/swr]
 """
 import argparse
@@ -16,7 +16,7 @@ LANGUAGES = {
            "synthetic training clips (espeak-ng).", "24 known speakers, and clips whose speakers are not told"),
     "ar": ("Modern Standard Arabic", "test", "Real recordings (Arabic Speech Commands, CC BY 4.0) and 1,600 project-made synthetic "
            "training clips (espeak-ng).", "4 speakers"),
-    "zh": ("Mandarin", "test", "Real recordings (DSPSpeech-20, MIT). The training speakers are in the English base as well; the TEST "
+    "zh": ("Mandarin", "test", "Real recordings (DSPSpeech-20, MIT) and 240 project-made synthetic training clips (espeak-ng). The training speakers are in the English base as well; the TEST "
            "speakers are in neither.", "3 speakers"),
     "de": ("German", "dev+test", "**Synthetic speech only** (espeak-ng): nothing here tells how well real voices are recognised.",
            "6 synthetic voices"),
@@ -24,8 +24,11 @@ LANGUAGES = {
            "6 synthetic voices"),
 }
 # What the commands of the deltas have of their own.
-OPTIONS = {"ar": "--extra target/synth ", "zh": "", "de": "--extra target/synth ", "pl": "--extra target/synth "}
+OPTIONS = {"ar": "--extra target/synth ", "zh": "--extra target/synth-zh ", "de": "--extra target/synth ", "pl": "--extra target/synth "}
 CHANGES = {"ar": " --set augment.fragment_probability=0.02"}
+
+SYNTH = {"ar": "--out target/synth", "de": "--out target/synth", "pl": "--out target/synth",
+         "zh": "--out target/synth-zh --lang zh --set languages.zh.takes=1 --set languages.zh.voices_per_word=20"}
 
 
 def run(*command):
@@ -89,7 +92,7 @@ def card(swr, data, language):
                   f"weights changed. With norms and classifier: {sum(report['changed'].values())} values.", "", "| part | bytes |", "|---|---|"]
         lines += [f"| {part} | {size} |" for part, size in grouped(inspected["parts"]).items()]
         lines += ["", "Units chosen by the policy: " + ", ".join(f"`{t.removesuffix('.conv.weight')}`" for t in report["chosen"]) + ".", ""]
-        lines += ["## Command", "", "```sh", "cargo train synth clips --out target/synth",
+        lines += ["## Command", "", "```sh", f"cargo train synth clips {SYNTH[language]}",
                   f"cargo train adapt --data ../shared/speech {OPTIONS[language]}--lang {language} --budget {inspected['budget']}"
                   + CHANGES.get(language, ""), "```", ""]
     (MODELS / f"{'base' if base else language}.md").write_text("\n".join(lines))
