@@ -145,7 +145,7 @@ struct EvaluateArguments {
 
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio models/demo/ar.wav --logits ar.csv"
+    after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio recording.wav --logits ar.csv"
 )]
 struct ExportArguments {
     /// Language to export
