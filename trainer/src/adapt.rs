@@ -275,6 +275,7 @@ pub fn adapt(
 
     let mut tuned = weights(&learner, &body, &plan.units, &Gates::Fixed(gates.clone()))?;
     fold(&mut tuned, &learner.running)?;
+    settle_entries(&mut tuned, &deployed, architecture, &learner.running)?;
     let delta = Delta::build(base, &to_package(&tuned)?, header.clone())?;
     let merged = merge(base, &Delta::read(&delta.write())?)?;
     let used = header.budget.used(
@@ -299,6 +300,44 @@ pub fn adapt(
         chosen,
         merged: from_package(&merged)?,
     })
+}
+
+/// Between an entry's norm and the norm after the frequency convolution, a factor per channel is free: `relu(k x) = k relu(x)` for
+/// positive `k`, and the second norm divides by it again. Training lets it drift by orders of magnitude, which quantised differences
+/// cannot follow; so it is set such that the entry's norm has the size that it has in the base.
+fn settle_entries(
+    tuned: &mut Weights,
+    base: &Weights,
+    architecture: &Architecture,
+    changed: &NormStatistics,
+) -> Result<()> {
+    for block in architecture.blocks().iter().filter(|b| b.has_entry()) {
+        let (entry, frequency) = (
+            format!("{}.entry", block.name),
+            format!("{}.frequency", block.name),
+        );
+        if !changed.contains_key(&entry) || !changed.contains_key(&frequency) {
+            continue;
+        }
+        let (scale, shift) = (
+            format!("{entry}.norm.scale"),
+            format!("{entry}.norm.shift"),
+        );
+        let size = |w: &Weights| (w[&scale].sqr()? + w[&shift].sqr()?)?.sqrt();
+        let (wanted, found) = (size(base)?, size(tuned)?);
+        let least = Tensor::new(f32::MIN_POSITIVE, &Device::Cpu)?;
+        let factor = wanted
+            .broadcast_maximum(&least)?
+            .div(&found.broadcast_maximum(&least)?)?;
+        for name in [scale, shift] {
+            let settled = (&tuned[&name] * &factor)?;
+            tuned.insert(name, settled);
+        }
+        let name = format!("{frequency}.norm.scale");
+        let settled = tuned[&name].broadcast_div(&factor.unsqueeze(1)?)?;
+        tuned.insert(name, settled);
+    }
+    Ok(())
 }
 
 fn delta_name(tensor: &str) -> String {

@@ -14,6 +14,7 @@ use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed, check_labe
 use crate::adapt::{Plan, adapt};
 use crate::architecture::TimePadding;
 use crate::base::train_base;
+use crate::bench::{BenchOptions, measure_input, measure_step};
 use crate::calibrate::{Calibrated, calibrate, stream_logits};
 use crate::checkpoint::Run;
 use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
@@ -60,6 +61,8 @@ enum Command {
     Adapt(AdaptArguments),
     /// Accuracy of a language's merged network on a split, by the trainer's own passes
     Evaluate(EvaluateArguments),
+    /// What a training step costs, alone and with its input
+    Bench(BenchArguments),
     /// Write a language's merged network as plain ONNX, for any runtime
     Export(ExportArguments),
     /// Synthetic speech made with espeak-ng
@@ -165,6 +168,46 @@ struct ExportArguments {
     logits: Option<PathBuf>,
 }
 
+#[derive(Args)]
+#[command(after_help = "Without --data, the steps run on one random batch. With it, an epoch of real training is measured as well, augmentation and \
+features made beside the steps, and compared with the steps alone.
+
+Examples:
+  swr-train bench --tau 3 --threads 2 --json
+  swr-train bench --data ../shared/speech --lang ar")]
+struct BenchArguments {
+    /// Width of the network
+    #[arg(long, default_value_t = 1.0)]
+    tau: f64,
+    /// Threads; all cores if absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Clips a step
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
+    batch: u32,
+    /// Frames of a random clip
+    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
+    frames: u32,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before measuring begins
+    #[arg(long, default_value_t = 3)]
+    warmup: u32,
+    /// Channel dropout
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f32,
+    /// Folder with speech, to measure training with its input
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Language of the speech
+    #[arg(long, value_name = "L", default_value = "en")]
+    lang: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum SplitArgument {
     /// What settings were chosen on
@@ -213,6 +256,7 @@ pub fn main() -> ExitCode {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_language(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Bench(a) => bench(a, &progress),
         Command::Export(a) => export(a),
         Command::Synth(SynthCommand::Clips(a)) => synth::run(&a.options(), &progress),
         Command::Synth(SynthCommand::Demo(a)) => synth::demo(&a.options(), &progress),
@@ -436,6 +480,69 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         println!("{line}");
     } else {
         println!("{}: {found}", a.lang);
+    }
+    Ok(())
+}
+
+fn bench(a: &BenchArguments, progress: &Progress) -> Result<()> {
+    if let Some(threads) = a.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .context("--threads")?;
+    }
+    let changes = [
+        format!("architecture.tau={}", a.tau),
+        format!("schedule.dropout={}", a.dropout),
+    ];
+    let config: BaseConfig = resolve(None, BASE_DEFAULT, &changes)?;
+    config.check()?;
+    let options = BenchOptions {
+        batch: a.batch as usize,
+        frames: a.frames as usize,
+        steps: a.steps as usize,
+        warmup: a.warmup as usize,
+    };
+    let step = measure_step(&config, &options)?;
+    let input = match &a.data {
+        Some(data) => Some(measure_input(
+            &config,
+            &Language::load(data, &[], &a.lang, 1, progress)?,
+            &options,
+        )?),
+        None => None,
+    };
+    let threads = rayon::current_num_threads();
+    if a.json {
+        let mut line = serde_json::to_value(step)?;
+        line["tau"] = json!(a.tau);
+        line["threads"] = json!(threads);
+        line["batch"] = json!(a.batch);
+        line["frames"] = json!(a.frames);
+        line["dropout"] = json!(a.dropout);
+        line["with_input"] = json!(input);
+        println!("{line}");
+        return Ok(());
+    }
+    println!(
+        "{}, batch {}, {} frames, {threads} threads",
+        config.architecture.name(),
+        a.batch,
+        a.frames
+    );
+    println!(
+        "step: {:.1} ms wall, {:.1} ms CPU, {:.0} clips/s; peak memory {:.0} MiB",
+        step.step_ms_wall, step.step_ms_cpu, step.clips_per_s, step.peak_rss_mib
+    );
+    if let Some(input) = input {
+        println!(
+            "with input: {:.0} clips/s, {:.1} % of {:.0} for steps alone; input {:.1} ms CPU a batch; cores busy {:.1} % of the time",
+            input.clips_per_s,
+            100.0 * input.share_of_step_only,
+            input.step_only_clips_per_s,
+            input.input_ms_cpu,
+            100.0 * input.cores_busy
+        );
     }
     Ok(())
 }

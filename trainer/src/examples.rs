@@ -222,7 +222,7 @@ impl Language {
             let (sender, receiver) = std::sync::mpsc::sync_channel(2);
             let (order, material, train) = (&order, &material, &self.train);
             scope.spawn(move || {
-                for indexes in order.chunks(batch) {
+                for indexes in even_batches(order, batch) {
                     let varied = |i: usize| {
                         let mut rng = generator(seed, &[place[0], place[1], i as u64]);
                         let label = train.labels[i];
@@ -246,6 +246,13 @@ impl Language {
             Ok(())
         })
     }
+}
+
+/// As few batches of at most `largest` as hold everything, their sizes equal but for one: batch statistics of a small rest, such as a
+/// single clip, would throw training off.
+fn even_batches(order: &[usize], largest: usize) -> impl Iterator<Item = &[usize]> {
+    let (count, all) = (order.len().div_ceil(largest), order.len());
+    (0..count).map(move |i| &order[i * all / count..(i + 1) * all / count])
 }
 
 /// Runs `step` on all examples as evaluation sees them, in their order.
@@ -307,4 +314,22 @@ fn transpose(frames: &[f32]) -> Vec<f32> {
     (0..MEL_BINS)
         .flat_map(|bin| (0..count).map(move |t| frames[t * MEL_BINS + bin]))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::even_batches;
+
+    #[test]
+    fn no_batch_is_a_small_rest() {
+        for (clips, largest) in [(3_201, 100), (1, 100), (100, 100), (101, 50), (100_003, 100)] {
+            let order: Vec<usize> = (0..clips).collect();
+            let batches: Vec<&[usize]> = even_batches(&order, largest).collect();
+            assert_eq!(batches.concat(), order);
+            assert_eq!(batches.len(), clips.div_ceil(largest));
+            let sizes = batches.iter().map(|batch| batch.len());
+            let (least, most) = (sizes.clone().min().unwrap(), sizes.max().unwrap());
+            assert!(most <= largest && most - least <= 1, "{clips}: {least} to {most}");
+        }
+    }
 }

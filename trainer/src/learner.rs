@@ -106,8 +106,15 @@ impl Learner {
         Ok(())
     }
 
+    /// One step of training: the gradient of `loss`, the update, and the batch's `statistics` into the running ones.
+    pub fn learn(&mut self, loss: &Tensor, statistics: &Statistics, update: Update) -> Result<()> {
+        self.update(&loss.backward()?, update)?;
+        self.observe(statistics);
+        Ok(())
+    }
+
     /// One update of every variable that has a gradient.
-    pub fn update(&mut self, gradients: &GradStore, update: Update) -> Result<()> {
+    fn update(&mut self, gradients: &GradStore, update: Update) -> Result<()> {
         for learned in self.learned.values_mut() {
             let Some(gradient) = gradients.get(learned.var.as_tensor()) else {
                 continue;
@@ -139,7 +146,7 @@ impl Learner {
     }
 
     /// Moves the running statistics towards a batch's.
-    pub fn observe(&mut self, statistics: &Statistics) {
+    fn observe(&mut self, statistics: &Statistics) {
         for (name, (mean, variance)) in statistics.take() {
             let running = self
                 .running

@@ -6,6 +6,7 @@ pub mod adapt;
 pub mod architecture;
 pub mod augment;
 pub mod base;
+pub mod bench;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;

@@ -226,11 +226,8 @@ fn norm(
         let variance = centred.sqr()?.mean_keepdim(2)?.mean_keepdim(0)?;
         let count = (b * (f / groups) * t) as f64;
         let unbiased = (&variance * (count / (count - 1.0).max(1.0)))?;
-        statistics.record(
-            part,
-            mean.flatten_all()?.to_vec1()?,
-            unbiased.flatten_all()?.to_vec1()?,
-        );
+        let values = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
+        statistics.record(part, values(&mean)?, values(&unbiased)?);
         if mode.standardises(part) {
             y = centred.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
         }

@@ -134,11 +134,9 @@ pub fn run_stage(
                     run.checkpoint_path().display()
                 );
             }
-            let gradients = loss.backward()?;
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
             let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1 };
-            learner.update(&gradients, update)?;
-            learner.observe(stage.statistics);
+            learner.learn(&loss, stage.statistics, update)?;
             loss_sum += f64::from(value) * batch.indexes.len() as f64;
             let labels: Vec<u32> = batch.labels.to_vec1()?;
             correct += predictions(&logits)?.iter().zip(&labels).filter(|(a, b)| a == b).count();

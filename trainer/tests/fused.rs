@@ -1,6 +1,6 @@
 //! The fused passes against the same network in candle's own operations: outputs, statistics and every tensor's gradient.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use swr_trainer::architecture::{Architecture, TimePadding};
 use swr_trainer::fused::{NormMode, NormStatistics};
 use swr_trainer::network::{Pass, Path, Weights, clip_logits, cross_entropy, initial_weights};
@@ -19,9 +19,15 @@ fn run(
     path: Path,
     batch_norm: bool,
 ) -> Outcome {
+    // The oracle computes in f64, so that a difference is the fused passes' own.
+    let precision = match path {
+        Path::Plain => DType::F64,
+        Path::Fused => DType::F32,
+    };
+    let cast = |t: &Tensor| t.to_dtype(precision).unwrap();
     let vars: Vec<(String, Var)> = weights
         .iter()
-        .map(|(n, t)| (n.clone(), Var::from_tensor(t).unwrap()))
+        .map(|(n, t)| (n.clone(), Var::from_tensor(&cast(t)).unwrap()))
         .collect();
     let weights = vars
         .iter()
@@ -38,7 +44,7 @@ fn run(
         dropout: None,
     };
     let loss = cross_entropy(
-        &clip_logits(architecture, &weights, x, &pass).unwrap(),
+        &clip_logits(architecture, &weights, &cast(x), &pass).unwrap(),
         labels,
     )
     .unwrap();
@@ -48,12 +54,13 @@ fn run(
             .get(v.as_tensor())
             .expect("every weight has a gradient")
             .flatten_all()
+            .and_then(|g| g.to_dtype(DType::F32))
             .unwrap()
             .to_vec1()
             .unwrap()
     };
     Outcome {
-        loss: loss.to_scalar().unwrap(),
+        loss: loss.to_dtype(DType::F32).unwrap().to_scalar().unwrap(),
         gradients: vars.iter().map(|(n, v)| (n.clone(), gradient(v))).collect(),
         statistics: match mode {
             NormMode::Batch { statistics, .. } => statistics.take(),

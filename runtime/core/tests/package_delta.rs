@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*};
 use swr_core::package::{
     Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Tensor, Tensors, Values,
-    changed, digest, merge, quantise,
+    changed, digest, merge, quantise, square,
 };
 
 fn labels(count: usize) -> Vec<String> {
@@ -83,6 +83,11 @@ fn with_changes(changes: &[u8]) -> Vec<u8> {
     resealed([&bytes[..start], changes, &[0; 72]].concat())
 }
 
+/// Distance from the value that `q` stands for to that of the next larger one, in units of the scale.
+fn width(q: i8) -> f32 {
+    2.0 * f32::from(q).abs() + 1.0
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read_and_merges_exactly(
@@ -106,9 +111,9 @@ proptest! {
             let difference: Vec<f32> = new.iter().zip(old).map(|(n, o)| n - o).collect();
             let (scale, values) = quantise(&difference);
             for (position, &value) in values.iter().enumerate() {
-                let step = scale * f32::from(value);
+                let step = scale * (f32::from(value) * f32::from(value).abs());
                 prop_assert_eq!(merged[name].data[position].to_bits(), (old[position] + step).to_bits());
-                prop_assert!((merged[name].data[position] - new[position]).abs() <= 0.51 * scale + 1e-6);
+                prop_assert!((merged[name].data[position] - new[position]).abs() <= 0.51 * scale * width(value) + 1e-6);
             }
         }
         prop_assert_eq!(&merged["classifier.bias"], &tuned["classifier.bias"]);
@@ -150,7 +155,7 @@ proptest! {
     fn quantising_is_within_half_a_step(values in vec(-1e3f32..1e3, 0..50)) {
         let (scale, quantised) = quantise(&values);
         for (value, quantised) in values.iter().zip(&quantised) {
-            prop_assert!((value - scale * f32::from(*quantised)).abs() <= 0.5001 * scale);
+            prop_assert!((value - scale * square(*quantised)).abs() <= 0.5001 * scale * width(*quantised));
         }
     }
 }

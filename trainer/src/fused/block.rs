@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::norm::{Norm, NormMode};
 use super::sweeps::*;
 use super::{Dropout, Packing, add_up};
@@ -22,12 +23,12 @@ pub(super) struct FusedBlock {
 
 /// What backward needs of the forward pass.
 pub(super) struct BlockSaved {
-    entry: Vec<f32>,
+    entry: Buffer,
     entry_norm: Option<Norm>,
-    aux: Vec<f32>,
+    aux: Buffer,
     aux_norm: Norm,
-    pooled: Vec<f32>,
-    time: Vec<f32>,
+    pooled: Buffer,
+    time: Buffer,
     time_norm: Norm,
     keep: Vec<f32>,
 }
@@ -120,7 +121,7 @@ impl FusedBlock {
         dropout: Option<Dropout>,
         batch: usize,
         frames: usize,
-    ) -> (Vec<f32>, BlockSaved) {
+    ) -> (Buffer, BlockSaved) {
         let (b, p) = (&self.block, self.unpack(p));
         let s = self.sizes(frames);
         let (sample_in, sample_out, sample_row) = (
@@ -129,14 +130,7 @@ impl FusedBlock {
             s.width * frames,
         );
 
-        let mut entry = vec![
-            0f32;
-            if b.has_entry() {
-                batch * s.width * s.channel_in()
-            } else {
-                0
-            }
-        ];
+        let mut entry = Buffer::new(if b.has_entry() { batch * s.width * s.channel_in() } else { 0 });
         let entry_norm = b.has_entry().then(|| {
             let moments: Vec<_> = entry
                 .par_chunks_mut(s.width * s.channel_in())
@@ -154,8 +148,8 @@ impl FusedBlock {
             )
         });
 
-        let enters = if b.has_entry() { &entry } else { x };
-        let mut aux = vec![0f32; batch * sample_out];
+        let enters = if b.has_entry() { &*entry } else { x };
+        let mut aux = Buffer::new(batch * sample_out);
         let moments: Vec<_> = aux
             .par_chunks_mut(sample_out)
             .zip(enters.par_chunks(s.width * s.channel_in()))
@@ -172,8 +166,8 @@ impl FusedBlock {
         );
 
         let (mut pooled, mut time) = (
-            vec![0f32; batch * sample_row],
-            vec![0f32; batch * sample_row],
+            Buffer::new(batch * sample_row),
+            Buffer::new(batch * sample_row),
         );
         let moments: Vec<_> = pooled
             .par_chunks_mut(sample_row)
@@ -191,7 +185,7 @@ impl FusedBlock {
         );
 
         let keep = self.keep(batch, dropout);
-        let mut out = vec![0f32; batch * sample_out];
+        let mut out = Buffer::new(batch * sample_out);
         out.par_chunks_mut(sample_out)
             .enumerate()
             .for_each(|(i, out)| {
@@ -227,16 +221,16 @@ impl FusedBlock {
         )
     }
 
-    /// Gradients of the input and of the packed parameters.
+    /// Gradients of the input and of the packed parameters; `dout` holds that of the output and is used up.
     pub(super) fn backward(
         &self,
         f: BlockSaved,
         x: &[f32],
         p: &[f32],
         out: &[f32],
-        grad: &[f32],
+        mut dout: Buffer,
         frames: usize,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> (Buffer, Vec<f32>) {
         let (p, s, has_entry) = (self.unpack(p), self.sizes(frames), self.block.has_entry());
         let (sample_in, sample_out, sample_row) = (
             s.inputs * s.channel_in(),
@@ -245,24 +239,18 @@ impl FusedBlock {
         );
 
         let batch = x.len() / sample_in;
-        let (mut dout, mut dtime) = (
-            vec![0f32; batch * sample_out],
-            vec![0f32; batch * sample_row],
-        );
+        let mut dtime = Buffer::new(batch * sample_row);
         let (sums, dpoints): (Vec<_>, Vec<_>) = dout
             .par_chunks_mut(sample_out)
             .zip(dtime.par_chunks_mut(sample_row))
             .enumerate()
             .map(|(i, (dout, dtime))| {
-                let (grad, out) = (
-                    &grad[i * sample_out..][..sample_out],
-                    &out[i * sample_out..][..sample_out],
-                );
+                let out = &out[i * sample_out..][..sample_out];
                 let (time, keep) = (
                     &f.time[i * sample_row..][..sample_row],
                     &f.keep[i * s.width..][..s.width],
                 );
-                backward_out(dout, dtime, grad, out, time, &f.time_norm, p.point, keep, s)
+                backward_out(dout, dtime, out, time, &f.time_norm, p.point, keep, s)
             })
             .unzip();
         let time_norm = f.time_norm.backward(p.time_scale, &sums);
@@ -286,40 +274,48 @@ impl FusedBlock {
         let dpooled = dtime;
 
         let sample_enters = s.width * s.channel_in();
-        let enters = if has_entry { &f.entry } else { x };
-        let mut denters = vec![0f32; batch * sample_enters];
-        let (dfrequencies, sums): (Vec<_>, Vec<_>) = denters
-            .par_chunks_mut(sample_enters)
-            .enumerate()
-            .map(|(i, dx)| {
-                let (dout, aux) = (
-                    &dout[i * sample_out..][..sample_out],
-                    &f.aux[i * sample_out..][..sample_out],
-                );
-                let (dpooled, x) = (
-                    &dpooled[i * sample_row..][..sample_row],
-                    &enters[i * sample_enters..][..sample_enters],
-                );
-                backward_frequency(
-                    dx,
-                    dout,
-                    dpooled,
-                    aux,
-                    &aux_norm.terms,
-                    x,
-                    f.entry_norm.as_ref(),
-                    p.frequency,
-                    s,
-                )
-            })
-            .unzip();
+        let enters = if has_entry { &*f.entry } else { x };
+        let sweep = |i: usize, dx: &mut [f32], dout: &mut [f32]| {
+            let aux = &f.aux[i * sample_out..][..sample_out];
+            let (dpooled, x) = (
+                &dpooled[i * sample_row..][..sample_row],
+                &enters[i * sample_enters..][..sample_enters],
+            );
+            let norm = f.entry_norm.as_ref();
+            backward_frequency(
+                dx,
+                dout,
+                dpooled,
+                aux,
+                &aux_norm.terms,
+                x,
+                norm,
+                p.frequency,
+                s,
+            )
+        };
+        let dout_samples = dout.par_chunks_mut(sample_out).enumerate();
+        let (mut denters, (dfrequencies, sums)): (_, (Vec<_>, Vec<_>)) = if has_entry {
+            let mut denters = Buffer::new(batch * sample_enters);
+            let found = dout_samples
+                .zip(denters.par_chunks_mut(sample_enters))
+                .map(|((i, dout), dx)| sweep(i, dx, dout))
+                .unzip();
+            (denters, found)
+        } else {
+            // The residual connection: the gradient of the output becomes that of the input where it stands.
+            let found = dout_samples
+                .map(|(i, dout)| sweep(i, &mut [], dout))
+                .unzip();
+            (dout, found)
+        };
 
         let mut dp = Vec::new();
         let dx = match &f.entry_norm {
             None => denters,
             Some(norm) => {
                 let norm = norm.backward(p.entry_scale, &sums);
-                let mut dx = vec![0f32; batch * sample_in];
+                let mut dx = Buffer::new(batch * sample_in);
                 let dentries: Vec<_> = dx
                     .par_chunks_mut(sample_in)
                     .zip(denters.par_chunks_mut(sample_enters))

@@ -8,7 +8,9 @@
 //! for the whole body, because candle would add up every gradient between operations in passes of its own.
 //! [`crate::network`] holds the same network in plain candle operations, the oracle this is tested against.
 
+mod activation;
 mod block;
+mod buffer;
 mod head;
 mod kernels;
 mod norm;
@@ -24,6 +26,7 @@ use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Storage,
 use crate::architecture::{Architecture, MEL_BINS};
 use crate::random::mix;
 use block::{BlockSaved, FusedBlock};
+use buffer::Buffer;
 use head::{Head, HeadSaved};
 pub(crate) use norm::EPSILON;
 pub use norm::NormMode;
@@ -75,7 +78,7 @@ struct BodySaved {
     head: HeadSaved,
     blocks: Vec<BlockSaved>,
     tail: TailSaved,
-    outs: Vec<Vec<f32>>,
+    outs: Vec<Buffer>,
 }
 
 impl BodyOp {
@@ -209,14 +212,14 @@ impl CustomOp2 for BodyOp {
                     .pop()
                     .expect("forward keeps what enters each block");
                 let (d_entering, d) =
-                    block.backward(kept, &entering, &p[range.clone()], &left, &dx, frames);
+                    block.backward(kept, &entering, &p[range.clone()], &left, dx, frames);
                 dp[range].copy_from_slice(&d);
                 dx = d_entering;
             }
             dp[head.clone()].copy_from_slice(
                 &self
                     .head
-                    .backward(saved.head, x, &p[head], &entering, &dx, frames),
+                    .backward(saved.head, x, &p[head], &entering, dx, frames),
             );
             dp
         })?;

@@ -225,7 +225,7 @@ pub(super) fn forward_out(
     }
 }
 
-/// Masks the gradient by the ReLU, and goes back through the temporal branch to before its norm's input.
+/// Masks the gradient `dout` by the ReLU, and goes back through the temporal branch to before its norm's input.
 /// Leaves `[sum of dy, sum of dy * time]` per channel and the point convolution's gradient.
 #[multiversion(targets(
     "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
@@ -235,7 +235,6 @@ pub(super) fn forward_out(
 pub(super) fn backward_out(
     dout: &mut [f32],
     dtime: &mut [f32],
-    grad: &[f32],
     out: &[f32],
     time: &[f32],
     time_norm: &Norm,
@@ -248,13 +247,9 @@ pub(super) fn backward_out(
     for (c, d) in dbranch.chunks_exact_mut(s.frames).enumerate() {
         for band in 0..s.bands_out {
             let at = (c * s.bands_out + band) * s.frames;
-            let (dout, grad, out) = (
-                &mut dout[at..][..s.frames],
-                &grad[at..][..s.frames],
-                &out[at..][..s.frames],
-            );
+            let (dout, out) = (&mut dout[at..][..s.frames], &out[at..][..s.frames]);
             for i in 0..s.frames {
-                let g = if out[i] > 0.0 { grad[i] } else { 0.0 };
+                let g = if out[i] > 0.0 { dout[i] } else { 0.0 };
                 dout[i] = g;
                 d[i] += g;
             }
@@ -308,11 +303,8 @@ pub(super) fn backward_time(
     let mut dkernel = vec![0f32; s.width * 3];
     let mut sums = Vec::with_capacity(s.width * SUB_BANDS);
     let mut dpooled = vec![0f32; s.frames];
+    back_through_norm(dtime, time, terms, s.frames);
     for (c, d) in dtime.chunks_exact_mut(s.frames).enumerate() {
-        let [a, b, k] = terms[c];
-        for (d, x) in d.iter_mut().zip(&time[c * s.frames..][..s.frames]) {
-            *d = a.mul_add(*d, b.mul_add(*x, k));
-        }
         dpooled.fill(0.0);
         let pooled = &pooled[c * s.frames..][..s.frames];
         for tap in 0..3 {
@@ -333,8 +325,9 @@ pub(super) fn backward_time(
                 .chunks_exact(s.frames)
                 .zip(aux_sub.chunks_exact(s.frames))
             {
-                total += sum(dout) + sum(d);
-                total_x += dot(dout, aux) + dot(d, aux);
+                let [sum, product] = sum_and_dot(dout, d, aux);
+                total += sum;
+                total_x += product;
             }
             sums.push([total, total_x]);
         }
@@ -342,8 +335,8 @@ pub(super) fn backward_time(
     (sums, dkernel)
 }
 
-/// Back through the sub-band norm and the frequency convolution into `dx`: the input's gradient (with the residual), or the
-/// activated entry's, masked by its ReLU. Leaves the kernel's gradient and `[sum of dy, sum of dy * entry]` per channel.
+/// Back through the sub-band norm and the frequency convolution: into `dx`, the activated entry's gradient, masked by its ReLU; or,
+/// without an entry, added to `dout`, which the residual connection makes the input's gradient, and `dx` is empty. Leaves the kernel's gradient and `[sum of dy, sum of dy * entry]` per channel.
 #[multiversion(targets(
     "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
     "x86_64+avx2+fma"
@@ -351,7 +344,7 @@ pub(super) fn backward_time(
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward_frequency(
     dx: &mut [f32],
-    dout: &[f32],
+    dout: &mut [f32],
     dpooled: &[f32],
     aux: &[f32],
     terms: &[[f32; 3]],
@@ -375,12 +368,10 @@ pub(super) fn backward_frequency(
                 daux[i] = a.mul_add(dout[i] + dpooled[i], b.mul_add(aux[i], k));
             }
         }
-        let (dx, x) = (
-            &mut dx[c * s.channel_in()..][..s.channel_in()],
-            &x[c * s.channel_in()..][..s.channel_in()],
-        );
+        let x = &x[c * s.channel_in()..][..s.channel_in()];
         let kernel = &kernel[c * 3..][..3];
         if let Some(norm) = entry_norm {
+            let dx = &mut dx[c * s.channel_in()..][..s.channel_in()];
             activate(&mut activated, x, norm.factor[c], norm.offset[c]);
             dx.fill(0.0);
             dkernel.extend(frequency_conv_backward(
@@ -391,7 +382,7 @@ pub(super) fn backward_frequency(
             }
             sums.push([sum(dx), dot(dx, x)]);
         } else {
-            dx.copy_from_slice(&dout[c * s.channel_out()..][..s.channel_out()]);
+            let dx = &mut dout[c * s.channel_out()..][..s.channel_out()];
             dkernel.extend(frequency_conv_backward(
                 dx, &daux, x, kernel, s.bands_in, s.stride, s.frames,
             ));
@@ -415,16 +406,7 @@ pub(super) fn backward_entry(
     s: Sizes,
 ) -> Vec<f32> {
     let n = s.channel_in();
-    for (c, (d, entry)) in dentry
-        .chunks_exact_mut(n)
-        .zip(entry.chunks_exact(n))
-        .enumerate()
-    {
-        let [a, b, k] = terms[c];
-        for (d, x) in d.iter_mut().zip(entry) {
-            *d = a.mul_add(*d, b.mul_add(*x, k));
-        }
-    }
+    back_through_norm(dentry, entry, terms, n);
     point_conv(
         dx,
         dentry,

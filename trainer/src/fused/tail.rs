@@ -3,6 +3,8 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::activation;
+use super::buffer::Buffer;
 use super::kernels::*;
 use super::norm::{Norm, NormMode};
 use super::{Packing, add_up};
@@ -20,8 +22,8 @@ pub(super) struct Tail {
 
 /// What backward needs of the forward pass.
 pub(super) struct TailSaved {
-    depthwise: Vec<f32>,
-    point: Vec<f32>,
+    depthwise: Buffer,
+    point: Buffer,
     norm: Norm,
 }
 
@@ -42,6 +44,7 @@ fn forward(
 ) -> Vec<[f32; 2]> {
     let inputs = depthwise.len() / frames;
     for (c, out) in depthwise.chunks_exact_mut(frames).enumerate() {
+        out.fill(0.0);
         for band in 0..BANDS {
             let x = &x[(c * BANDS + band) * frames..][..frames];
             for tap in 0..5 {
@@ -56,39 +59,6 @@ fn forward(
     }
     point_conv(point, depthwise, Matrix::new(weight, width, inputs), frames);
     row_moments(point, frames)
-}
-
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
-    "x86_64+avx2+fma"
-))]
-fn activate(out: &mut [f32], point: &[f32], norm: &Norm, frames: usize) {
-    for (c, (out, point)) in out
-        .chunks_exact_mut(frames)
-        .zip(point.chunks_exact(frames))
-        .enumerate()
-    {
-        for (out, x) in out.iter_mut().zip(point) {
-            *out = norm.factor[c].mul_add(*x, norm.offset[c]).max(0.0);
-        }
-    }
-}
-
-#[multiversion(targets(
-    "x86_64+avx512f+avx512vl+avx512dq+avx512bw+avx2+fma",
-    "x86_64+avx2+fma"
-))]
-fn backward_activation(
-    dy: &mut [f32],
-    grad: &[f32],
-    out: &[f32],
-    point: &[f32],
-    frames: usize,
-) -> Vec<[f32; 2]> {
-    for ((dy, grad), out) in dy.iter_mut().zip(grad).zip(out) {
-        *dy = if *out > 0.0 { *grad } else { 0.0 };
-    }
-    row_dots(dy, point, frames)
 }
 
 /// `dpoint` holds the gradient after the norm and is used up; leaves the gradients of both kernels, one after the other.
@@ -110,16 +80,7 @@ fn backward(
     frames: usize,
 ) -> Vec<f32> {
     let (inputs, width) = (depthwise.len() / frames, terms.len());
-    for (c, (d, x)) in dpoint
-        .chunks_exact_mut(frames)
-        .zip(point.chunks_exact(frames))
-        .enumerate()
-    {
-        let [a, b, k] = terms[c];
-        for (d, x) in d.iter_mut().zip(x) {
-            *d = a.mul_add(*d, b.mul_add(*x, k));
-        }
-    }
+    back_through_norm(dpoint, point, terms, frames);
     let mut ddepthwise = vec![0f32; inputs * frames];
     point_conv(
         &mut ddepthwise,
@@ -130,6 +91,7 @@ fn backward(
     let mut gradients = vec![0f32; inputs * 25 + width * inputs];
     let (dkernel, dweight) = gradients.split_at_mut(inputs * 25);
     point_conv_weight_gradient(dweight, dpoint, depthwise, width, inputs, frames);
+    dx.fill(0.0);
     for (c, d) in ddepthwise.chunks_exact(frames).enumerate() {
         for band in 0..BANDS {
             let at = (c * BANDS + band) * frames;
@@ -173,8 +135,8 @@ impl Tail {
         let [kernel, weight, scale, shift] = self.unpack(p);
         let (sample_in, sample_mid, sample_out) = self.sample_sizes(frames);
         let (mut depthwise, mut point) = (
-            vec![0f32; batch * sample_mid],
-            vec![0f32; batch * sample_out],
+            Buffer::new(batch * sample_mid),
+            Buffer::new(batch * sample_out),
         );
         let moments: Vec<_> = depthwise
             .par_chunks_mut(sample_mid)
@@ -190,7 +152,7 @@ impl Tail {
         let mut out = vec![0f32; point.len()];
         out.par_chunks_mut(sample_out)
             .zip(point.par_chunks(sample_out))
-            .for_each(|(out, point)| activate(out, point, &norm, frames));
+            .for_each(|(out, point)| activation::forward(out, point, &norm, frames));
         (
             out,
             TailSaved {
@@ -210,25 +172,24 @@ impl Tail {
         out: &[f32],
         grad: &[f32],
         frames: usize,
-    ) -> (Vec<f32>, Vec<f32>) {
+    ) -> (Buffer, Vec<f32>) {
         let TailSaved {
             depthwise,
             point,
             norm,
         } = saved;
         let (sample_in, sample_mid, sample_out) = self.sample_sizes(frames);
-        let mut dpoint = vec![0f32; point.len()];
+        let mut dpoint = Buffer::new(point.len());
+        dpoint.copy_from_slice(grad);
         let sums: Vec<_> = dpoint
             .par_chunks_mut(sample_out)
-            .enumerate()
-            .map(|(i, dy)| {
-                let at = i * sample_out..(i + 1) * sample_out;
-                backward_activation(dy, &grad[at.clone()], &out[at.clone()], &point[at], frames)
-            })
+            .zip(out.par_chunks(sample_out))
+            .zip(point.par_chunks(sample_out))
+            .map(|((dy, out), point)| activation::backward(dy, out, point, frames))
             .collect();
         let [kernel, weight, scale, _] = self.unpack(p);
         let norm = norm.backward(scale, &sums);
-        let mut dx = vec![0f32; x.len()];
+        let mut dx = Buffer::new(x.len());
         let per_sample: Vec<_> = dx
             .par_chunks_mut(sample_in)
             .zip(dpoint.par_chunks_mut(sample_out))

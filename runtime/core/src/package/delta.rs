@@ -12,7 +12,7 @@ use super::{
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
 const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
 /// The delta format that is written and read.
-pub const DELTA_VERSION: u16 = 1;
+pub const DELTA_VERSION: u16 = 2;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 

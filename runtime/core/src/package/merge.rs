@@ -5,7 +5,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use super::{
     Change, Delta, DeltaHeader, Edit, Group, MAX_DELTA_BYTES, PackageError, Tensor, Tensors,
-    change::MAX_RANK, delta::SIGNATURE_BYTES, digest, tensors::pairs,
+    change::MAX_RANK, delta::SIGNATURE_BYTES, digest, square, tensors::pairs,
 };
 
 /// Applies `delta` to the weights `base`; neither is altered.
@@ -139,7 +139,7 @@ fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError
             }
             for (&position, &value) in positions.iter().zip(values) {
                 // Two roundings, never a fused multiply-add: every machine must get the same bits.
-                tensor.data[position as usize] += scale * f32::from(value);
+                tensor.data[position as usize] += scale * square(value);
             }
         }
         Edit::Replace { shape, values } => {

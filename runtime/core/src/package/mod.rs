@@ -39,7 +39,7 @@ pub mod onnx;
 mod tensors;
 
 pub use budget::{Budget, Limit};
-pub use change::{Change, ChangeBytes, Edit, Values, quantise};
+pub use change::{Change, ChangeBytes, Edit, Values, quantise, square};
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes};
 pub use error::PackageError;
 pub use fields::{SILENCE, UNKNOWN, check_labels};

@@ -1,0 +1,183 @@
+//! What a training step costs, alone and with the input made beside it. `benches/pytorch.py` measures PyTorch on the same step.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use candle_core::{Device, Tensor};
+use nix::sys::resource::{UsageWho, getrusage};
+use rand::RngExt;
+use serde::Serialize;
+
+use crate::architecture::MEL_BINS;
+use crate::config::BaseConfig;
+use crate::examples::{Batch, Language};
+use crate::fused::{NormMode, Statistics};
+use crate::learner::{Learner, Update};
+use crate::network::initial_weights;
+use crate::random::{generator, mix};
+use crate::base::{base_learner, base_loss};
+
+/// Classes of the step without data, as in Speech Commands' task of ten words.
+const CLASSES: usize = 12;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchOptions {
+    /// Clips a step.
+    pub batch: usize,
+    /// Frames a clip.
+    pub frames: usize,
+    /// Steps measured, after [`BenchOptions::warmup`] others.
+    pub steps: usize,
+    /// Steps before measuring begins.
+    pub warmup: usize,
+}
+
+/// Cost of a training step: forward, loss, backward and update.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct StepCost {
+    /// Median wall time of a step, in milliseconds.
+    pub step_ms_wall: f64,
+    /// CPU time of all threads per step, mean, in milliseconds.
+    pub step_ms_cpu: f64,
+    /// Clips a second at the median step.
+    pub clips_per_s: f64,
+    /// Highest resident memory of the process so far, in MiB.
+    pub peak_rss_mib: f64,
+}
+
+/// Throughput of training with decoding behind it, and augmentation and features made beside the step.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct InputCost {
+    /// Clips a second, from the first step of an epoch to its last.
+    pub clips_per_s: f64,
+    /// Clips a second of the steps alone, on one batch of the same size over and over.
+    pub step_only_clips_per_s: f64,
+    /// The first over the second.
+    pub share_of_step_only: f64,
+    /// CPU time that making the input takes, in milliseconds per batch, alone on all threads.
+    pub input_ms_cpu: f64,
+    /// Share of the time of all threads that the process was computing, 1 if no core ever waited.
+    pub cores_busy: f64,
+}
+
+/// CPU time of all threads of this process, and its highest resident memory in MiB.
+fn usage() -> Result<(Duration, f64)> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("the system does not tell resource usage")?;
+    let time = |t: nix::sys::time::TimeVal| Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1_000);
+    // In KiB, but on macOS in bytes.
+    let unit = if cfg!(target_os = "macos") { 1024.0 * 1024.0 } else { 1024.0 };
+    Ok((time(usage.user_time()) + time(usage.system_time()), usage.max_rss() as f64 / unit))
+}
+
+/// A base under training, and its settings.
+struct Training<'a> {
+    config: &'a BaseConfig,
+    learner: Learner,
+    statistics: Statistics,
+    step: usize,
+}
+
+impl<'a> Training<'a> {
+    fn new(config: &'a BaseConfig, classes: usize) -> Result<Self> {
+        Ok(Self {
+            config,
+            learner: base_learner(&initial_weights(&config.architecture, classes, config.seed)?)?,
+            statistics: Statistics::default(),
+            step: 0,
+        })
+    }
+
+    fn step(&mut self, batch: &Batch) -> Result<f32> {
+        let schedule = &self.config.schedule;
+        let mode = NormMode::Batch { statistics: self.statistics.clone(), deployed: Arc::default() };
+        let (_, loss) = base_loss(&self.config.architecture, &self.learner, batch, &mode, schedule.dropout, mix(self.config.seed, self.step as u64))?;
+        self.step += 1;
+        let update = Update { rate: 0.01, momentum: schedule.momentum, decay: schedule.weight_decay, step: self.step };
+        self.learner.learn(&loss, &self.statistics, update)?;
+        Ok(loss.to_scalar()?)
+    }
+}
+
+/// Log-mel and labels drawn from a seed.
+fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
+    let mut rng = generator(seed, &[u64::MAX]);
+    let log_mel: Vec<f32> = (0..batch * MEL_BINS * frames).map(|_| rng.random_range(-2.0..2.0)).collect();
+    let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..CLASSES as u32)).collect();
+    Ok(Batch {
+        log_mel: Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?,
+        labels: Tensor::from_vec(labels, batch, &Device::Cpu)?,
+        indexes: (0..batch).collect(),
+    })
+}
+
+/// Measures steps on a random batch.
+pub fn measure_step(config: &BaseConfig, options: &BenchOptions) -> Result<StepCost> {
+    let batch = random_batch(options.batch, options.frames, config.seed)?;
+    measure_on(&mut Training::new(config, CLASSES)?, &batch, options)
+}
+
+fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) -> Result<StepCost> {
+    for _ in 0..options.warmup {
+        training.step(batch)?;
+    }
+    let (cpu, _) = usage()?;
+    let mut walls = Vec::with_capacity(options.steps);
+    for _ in 0..options.steps {
+        let started = Instant::now();
+        training.step(batch)?;
+        walls.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    let (cpu_after, peak_rss_mib) = usage()?;
+    walls.sort_by(f64::total_cmp);
+    let step_ms_wall = walls[walls.len() / 2];
+    Ok(StepCost {
+        step_ms_wall,
+        step_ms_cpu: (cpu_after - cpu).as_secs_f64() * 1e3 / options.steps as f64,
+        clips_per_s: batch.indexes.len() as f64 / step_ms_wall * 1e3,
+        peak_rss_mib,
+    })
+}
+
+/// Measures an epoch of real training on `language` against steps alone. The clips are decoded already, as in training.
+pub fn measure_input(config: &BaseConfig, language: &Language, options: &BenchOptions) -> Result<InputCost> {
+    let mut training = Training::new(config, language.labels.len())?;
+    let epoch = |place, step: &mut dyn FnMut(Batch) -> Result<()>| {
+        language.for_each_batch(&config.augment, options.batch, config.seed, place, step)
+    };
+    let threads = rayon::current_num_threads() as f64;
+
+    let mut first = None;
+    let mut batches = 0usize;
+    let (cpu, _) = usage()?;
+    epoch([0, 0], &mut |batch| {
+        batches += 1;
+        first.get_or_insert(batch);
+        Ok(())
+    })?;
+    let input_ms_cpu = (usage()?.0 - cpu).as_secs_f64() * 1e3 / batches as f64;
+    let first = first.context("there are no clips")?;
+    let alone = measure_on(&mut training, &first, options)?;
+
+    let mut clips = 0usize;
+    let (mut started, mut cpu) = (Instant::now(), Duration::ZERO);
+    epoch([0, 1], &mut |batch| {
+        // The clock starts when the first step does: what lies before is once an epoch.
+        if clips == 0 {
+            (started, cpu) = (Instant::now(), usage()?.0);
+        }
+        clips += batch.indexes.len();
+        training.step(&batch)?;
+        Ok(())
+    })?;
+    let wall = started.elapsed().as_secs_f64();
+    let clips_per_s = clips as f64 / wall;
+    Ok(InputCost {
+        clips_per_s,
+        step_only_clips_per_s: alone.clips_per_s,
+        share_of_step_only: clips_per_s / alone.clips_per_s,
+        input_ms_cpu,
+        cores_busy: (usage()?.0 - cpu).as_secs_f64() / (wall * threads),
+    })
+}
