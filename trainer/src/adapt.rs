@@ -319,10 +319,7 @@ fn settle_entries(
         if !changed.contains_key(&entry) || !changed.contains_key(&frequency) {
             continue;
         }
-        let (scale, shift) = (
-            format!("{entry}.norm.scale"),
-            format!("{entry}.norm.shift"),
-        );
+        let (scale, shift) = (format!("{entry}.norm.scale"), format!("{entry}.norm.shift"));
         let size = |w: &Weights| (w[&scale].sqr()? + w[&shift].sqr()?)?.sqrt();
         let (wanted, found) = (size(base)?, size(tuned)?);
         let least = Tensor::new(f32::MIN_POSITIVE, &Device::Cpu)?;

@@ -10,13 +10,13 @@ use rand::RngExt;
 use serde::Serialize;
 
 use crate::architecture::MEL_BINS;
+use crate::base::{base_learner, base_loss};
 use crate::config::BaseConfig;
 use crate::examples::{Batch, Language};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
 use crate::network::initial_weights;
 use crate::random::{generator, mix};
-use crate::base::{base_learner, base_loss};
 
 /// Classes of the step without data, as in Speech Commands' task of ten words.
 const CLASSES: usize = 12;
@@ -64,11 +64,20 @@ pub struct InputCost {
 
 /// CPU time of all threads of this process, and its highest resident memory in MiB.
 fn usage() -> Result<(Duration, f64)> {
-    let usage = getrusage(UsageWho::RUSAGE_SELF).context("the system does not tell resource usage")?;
-    let time = |t: nix::sys::time::TimeVal| Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1_000);
+    let usage =
+        getrusage(UsageWho::RUSAGE_SELF).context("the system does not tell resource usage")?;
+    let time =
+        |t: nix::sys::time::TimeVal| Duration::new(t.tv_sec() as u64, t.tv_usec() as u32 * 1_000);
     // In KiB, but on macOS in bytes.
-    let unit = if cfg!(target_os = "macos") { 1024.0 * 1024.0 } else { 1024.0 };
-    Ok((time(usage.user_time()) + time(usage.system_time()), usage.max_rss() as f64 / unit))
+    let unit = if cfg!(target_os = "macos") {
+        1024.0 * 1024.0
+    } else {
+        1024.0
+    };
+    Ok((
+        time(usage.user_time()) + time(usage.system_time()),
+        usage.max_rss() as f64 / unit,
+    ))
 }
 
 /// A base under training, and its settings.
@@ -83,7 +92,11 @@ impl<'a> Training<'a> {
     fn new(config: &'a BaseConfig, classes: usize) -> Result<Self> {
         Ok(Self {
             config,
-            learner: base_learner(&initial_weights(&config.architecture, classes, config.seed)?)?,
+            learner: base_learner(&initial_weights(
+                &config.architecture,
+                classes,
+                config.seed,
+            )?)?,
             statistics: Statistics::default(),
             step: 0,
         })
@@ -91,10 +104,25 @@ impl<'a> Training<'a> {
 
     fn step(&mut self, batch: &Batch) -> Result<f32> {
         let schedule = &self.config.schedule;
-        let mode = NormMode::Batch { statistics: self.statistics.clone(), deployed: Arc::default() };
-        let (_, loss) = base_loss(&self.config.architecture, &self.learner, batch, &mode, schedule.dropout, mix(self.config.seed, self.step as u64))?;
+        let mode = NormMode::Batch {
+            statistics: self.statistics.clone(),
+            deployed: Arc::default(),
+        };
+        let (_, loss) = base_loss(
+            &self.config.architecture,
+            &self.learner,
+            batch,
+            &mode,
+            schedule.dropout,
+            mix(self.config.seed, self.step as u64),
+        )?;
         self.step += 1;
-        let update = Update { rate: 0.01, momentum: schedule.momentum, decay: schedule.weight_decay, step: self.step };
+        let update = Update {
+            rate: 0.01,
+            momentum: schedule.momentum,
+            decay: schedule.weight_decay,
+            step: self.step,
+        };
         self.learner.learn(&loss, &self.statistics, update)?;
         Ok(loss.to_scalar()?)
     }
@@ -103,8 +131,12 @@ impl<'a> Training<'a> {
 /// Log-mel and labels drawn from a seed.
 fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
     let mut rng = generator(seed, &[u64::MAX]);
-    let log_mel: Vec<f32> = (0..batch * MEL_BINS * frames).map(|_| rng.random_range(-2.0..2.0)).collect();
-    let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..CLASSES as u32)).collect();
+    let log_mel: Vec<f32> = (0..batch * MEL_BINS * frames)
+        .map(|_| rng.random_range(-2.0..2.0))
+        .collect();
+    let labels: Vec<u32> = (0..batch)
+        .map(|_| rng.random_range(0..CLASSES as u32))
+        .collect();
     Ok(Batch {
         log_mel: Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?,
         labels: Tensor::from_vec(labels, batch, &Device::Cpu)?,
@@ -141,7 +173,11 @@ fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) ->
 }
 
 /// Measures an epoch of real training on `language` against steps alone. The clips are decoded already, as in training.
-pub fn measure_input(config: &BaseConfig, language: &Language, options: &BenchOptions) -> Result<InputCost> {
+pub fn measure_input(
+    config: &BaseConfig,
+    language: &Language,
+    options: &BenchOptions,
+) -> Result<InputCost> {
     let mut training = Training::new(config, language.labels.len())?;
     let epoch = |place, step: &mut dyn FnMut(Batch) -> Result<()>| {
         language.for_each_batch(&config.augment, options.batch, config.seed, place, step)

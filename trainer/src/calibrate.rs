@@ -42,8 +42,8 @@ pub struct Calibrated {
     pub false_alarms: usize,
 }
 
-/// The lowest threshold that is about as good as the one with the most hits less false alarms: a fifth of the stream's clips are
-/// unknown words, more than a device hears. `None` if there are no development keywords.
+/// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
+/// quieter one annoys less. `None` if there are no development keywords.
 pub fn calibrate(
     architecture: &Architecture,
     weights: &Weights,
@@ -107,9 +107,9 @@ pub fn calibrate(
     }
     let worth = |c: &Calibrated| c.hits as f64 - c.false_alarms as f64;
     let best = all.iter().map(worth).fold(f64::MIN, f64::max);
-    // The best is flat and counted on a few hundred words; without any, nothing is detected that need not be.
+    // The best is flat and counted on a few hundred words; where none is good, nothing is detected that need not be.
     let good = |c: &&Calibrated| best > 0.0 && worth(c) >= NEAR_BEST * best;
-    Ok(all.iter().find(good).or(all.last()).copied())
+    Ok(all.iter().rev().find(good).or(all.last()).copied())
 }
 
 /// Logits `[T, C]` of a long recording's frames `[T, 40]`, both flattened, in pieces that fit into memory.

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use crate::files::{read, write_atomically};
 use crate::learner::Learner;
 
+/// Layout of the checkpoint's tensors and names.
+const CHECKPOINT_FORMAT: usize = 2;
+
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -71,9 +74,15 @@ impl Run {
         self.file("checkpoint.safetensors")
     }
 
+    /// Where the log lies.
+    pub fn log_path(&self) -> PathBuf {
+        self.file("log.jsonl")
+    }
+
     /// Keeps the learner as it is after `position`.
     pub fn save(&self, learner: &Learner, position: Position) -> Result<()> {
         let metadata = HashMap::from([
+            ("format".to_string(), CHECKPOINT_FORMAT.to_string()),
             ("stage".to_string(), position.stage.to_string()),
             ("epochs".to_string(), position.epochs.to_string()),
         ]);
@@ -100,14 +109,17 @@ impl Run {
         };
         let bytes = read(&path)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
-        let number = |key: &str| {
-            header
-                .metadata()
-                .as_ref()
-                .and_then(|m| m.get(key))
-                .and_then(|v| v.parse().ok())
-                .with_context(damaged)
-        };
+        let text = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
+        // The first format did not tell its number.
+        let format = text("format").map_or("1", String::as_str);
+        if format != CHECKPOINT_FORMAT.to_string() {
+            bail!(
+                "{}: a checkpoint of format {format}, this program reads {CHECKPOINT_FORMAT}; finish the run with the program that began it, \
+                 or give --restart to begin anew",
+                path.display()
+            );
+        }
+        let number = |key: &str| text(key).and_then(|v| v.parse().ok()).with_context(damaged);
         let position = Position {
             stage: number("stage")?,
             epochs: number("epochs")?,
@@ -123,7 +135,7 @@ impl Run {
 
     /// Adds a line to the log.
     pub fn log(&self, entry: &Value) -> Result<()> {
-        let path = self.file("log.jsonl");
+        let path = self.log_path();
         let mut file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)

@@ -1,10 +1,10 @@
 //! The commands of `swr-train`: arguments in, files and figures out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use swr_core::MEL_BINS;
 use swr_core::audio::decode_16k_mono;
@@ -17,16 +17,24 @@ use crate::base::train_base;
 use crate::bench::{BenchOptions, measure_input, measure_step};
 use crate::calibrate::{Calibrated, calibrate, stream_logits};
 use crate::checkpoint::Run;
-use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
+use crate::config::{
+    ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, EVALUATE_DEFAULT, EvaluateConfig,
+    EvaluateSplit, resolve,
+};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::examples::{Examples, Language};
 use crate::export::streaming_graph;
 use crate::files::{read, write_atomically};
-use crate::models::{Base, MODEL_VERSION, delta_path, read_language, write_base, write_report};
+use crate::languages;
+use crate::models::{
+    Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
+};
 use crate::progress::Progress;
 use crate::synth::{self, SynthOptions};
 use crate::weights::to_package;
 
+/// Clips computed together after a training.
+const EVALUATION_BATCH: usize = 100;
 /// Threshold where no development clips are there to choose it on.
 const DEFAULT_THRESHOLD: f32 = 0.7;
 
@@ -49,7 +57,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// Say nothing while working
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "quiet")]
     quiet: bool,
 }
 
@@ -89,7 +97,7 @@ struct Common {
     #[arg(long, value_name = "DIR", default_value = "models")]
     models: PathBuf,
     /// Folder of the run: configuration, checkpoint, log
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", overrides_with = "work")]
     work: Option<PathBuf>,
     /// Begin anew instead of going on with an interrupted run
     #[arg(long)]
@@ -114,14 +122,21 @@ struct BaseArguments {
   10%all   share of all weights, norms and classifier included
   4000B    bytes of the whole delta file
 
-Example:
-  swr-train adapt --data ../shared/speech --lang ar --budget 10%")]
+A language whose delta was made by the same command before is skipped; delete the .swr to pack it again, or give --restart.
+
+Examples:
+  swr-train adapt --data ../shared/speech --lang ar --budget 10%
+  swr-train adapt --data ../shared/speech --lang ar,zh,de --budget 4000B
+  swr-train adapt --data ../shared/speech --lang all --jobs 4")]
 struct AdaptArguments {
     #[command(flatten)]
     common: Common,
-    /// Language to add
-    #[arg(long, value_name = "L")]
+    /// Language to add, several with commas between, or `all` that the data holds
+    #[arg(long, value_name = "L", overrides_with = "lang")]
     lang: String,
+    /// Languages trained at a time, each in its own process; with several, --work is a folder of their folders
+    #[arg(long, default_value_t = 1, value_name = "N", overrides_with = "jobs", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
     /// How much may change
     #[arg(long, default_value = "10%")]
     budget: Budget,
@@ -135,13 +150,19 @@ struct EvaluateArguments {
     /// Language to evaluate
     #[arg(long, value_name = "L")]
     lang: String,
-    /// Clips to use
-    #[arg(long, value_enum, default_value = "dev")]
-    split: SplitArgument,
+    /// Clips to use, instead of the configuration's
+    #[arg(long, value_enum)]
+    split: Option<EvaluateSplit>,
+    /// Configuration file; the built-in one if absent
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change to the configuration, such as batch=10; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Folder of models
     #[arg(long, value_name = "DIR", default_value = "models")]
     models: PathBuf,
-    /// One JSON object with the confusion matrix
+    /// One JSON object with the resolved configuration and the confusion matrix
     #[arg(long)]
     json: bool,
 }
@@ -169,12 +190,14 @@ struct ExportArguments {
 }
 
 #[derive(Args)]
-#[command(after_help = "Without --data, the steps run on one random batch. With it, an epoch of real training is measured as well, augmentation and \
+#[command(
+    after_help = "Without --data, the steps run on one random batch. With it, an epoch of real training is measured as well, augmentation and \
 features made beside the steps, and compared with the steps alone.
 
 Examples:
   swr-train bench --tau 3 --threads 2 --json
-  swr-train bench --data ../shared/speech --lang ar")]
+  swr-train bench --data ../shared/speech --lang ar"
+)]
 struct BenchArguments {
     /// Width of the network
     #[arg(long, default_value_t = 1.0)]
@@ -206,17 +229,6 @@ struct BenchArguments {
     /// One JSON object
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum SplitArgument {
-    /// What settings were chosen on
-    Dev,
-    /// What nothing was chosen on
-    Test,
-    /// Both together
-    #[value(name = "dev+test")]
-    DevTest,
 }
 
 #[derive(Subcommand)]
@@ -254,7 +266,7 @@ pub fn main() -> ExitCode {
     };
     let done = match &arguments.command {
         Command::Base(a) => base(a, &progress),
-        Command::Adapt(a) => adapt_language(a, &progress),
+        Command::Adapt(a) => adapt_languages(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
         Command::Bench(a) => bench(a, &progress),
         Command::Export(a) => export(a),
@@ -308,6 +320,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         &weights,
         &language.dev,
         &language.labels,
+        EVALUATION_BATCH,
     )?;
     println!("development: {dev}");
     if config.architecture.padding != TimePadding::Causal {
@@ -340,35 +353,70 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
+fn adapt_languages(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: AdaptConfig = resolve(common.config.as_deref(), ADAPT_DEFAULT, &common.set)?;
     config.check()?;
     let base = Base::read(&common.models)?;
-    if base.manifest.language == a.lang {
-        bail!(
-            "--lang {}: that is the base's own language; a delta adds another",
-            a.lang
-        );
+    let own = &base.manifest.language;
+    let codes = languages::named(&a.lang, &common.data, &common.extra, own)?;
+    let one = |code: &str, work: PathBuf| adapt_language(a, &config, &base, code, &work, progress);
+    let name = |code: &str| format!("{code}-{}", a.budget);
+    match (&codes[..], &common.work) {
+        ([code], _) => one(code, common.work(&name(code))),
+        (_, work) if a.jobs > 1 => {
+            languages::side_by_side(&codes, a.jobs.into(), work.as_deref(), progress)
+        }
+        (_, Some(work)) => {
+            languages::one_after_another(&codes, progress, |code| one(code, work.join(code)))
+        }
+        (_, None) => languages::one_after_another(&codes, progress, |code| {
+            one(code, common.work(&name(code)))
+        }),
     }
+}
+
+/// Whether the delta and the record beside it come from the run with this digest.
+fn finished(models: &Path, lang: &str, run: &str) -> bool {
+    let record = std::fs::read(report_path(models, lang))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let made_by_it = record.is_some_and(|record| record["run"] == run);
+    made_by_it && read_language(models, lang).is_ok()
+}
+
+fn adapt_language(
+    a: &AdaptArguments,
+    config: &AdaptConfig,
+    base: &Base,
+    lang: &str,
+    work: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let common = &a.common;
     let language = Language::load(
         &common.data,
         &common.extra,
-        &a.lang,
+        lang,
         config.unknown_pool,
         progress,
     )?;
     let resolved = json!({
         "config": config,
-        "language": a.lang,
+        "language": lang,
         "labels": language.labels,
         "budget": a.budget,
         "training_clips": language.training_clips(),
         "base": base.manifest.tensors_sha256,
     });
     let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
+    if !common.restart && finished(&common.models, lang, &record) {
+        let path = delta_path(&common.models, lang);
+        println!("{}: made by this command before; skipped", path.display());
+        return Ok(());
+    }
     let mut header = DeltaHeader {
-        language: a.lang.clone(),
+        language: lang.to_string(),
         model_version: MODEL_VERSION.into(),
         labels: language.labels.clone(),
         thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
@@ -388,13 +436,9 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
         plan.allowed,
         a.budget
     ));
-    let run = Run::open(
-        &common.work(&format!("{}-{}", a.lang, a.budget)),
-        resolved.clone(),
-        common.restart,
-    )?;
+    let run = Run::open(work, resolved.clone(), common.restart)?;
     let adapted = adapt(
-        &config,
+        config,
         &base.architecture,
         &base.tensors,
         &language,
@@ -419,6 +463,7 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
         &adapted.merged,
         &language.dev,
         &language.labels,
+        EVALUATION_BATCH,
     )?;
     let counts = changed(&base.tensors, &to_package(&adapted.merged)?)?;
     let used = a.budget.used(&counts, bytes.len());
@@ -438,9 +483,9 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
         "development": summary(&dev),
         "calibration": calibrated,
     });
-    let path = delta_path(&common.models, &a.lang);
+    let path = delta_path(&common.models, lang);
     write_atomically(&path, &bytes)?;
-    write_report(&common.models, &a.lang, &report)?;
+    write_report(&common.models, lang, &report)?;
     println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));
     println!(
@@ -452,6 +497,9 @@ fn adapt_language(a: &AdaptArguments, progress: &Progress) -> Result<()> {
 }
 
 fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
+    let mut config: EvaluateConfig = resolve(a.config.as_deref(), EVALUATE_DEFAULT, &a.set)?;
+    config.split = a.split.unwrap_or(config.split);
+    ensure!(config.batch > 0, "batch = 0: expected at least 1");
     let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
     let task = swr_dataset::task(&a.data, &a.lang, &Default::default())?;
     if task.labels != labels {
@@ -461,20 +509,22 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
             a.lang
         );
     }
-    let clips = match a.split {
-        SplitArgument::Dev => task.dev,
-        SplitArgument::Test => task.test,
-        SplitArgument::DevTest => [task.dev, task.test].concat(),
+    let clips = match config.split {
+        EvaluateSplit::Dev => task.dev,
+        EvaluateSplit::Test => task.test,
+        EvaluateSplit::DevTest => [task.dev, task.test].concat(),
     };
     let found = evaluate(
         &architecture,
         &weights,
         &Examples::load(&clips, progress, "decoding")?,
         &labels,
+        config.batch,
     )?;
     if a.json {
         let mut line = summary(&found);
         line["lang"] = json!(a.lang);
+        line["config"] = json!(config);
         line["labels"] = json!(labels);
         line["confusion"] = json!(found.confusion);
         println!("{line}");

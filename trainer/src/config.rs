@@ -122,6 +122,30 @@ impl AdaptConfig {
     }
 }
 
+/// What an evaluation measures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluateConfig {
+    /// Clips to use.
+    pub split: EvaluateSplit,
+    /// Clips computed together.
+    pub batch: usize,
+}
+
+/// The clips of an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EvaluateSplit {
+    /// What settings were chosen on
+    Dev,
+    /// What nothing was chosen on
+    Test,
+    /// Both together
+    #[value(name = "dev+test")]
+    #[serde(rename = "dev+test")]
+    DevTest,
+}
+
 /// Penalty on the expected share of cost `c` against the budget's share `t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -136,6 +160,8 @@ pub enum Penalty {
 pub const BASE_DEFAULT: &str = include_str!("../configs/base.toml");
 /// The configuration that `swr-train adapt` uses without `--config`.
 pub const ADAPT_DEFAULT: &str = include_str!("../configs/adapt.toml");
+/// The configuration that `swr-train evaluate` uses without `--config`.
+pub const EVALUATE_DEFAULT: &str = include_str!("../configs/evaluate.toml");
 
 /// Reads a configuration: the file, or `default`, with `changes` such as `schedule.epochs=5` applied.
 pub fn resolve<T: DeserializeOwned>(
@@ -216,6 +242,9 @@ mod tests {
         );
         assert_eq!(base.augment, changed.augment);
         resolve::<AdaptConfig>(None, ADAPT_DEFAULT, &["policy.penalty=hinge".into()]).unwrap();
+        let split = ["split=dev+test".into()];
+        let evaluate: EvaluateConfig = resolve(None, EVALUATE_DEFAULT, &split).unwrap();
+        assert_eq!(evaluate.split, EvaluateSplit::DevTest);
     }
 
     #[test]

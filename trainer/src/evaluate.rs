@@ -72,18 +72,19 @@ impl std::fmt::Display for Evaluation {
     }
 }
 
-/// Classifies all `examples` with deployed weights.
+/// Classifies all `examples` with deployed weights, `batch` at a time.
 pub fn evaluate(
     architecture: &Architecture,
     weights: &Weights,
     examples: &Examples,
     labels: &[String],
+    batch: usize,
 ) -> Result<Evaluation> {
     let mut found = Evaluation {
         confusion: vec![vec![0; labels.len()]; labels.len()],
         ..Evaluation::default()
     };
-    for_each_plain_batch(examples, 100, |batch| {
+    for_each_plain_batch(examples, batch, |batch| {
         let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
         let truth: Vec<u32> = batch.labels.to_vec1()?;
         for (truth, prediction) in truth.into_iter().zip(predictions(&logits)?) {

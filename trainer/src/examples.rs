@@ -24,6 +24,7 @@ pub struct Examples {
     clips: Vec<Vec<i16>>,
     /// Label index of every clip.
     pub labels: Vec<u32>,
+    /// File of every clip, or that it is noise.
     names: Vec<String>,
 }
 
@@ -38,7 +39,12 @@ impl Examples {
             labels: clips.iter().map(|c| c.label as u32).collect(),
             names: clips
                 .iter()
-                .map(|c| format!("{} {}", c.word, c.speaker))
+                .map(|clip| match &clip.source {
+                    Source::File(path) => path.display().to_string(),
+                    Source::Noise { start_samples, .. } => {
+                        format!("background noise from sample {start_samples}")
+                    }
+                })
                 .collect(),
         })
     }
@@ -62,14 +68,9 @@ impl Examples {
         self.labels.is_empty()
     }
 
-    /// Word and speaker of the clips with these indexes, for messages.
-    pub fn names(&self, indexes: &[usize]) -> String {
-        indexes
-            .iter()
-            .take(5)
-            .map(|i| self.names[*i].as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
+    /// Files of the clips with these indexes.
+    pub fn files(&self, indexes: &[usize]) -> Vec<&str> {
+        indexes.iter().map(|i| self.names[*i].as_str()).collect()
     }
 }
 
@@ -322,14 +323,23 @@ mod tests {
 
     #[test]
     fn no_batch_is_a_small_rest() {
-        for (clips, largest) in [(3_201, 100), (1, 100), (100, 100), (101, 50), (100_003, 100)] {
+        for (clips, largest) in [
+            (3_201, 100),
+            (1, 100),
+            (100, 100),
+            (101, 50),
+            (100_003, 100),
+        ] {
             let order: Vec<usize> = (0..clips).collect();
             let batches: Vec<&[usize]> = even_batches(&order, largest).collect();
             assert_eq!(batches.concat(), order);
             assert_eq!(batches.len(), clips.div_ceil(largest));
             let sizes = batches.iter().map(|batch| batch.len());
             let (least, most) = (sizes.clone().min().unwrap(), sizes.max().unwrap());
-            assert!(most <= largest && most - least <= 1, "{clips}: {least} to {most}");
+            assert!(
+                most <= largest && most - least <= 1,
+                "{clips}: {least} to {most}"
+            );
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod examples;
 pub mod export;
 pub mod files;
 pub mod fused;
+pub mod languages;
 pub mod learner;
 pub mod models;
 pub mod network;

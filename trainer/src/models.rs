@@ -127,11 +127,13 @@ pub fn read_language(
     ))
 }
 
+/// Where the record of how a model was made lies.
+pub fn report_path(models: &Path, name: &str) -> PathBuf {
+    models.join(format!("{name}.training.json"))
+}
+
 /// Notes beside a model how it was made and what came of it.
 pub fn write_report(models: &Path, name: &str, report: &Value) -> Result<()> {
     let json = serde_json::to_string_pretty(report).context("the report is not JSON")?;
-    write_atomically(
-        &models.join(format!("{name}.training.json")),
-        format!("{json}\n").as_bytes(),
-    )
+    write_atomically(&report_path(models, name), format!("{json}\n").as_bytes())
 }

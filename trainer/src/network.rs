@@ -30,7 +30,7 @@ pub struct Pass {
     pub path: Path,
     /// Behaviour of all norms.
     pub mode: NormMode,
-    /// Channel dropout, with the seed of this step; fused path only.
+    /// Channel dropout, with the seed of this step.
     pub dropout: Option<Dropout>,
 }
 
@@ -149,7 +149,7 @@ fn plain_features(
         1,
     )?;
     let mut x = norm(&every_row(&x, 2)?, "head", 1)?.relu()?;
-    for block in architecture.blocks() {
+    for (i, block) in architecture.blocks().into_iter().enumerate() {
         let Block {
             name,
             width,
@@ -179,13 +179,14 @@ fn plain_features(
         let z =
             pad_time(&aux.mean_keepdim(2)?, 2 * dilation)?.conv2d(time, 0, 1, *dilation, *width)?;
         let z = norm(&z, &format!("{name}.time"), 1)?.silu()?;
-        let z = z.conv2d(
-            get(weights, &format!("{name}.point.conv.weight"))?,
-            0,
-            1,
-            1,
-            1,
-        )?;
+        let point = get(weights, &format!("{name}.point.conv.weight"))?;
+        let mut z = z.conv2d(point, 0, 1, 1, 1)?;
+        if let Some(dropout) = pass.dropout {
+            let batch = z.dim(0)?;
+            let factors = dropout.factors(i, batch, *width);
+            let factors = Tensor::from_vec(factors, (batch, *width, 1, 1), z.device())?;
+            z = z.broadcast_mul(&factors.to_dtype(z.dtype())?)?;
+        }
         let sum = aux.broadcast_add(&z)?;
         x = if block.has_entry() { sum } else { (sum + x)? }.relu()?;
     }

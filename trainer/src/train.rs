@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::augment::Augment;
 use crate::checkpoint::{Position, Run, epoch_entry};
@@ -126,12 +127,21 @@ pub fn run_stage(
             let (logits, loss) = objective(learner, &batch, moment)?;
             let value: f32 = loss.to_scalar()?;
             if !value.is_finite() {
+                let good = run.checkpoint_path();
+                let good = if good.exists() {
+                    format!("the last good state is {}", good.display())
+                } else {
+                    "no good state was saved yet".to_string()
+                };
+                let files = language.train.files(&batch.indexes);
+                run.log(&json!({"stage": stage.name, "epoch": epoch + 1, "step": step, "loss": value.to_string(), "files": files}))?;
                 bail!(
-                    "{}: the loss became {value} at step {step} (epoch {epoch}), with the clips {} …; the last good state is {}; \
-                     lower the learning rate",
+                    "{}: the loss became {value} at step {step} (epoch {}), with a batch of {} clips, {}, … (all in {}); {good}; lower the learning rate",
                     stage.name,
-                    language.train.names(&batch.indexes),
-                    run.checkpoint_path().display()
+                    epoch + 1,
+                    files.len(),
+                    files[..files.len().min(3)].join(", "),
+                    run.log_path().display()
                 );
             }
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);

@@ -29,5 +29,6 @@ pub use stream::{
     Detected, Event, Matched, Stream, StreamOptions, active_span, match_detections, stream,
 };
 pub use task::{
-    Clip, Report, SILENCE, Source, SplitReport, Task, TaskOptions, UNKNOWN, UnknownRule, task,
+    Clip, Report, SILENCE, Source, SplitReport, Task, TaskOptions, UNKNOWN, UnknownRule, languages,
+    task,
 };

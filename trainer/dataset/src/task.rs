@@ -319,6 +319,26 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     })
 }
 
+/// Languages below `data` and the further folders of the options that have at least two keywords, sorted. Opens tables only.
+///
+/// Errors: folders and tables that are missing, empty or damaged, table entries without their file.
+pub fn languages(data: &Path, options: &TaskOptions) -> Result<Vec<String>, DatasetError> {
+    // No code is empty: a folder of plain words, whose language nobody tells, counts for none.
+    let corpora = scan_all(data, "", options)?.corpora;
+    let codes: BTreeSet<&str> = corpora
+        .iter()
+        .map(|corpus| corpus.language.as_str())
+        .filter(|code| !code.is_empty())
+        .collect();
+    let has_keywords =
+        |code: &&str| keywords_by_count(&corpora, code, options.min_train_clips).len() >= 2;
+    Ok(codes
+        .into_iter()
+        .filter(has_keywords)
+        .map(str::to_owned)
+        .collect())
+}
+
 fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found, DatasetError> {
     let wanted = Wanted {
         language,

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::norm::{Norm, NormMode};
 use super::sweeps::*;
-use super::{Dropout, Packing, add_up};
+use super::{Packing, add_up};
 use crate::architecture::{Block, SUB_BANDS};
 
 /// Parameters packed as `[entry.conv, entry.scale, entry.shift,] frequency.conv, frequency.scale, frequency.shift, time.conv,
@@ -90,35 +90,16 @@ impl FusedBlock {
             point: next(w * w),
         }
     }
-
-    /// Factor of every sample's channel: 0 where dropped, `1 / (1 - rate)` elsewhere.
-    fn keep(&self, batch: usize, dropout: Option<Dropout>) -> Vec<f32> {
-        let count = batch * self.block.width;
-        let Some(Dropout { rate, seed }) = dropout else {
-            return vec![1.0; count];
-        };
-        let draw =
-            |i: usize| (crate::random::mix(seed, i as u64) >> 40) as f32 / (1u64 << 24) as f32;
-        (0..count)
-            .map(|i| {
-                if draw(i) < rate {
-                    0.0
-                } else {
-                    1.0 / (1.0 - rate)
-                }
-            })
-            .collect()
-    }
 }
 
 impl FusedBlock {
-    /// `x [B, inputs, bands_in, T]` to `[B, width, bands_out, T]`.
+    /// `x [B, inputs, bands_in, T]` to `[B, width, bands_out, T]`; `keep` holds a factor of the temporal branch per sample and channel.
     pub(super) fn forward(
         &self,
         x: &[f32],
         p: &[f32],
         mode: &NormMode,
-        dropout: Option<Dropout>,
+        keep: Vec<f32>,
         batch: usize,
         frames: usize,
     ) -> (Buffer, BlockSaved) {
@@ -130,7 +111,11 @@ impl FusedBlock {
             s.width * frames,
         );
 
-        let mut entry = Buffer::new(if b.has_entry() { batch * s.width * s.channel_in() } else { 0 });
+        let mut entry = Buffer::new(if b.has_entry() {
+            batch * s.width * s.channel_in()
+        } else {
+            0
+        });
         let entry_norm = b.has_entry().then(|| {
             let moments: Vec<_> = entry
                 .par_chunks_mut(s.width * s.channel_in())
@@ -184,7 +169,6 @@ impl FusedBlock {
             batch * frames,
         );
 
-        let keep = self.keep(batch, dropout);
         let mut out = Buffer::new(batch * sample_out);
         out.par_chunks_mut(sample_out)
             .enumerate()

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::activation;
 use super::add_up;
 use super::buffer::Buffer;
-use super::kernels::{band_conv, band_conv_kernel_gradient, back_through_norm, row_moments};
+use super::kernels::{back_through_norm, band_conv, band_conv_kernel_gradient, row_moments};
 use super::norm::{Norm, NormMode};
 use crate::architecture::MEL_BINS;
 

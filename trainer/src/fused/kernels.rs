@@ -53,7 +53,10 @@ pub(super) fn sum(x: &[f32]) -> f32 {
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    for (l, (x, y)) in lanes.iter_mut().zip(a.remainder().iter().zip(b.remainder())) {
+    for (l, (x, y)) in lanes
+        .iter_mut()
+        .zip(a.remainder().iter().zip(b.remainder()))
+    {
         *l = x * y;
     }
     for (a, b) in a.zip(b) {
@@ -228,14 +231,7 @@ impl<F: Fn(usize) -> usize> Combine<'_, F> {
 
     /// What is left of the rows from position `p`, less than a vector.
     #[inline(always)]
-    fn rest<S: Simd>(
-        &mut self,
-        simd: S,
-        packed: &[[f32; TILE]],
-        o: usize,
-        rows: usize,
-        p: usize,
-    ) {
+    fn rest<S: Simd>(&mut self, simd: S, packed: &[[f32; TILE]], o: usize, rows: usize, p: usize) {
         let mut sums = [simd.splat_f32s(0.0); TILE];
         for (i, weights) in packed.iter().enumerate() {
             let at = (self.x_at)(i);
@@ -324,8 +320,7 @@ impl<F: Fn(usize) -> usize> WithSimd for Correlate<'_, F> {
                 if whole < self.n {
                     let mut x = [simd.splat_f32s(0.0); TILE];
                     for j in 0..TILE {
-                        x[j] =
-                            simd.partial_load_f32s(&self.x[x_at[j] + whole..x_at[j] + self.n]);
+                        x[j] = simd.partial_load_f32s(&self.x[x_at[j] + whole..x_at[j] + self.n]);
                     }
                     for k in 0..TILE {
                         let dy =
@@ -436,7 +431,8 @@ pub(super) fn tap_range(
     frames: usize,
 ) -> (usize, usize, usize) {
     let ahead = tap * dilation;
-    let (to, from) = (left.saturating_sub(ahead), ahead.saturating_sub(left));
+    let to = left.saturating_sub(ahead).min(frames);
+    let from = ahead.saturating_sub(left).min(frames);
     (to, from, frames.saturating_sub(to + from))
 }
 
@@ -541,6 +537,6 @@ mod tests {
         // Symmetric: the last tap looks ahead.
         assert_eq!(tap_range(2, 8, 8, 20), (0, 8, 12));
         // A row shorter than the dilation has no such tap.
-        assert_eq!(tap_range(0, 8, 16, 10), (16, 0, 0));
+        assert_eq!(tap_range(0, 8, 16, 10), (10, 0, 0));
     }
 }

@@ -63,6 +63,18 @@ pub struct Dropout {
     pub seed: u64,
 }
 
+impl Dropout {
+    /// Factor of every sample's channel in block `index`: 0 where dropped, `1 / (1 - rate)` elsewhere; `batch * width` of them.
+    pub(crate) fn factors(self, index: usize, batch: usize, width: usize) -> Vec<f32> {
+        let seed = mix(self.seed, index as u64);
+        let draw = |i: usize| (mix(seed, i as u64) >> 40) as f32 / (1u64 << 24) as f32;
+        let kept = 1.0 / (1.0 - self.rate);
+        (0..batch * width)
+            .map(|i| if draw(i) < self.rate { 0.0 } else { kept })
+            .collect()
+    }
+}
+
 /// The body for one forward and at most one backward pass: log-mel `[B, 1, 40, T]` and packed parameters to `[B, width, T]`.
 pub struct BodyOp {
     head: Head,
@@ -150,12 +162,12 @@ impl CustomOp2 for BodyOp {
         let (out, head) = self.head.forward(x, &p[head], &self.mode, batch, frames);
         let (mut outs, mut saved) = (vec![out], Vec::new());
         for (i, (block, range)) in self.blocks.iter().zip(blocks).enumerate() {
-            let dropout = self.dropout.map(|d| Dropout {
-                rate: d.rate,
-                seed: mix(d.seed, i as u64),
-            });
-            let (out, kept) =
-                block.forward(&outs[i], &p[range], &self.mode, dropout, batch, frames);
+            let width = block.block.width;
+            let keep = match self.dropout {
+                Some(dropout) => dropout.factors(i, batch, width),
+                None => vec![1.0; batch * width],
+            };
+            let (out, kept) = block.forward(&outs[i], &p[range], &self.mode, keep, batch, frames);
             outs.push(out);
             saved.push(kept);
         }
