@@ -253,7 +253,12 @@ pub fn adapt(
         body.insert(name.clone(), deployed[name].clone());
     }
     if (reached.stage, reached.epochs) < (2, 1) {
-        for name in left_out() {
+        // The deltas of the dense stage hold where every norm standardises. Under norms that stay the base's they would let activations
+        // grow from layer to layer, so the chosen units then start from the base.
+        let anew = body
+            .keys()
+            .filter(|name| !kept.is_empty() || left_out().any(|left| left == *name));
+        for name in anew {
             learner.set(&delta_name(name), &body[name].zeros_like()?)?;
         }
         learner.running.retain(|part, _| !kept.contains(part));
