@@ -208,20 +208,21 @@ fn decibel(db: f32) -> f32 {
 /// (Catmull-Rom). A word moved ahead of the clip's first sample reaches into the context.
 fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32) {
     let middle = CLIP_SAMPLES as f32 / 2.0;
-    let at = |i: isize| {
-        usize::try_from(i)
-            .ok()
-            .and_then(|i| clip.get(i))
-            .map_or(0.0, |s| to_float(*s))
-    };
+    // Zeros around, so that four samples lie about every position.
+    let mut padded = vec![0f32; clip.len().max(CLIP_SAMPLES) + 4];
+    for (p, s) in padded[2..].iter_mut().zip(clip) {
+        *p = to_float(*s);
+    }
     for (k, e) in example.iter_mut().enumerate() {
         let position = (k as f32 - CONTEXT_SAMPLES as f32 - shift - middle) * speed + middle;
         if position < 0.0 || position >= CLIP_SAMPLES as f32 {
             continue;
         }
-        let i = position as isize;
+        let i = position as usize;
         let f = position - i as f32;
-        let [a, b, c, d] = [at(i - 1), at(i), at(i + 1), at(i + 2)];
+        let Some(&[a, b, c, d]) = padded[i + 1..].first_chunk() else {
+            continue;
+        };
         let cubic = b + 0.5
             * f
             * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
@@ -233,13 +234,13 @@ fn add_noise(example: &mut [f32], material: &Material, noise: Noise, rng: &mut C
     let recording = material.background[rng.random_range(0..material.background.len())];
     let start = rng.random_range(0..recording.len());
     // A recording shorter than the example repeats.
-    let part: Vec<f32> = recording
-        .iter()
-        .cycle()
-        .skip(start)
-        .take(example.len())
-        .copied()
-        .collect();
+    let mut part = Vec::with_capacity(example.len());
+    let mut from = start;
+    while part.len() < example.len() {
+        let until = recording.len().min(from + example.len() - part.len());
+        part.extend_from_slice(&recording[from..until]);
+        from = 0;
+    }
     let amplitude = match noise {
         Noise::Amplitude(amplitude) => amplitude,
         // Digital silence stays silence.
