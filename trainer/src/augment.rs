@@ -3,6 +3,7 @@
 //! Nothing here is active in evaluation, where a clip stands after digital silence ([`plain`]).
 
 use anyhow::{Result, ensure};
+use multiversion::multiversion;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,8 @@ pub enum Kind {
 pub struct Material<'a> {
     /// All training clips, 16,000 samples each, 16-bit.
     pub clips: &'a [Vec<i16>],
+    /// Mean power of each clip's speech, see [`speech_power`].
+    pub powers: &'a [f32],
     /// Background recordings, their training parts.
     pub background: &'a [&'a [f32]],
 }
@@ -160,7 +163,7 @@ pub fn example(
             } else {
                 let [low, high] = settings.noise_snr_db;
                 Noise::Power(
-                    gain * gain * speech_power(clip)
+                    gain * gain * material.powers[index]
                         / decibel(rng.random_range(low..=high)).powi(2),
                 )
             };
@@ -182,7 +185,7 @@ enum Noise {
 }
 
 /// Mean power of the part of a clip that holds speech.
-fn speech_power(clip: &[i16]) -> f32 {
+pub fn speech_power(clip: &[i16]) -> f32 {
     let samples: Vec<f32> = clip.iter().map(|s| to_float(*s)).collect();
     let (from, to) = active_span(&samples, ACTIVE_RANGE_DB).unwrap_or((0, samples.len()));
     mean_power(&samples[from..to])
@@ -204,29 +207,69 @@ fn decibel(db: f32) -> f32 {
     libm::powf(10.0, db / 20.0)
 }
 
+/// Where in the clip sample `k` of the example comes from.
+#[inline(always)]
+fn position_in_clip(k: usize, shift: f32, speed: f32) -> f32 {
+    const MIDDLE: f32 = CLIP_SAMPLES as f32 / 2.0;
+    (k as f32 - CONTEXT_SAMPLES as f32 - shift - MIDDLE) * speed + MIDDLE
+}
+
 /// Adds the clip, played `speed` times as fast around its middle and moved by `shift` samples, by cubic interpolation
 /// (Catmull-Rom). A word moved ahead of the clip's first sample reaches into the context.
+#[multiversion(targets("x86_64+avx2", "aarch64+neon"))]
 fn add_clip(example: &mut [f32], clip: &[i16], gain: f32, shift: f32, speed: f32) {
-    let middle = CLIP_SAMPLES as f32 / 2.0;
+    const BLOCK: usize = 64;
+    // Positions ascend with k, so those inside the clip lie together.
+    let first_where = |past: &dyn Fn(f32) -> bool| {
+        let (mut low, mut high) = (0, example.len());
+        while low < high {
+            let centre = (low + high) / 2;
+            if past(position_in_clip(centre, shift, speed)) {
+                high = centre;
+            } else {
+                low = centre + 1;
+            }
+        }
+        low
+    };
+    let from = first_where(&|position| position >= 0.0);
+    let until = first_where(&|position| position >= CLIP_SAMPLES as f32);
+
     // Zeros around, so that four samples lie about every position.
     let mut padded = vec![0f32; clip.len().max(CLIP_SAMPLES) + 4];
     for (p, s) in padded[2..].iter_mut().zip(clip) {
         *p = to_float(*s);
     }
-    for (k, e) in example.iter_mut().enumerate() {
-        let position = (k as f32 - CONTEXT_SAMPLES as f32 - shift - middle) * speed + middle;
-        if position < 0.0 || position >= CLIP_SAMPLES as f32 {
-            continue;
+    // In three passes over a block, of which only the one that gathers samples is not vector code.
+    let (mut whole, mut fraction) = ([0i32; BLOCK], [0f32; BLOCK]);
+    let mut samples = [[0f32; BLOCK]; 4];
+    for start in (from..until).step_by(BLOCK) {
+        let block = BLOCK.min(until - start);
+        for j in 0..BLOCK {
+            let position = position_in_clip(start + j, shift, speed);
+            whole[j] = position as i32;
+            fraction[j] = position - whole[j] as f32;
         }
-        let i = position as usize;
-        let f = position - i as f32;
-        let Some(&[a, b, c, d]) = padded[i + 1..].first_chunk() else {
-            continue;
-        };
-        let cubic = b + 0.5
-            * f
-            * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
-        *e += gain * cubic;
+        for j in 0..block {
+            let i = whole[j] as usize;
+            let Some(around) = padded[i + 1..].first_chunk::<4>() else {
+                continue;
+            };
+            for (samples, sample) in samples.iter_mut().zip(around) {
+                samples[j] = *sample;
+            }
+        }
+        let [a, b, c, d] = &samples;
+        let mut cubic = [0f32; BLOCK];
+        for j in 0..BLOCK {
+            let (a, b, c, d, f) = (a[j], b[j], c[j], d[j], fraction[j]);
+            cubic[j] = b + 0.5
+                * f
+                * (c - a + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
+        }
+        for (e, cubic) in example[start..start + block].iter_mut().zip(&cubic) {
+            *e += gain * cubic;
+        }
     }
 }
 
@@ -275,10 +318,41 @@ mod tests {
         let noise = vec![0.1f32; 1_000];
         let material = Material {
             clips: std::slice::from_ref(&clip),
+            powers: &[speech_power(&clip)],
             background: &[&noise],
         };
         let example = example(&NONE, &material, 0, Kind::Word, &mut generator(1, &[]));
         assert_eq!(example, plain(&clip));
+    }
+
+    #[test]
+    fn blocks_interpolate_as_one_sample_at_a_time_to_the_bit() {
+        let clip: Vec<i16> = (0..CLIP_SAMPLES)
+            .map(|i| ((i * 7_919) % 65_536) as u16 as i16)
+            .collect();
+        let at = |i: i64| match usize::try_from(i) {
+            Ok(i) if i < CLIP_SAMPLES => to_float(clip[i]),
+            _ => 0.0,
+        };
+        for (gain, shift, speed) in [(1.0, 0.0, 1.0), (0.7, -1_234.5, 0.88), (1.9, 777.7, 1.12)] {
+            let mut found = vec![0.1f32; EXAMPLE_SAMPLES];
+            add_clip(&mut found, &clip, gain, shift, speed);
+            for (k, found) in found.iter().enumerate() {
+                let position = position_in_clip(k, shift, speed);
+                let mut expected = 0.1;
+                if (0.0..CLIP_SAMPLES as f32).contains(&position) {
+                    let i = position as i64;
+                    let f = position - i as f32;
+                    let [a, b, c, d] = [at(i - 1), at(i), at(i + 1), at(i + 2)];
+                    let cubic = b + 0.5
+                        * f
+                        * (c - a
+                            + f * (2.0 * a - 5.0 * b + 4.0 * c - d + f * (3.0 * (b - c) + d - a)));
+                    expected += gain * cubic;
+                }
+                assert_eq!(found.to_bits(), expected.to_bits(), "sample {k}");
+            }
+        }
     }
 
     #[test]

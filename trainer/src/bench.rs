@@ -21,6 +21,9 @@ use crate::random::{generator, mix};
 /// Classes of the step without data, as in Speech Commands' task of ten words.
 const CLASSES: usize = 12;
 
+/// Epochs that are measured with their input, and as many steps without it.
+const INPUT_ROUNDS: u64 = 5;
+
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchOptions {
@@ -50,11 +53,11 @@ pub struct StepCost {
 /// Throughput of training with decoding behind it, and augmentation and features made beside the step.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct InputCost {
-    /// Clips a second, from the first step of an epoch to its last.
+    /// Clips a second, from the first step of an epoch to its last; median of rounds.
     pub clips_per_s: f64,
-    /// Clips a second of the steps alone, on one batch of the same size over and over.
+    /// Clips a second of the steps alone, on one batch of the same size over and over; median of rounds by turns with the others.
     pub step_only_clips_per_s: f64,
-    /// The first over the second.
+    /// The first over the second, median of rounds.
     pub share_of_step_only: f64,
     /// CPU time that making the input takes, in milliseconds per batch, alone on all threads.
     pub input_ms_cpu: f64,
@@ -162,8 +165,7 @@ fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) ->
         walls.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let (cpu_after, peak_rss_mib) = usage()?;
-    walls.sort_by(f64::total_cmp);
-    let step_ms_wall = walls[walls.len() / 2];
+    let step_ms_wall = median(walls);
     Ok(StepCost {
         step_ms_wall,
         step_ms_cpu: (cpu_after - cpu).as_secs_f64() * 1e3 / options.steps as f64,
@@ -172,7 +174,7 @@ fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) ->
     })
 }
 
-/// Measures an epoch of real training on `language` against steps alone. The clips are decoded already, as in training.
+/// Measures epochs of real training on `language` against steps alone. The clips are decoded already, as in training.
 pub fn measure_input(
     config: &BaseConfig,
     language: &Language,
@@ -194,26 +196,45 @@ pub fn measure_input(
     })?;
     let input_ms_cpu = (usage()?.0 - cpu).as_secs_f64() * 1e3 / batches as f64;
     let first = first.context("there are no clips")?;
-    let alone = measure_on(&mut training, &first, options)?;
 
-    let mut clips = 0usize;
-    let (mut started, mut cpu) = (Instant::now(), Duration::ZERO);
-    epoch([0, 1], &mut |batch| {
-        // The clock starts when the first step does: what lies before is once an epoch.
-        if clips == 0 {
-            (started, cpu) = (Instant::now(), usage()?.0);
-        }
-        clips += batch.indexes.len();
-        training.step(&batch)?;
-        Ok(())
-    })?;
-    let wall = started.elapsed().as_secs_f64();
-    let clips_per_s = clips as f64 / wall;
+    // By turns, because a machine's speed drifts by more than the two differ.
+    let (mut alone, mut together, mut busy) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 1..=INPUT_ROUNDS {
+        let steps = BenchOptions {
+            steps: batches,
+            ..*options
+        };
+        alone.push(measure_on(&mut training, &first, &steps)?.clips_per_s);
+        let mut clips = 0usize;
+        let (mut started, mut cpu) = (Instant::now(), Duration::ZERO);
+        epoch([0, round], &mut |batch| {
+            // The clock starts when the first step does: what lies before is once an epoch.
+            if clips == 0 {
+                (started, cpu) = (Instant::now(), usage()?.0);
+            }
+            clips += batch.indexes.len();
+            training.step(&batch)?;
+            Ok(())
+        })?;
+        let wall = started.elapsed().as_secs_f64();
+        together.push(clips as f64 / wall);
+        busy.push((usage()?.0 - cpu).as_secs_f64() / (wall * threads));
+    }
+    let shares = together
+        .iter()
+        .zip(&alone)
+        .map(|(with, without)| with / without);
     Ok(InputCost {
-        clips_per_s,
-        step_only_clips_per_s: alone.clips_per_s,
-        share_of_step_only: clips_per_s / alone.clips_per_s,
+        share_of_step_only: median(shares.collect()),
+        clips_per_s: median(together),
+        step_only_clips_per_s: median(alone),
         input_ms_cpu,
-        cores_busy: (usage()?.0 - cpu).as_secs_f64() / (wall * threads),
+        cores_busy: median(busy),
     })
+}
+
+/// The middle one of an odd number of values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -13,17 +13,23 @@ use swr_core::FrontendSettings;
 use swr_core::frontend::Frontend;
 use swr_core::package::Digest;
 use swr_dataset::{Clip, SILENCE, Source, Task, TaskOptions, UNKNOWN, load_all_i16};
+use thread_priority::ThreadPriority;
 
 use crate::architecture::MEL_BINS;
-use crate::augment::{Augment, Kind, Material, example, plain};
+use crate::augment::{Augment, Kind, Material, example, plain, speech_power};
 use crate::progress::Progress;
 use crate::random::generator;
+
+/// Batches that are ready before the step needs them, beside the one that is being made.
+const BATCHES_AHEAD: usize = 2;
 
 /// Clips of one split, decoded.
 pub struct Examples {
     clips: Vec<Vec<i16>>,
     /// Label index of every clip.
     pub labels: Vec<u32>,
+    /// Mean power of every clip's speech.
+    powers: Vec<f32>,
     /// File of every clip, or that it is noise.
     names: Vec<String>,
 }
@@ -35,6 +41,7 @@ impl Examples {
         let decoded = load_all_i16(clips, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         Ok(Self {
+            powers: decoded.par_iter().map(|clip| speech_power(clip)).collect(),
             clips: decoded,
             labels: clips.iter().map(|c| c.label as u32).collect(),
             names: clips
@@ -54,6 +61,7 @@ impl Examples {
         Self {
             clips: indexes.iter().map(|i| self.clips[*i].clone()).collect(),
             labels: indexes.iter().map(|i| self.labels[*i]).collect(),
+            powers: indexes.iter().map(|i| self.powers[*i]).collect(),
             names: indexes.iter().map(|i| self.names[*i].clone()).collect(),
         }
     }
@@ -192,7 +200,7 @@ impl Language {
         order
     }
 
-    /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on another thread meanwhile.
+    /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on threads of their own meanwhile.
     pub fn for_each_batch(
         &self,
         augment: &Augment,
@@ -210,6 +218,7 @@ impl Language {
             .collect();
         let material = Material {
             clips: &self.train.clips,
+            powers: &self.train.powers,
             background: &parts,
         };
         let index_of = |label: &str| {
@@ -219,8 +228,9 @@ impl Language {
                 .map(|i| i as u32)
         };
         let (unknown, silence) = (index_of(UNKNOWN), index_of(SILENCE));
+        let workers = input_workers()?;
         std::thread::scope(|scope| {
-            let (sender, receiver) = std::sync::mpsc::sync_channel(2);
+            let (sender, receiver) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
             let (order, material, train) = (&order, &material, &self.train);
             scope.spawn(move || {
                 for indexes in even_batches(order, batch) {
@@ -235,8 +245,9 @@ impl Language {
                         };
                         (example(augment, material, i, kind, &mut rng), label)
                     };
+                    let made = workers.install(|| make_batch(train, indexes, varied));
                     // The receiver hangs up when a step failed; the loop then ends here.
-                    if sender.send(make_batch(train, indexes, varied)).is_err() {
+                    if sender.send(made).is_err() {
                         return;
                     }
                 }
@@ -247,6 +258,39 @@ impl Language {
             Ok(())
         })
     }
+}
+
+/// Threads that make the input, as many as the step has, of the lowest priority: they run whenever a core waits for another one at the
+/// end of a sweep, and otherwise leave the cores to the step, which they are batches ahead of.
+fn input_workers() -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(rayon::current_num_threads())
+        .start_handler(|_| {
+            let _ = yield_to_everything();
+        })
+        .build()
+        .context("no threads could be started to make the input")
+}
+
+/// Gives this thread the lowest priority. Where it is refused, training is slower, nothing else.
+#[cfg(target_os = "linux")]
+fn yield_to_everything() -> Result<(), thread_priority::Error> {
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
+        thread_native_id,
+    };
+    // A thread of the policy for idle times leaves its core in the moment another one wakes; a merely nice one ends its slice.
+    set_thread_priority_and_policy(
+        thread_native_id(),
+        ThreadPriority::Min,
+        ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle),
+    )
+}
+
+/// Gives this thread the lowest priority. Where it is refused, training is slower, nothing else.
+#[cfg(not(target_os = "linux"))]
+fn yield_to_everything() -> Result<(), thread_priority::Error> {
+    thread_priority::set_current_thread_priority(ThreadPriority::Min)
 }
 
 /// As few batches of at most `largest` as hold everything, their sizes equal but for one: batch statistics of a small rest, such as a

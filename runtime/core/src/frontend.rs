@@ -1,6 +1,7 @@
 //! The only feature extractor of the project: 16 kHz samples enter, log-mel frames leave.
 //! Whole clips and live streams go through the same incremental `push`, so their features have the same bits.
 
+mod lanes;
 mod mel;
 mod spectrum;
 
@@ -9,6 +10,7 @@ use std::fmt;
 use crate::settings::{
     FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES,
 };
+use lanes::LANES;
 use mel::MelBank;
 use spectrum::Spectrum;
 
@@ -109,24 +111,39 @@ impl Frontend {
         }
 
         frames.reserve(frame_count(self.filled + samples.len()) * MEL_BINS);
-        let mut rest = samples;
+        let (mut rest, mut waiting) = (samples, 0);
         while !rest.is_empty() {
             let (taken, left) = rest.split_at(rest.len().min(WINDOW_SAMPLES - self.filled));
             self.window[self.filled..self.filled + taken.len()].copy_from_slice(taken);
             self.filled += taken.len();
             rest = left;
             if self.filled == WINDOW_SAMPLES {
-                let power = self.spectrum.power(&self.window);
-                let log_mel = self
-                    .mel_bank
-                    .apply(power)
-                    .map(|mel| libm::logf(mel + self.log_floor));
-                frames.extend(log_mel);
+                self.spectrum.set(waiting, &self.window);
+                waiting += 1;
+                if waiting == LANES {
+                    self.finish(waiting, frames);
+                    waiting = 0;
+                }
                 self.window.copy_within(HOP_SAMPLES.., 0);
                 self.filled -= HOP_SAMPLES;
             }
         }
+        if waiting > 0 {
+            self.finish(waiting, frames);
+        }
         Ok(())
+    }
+
+    /// Appends the frames of the first `count` lanes.
+    fn finish(&mut self, count: usize, frames: &mut Vec<f32>) {
+        let start = frames.len();
+        frames.resize(start + count * MEL_BINS, 0.0);
+        let mel_bands = self.mel_bank.apply(self.spectrum.power());
+        for (bin, mel) in mel_bands.enumerate() {
+            for (lane, mel) in mel.0[..count].iter().enumerate() {
+                frames[start + lane * MEL_BINS + bin] = libm::logf(mel + self.log_floor);
+            }
+        }
     }
 
     /// Forgets the samples of an unfinished frame: the next sample is the first of a new stream.

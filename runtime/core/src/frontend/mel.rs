@@ -1,5 +1,7 @@
 //! The mel filter bank: triangles over the power spectrum, kept sparse. A power spectrum enters, mel powers leave.
 
+use super::lanes::Lanes;
+
 /// Triangular filters, equally spaced on the mel scale and linear in Hz between their edges, with a peak of 1.
 ///
 /// The scale is HTK's, `mel = 2595 log10(1 + f / 700)` (Young et al., The HTK Book 3.5, section 5.6, equation 5.13).
@@ -54,16 +56,18 @@ impl MelBank {
         Self { filters }
     }
 
-    /// The mel powers of `power` (`fft_size / 2 + 1` values), lowest bin first.
+    /// The mel powers of some frames' `power` (`fft_size / 2 + 1` values), lowest bin first.
     ///
     /// Each sum runs from the lowest frequency upwards: a fixed order keeps the bits the same everywhere.
-    pub(super) fn apply<'a>(&'a self, power: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+    pub(super) fn apply<'a>(&'a self, power: &'a [Lanes]) -> impl Iterator<Item = Lanes> + 'a {
         self.filters.iter().map(|filter| {
             filter
                 .weights
                 .iter()
                 .zip(&power[filter.first_bin..])
-                .fold(0.0, |sum, (weight, power)| sum + weight * power)
+                .fold(Lanes::default(), |sum, (weight, power)| {
+                    sum + Lanes::splat(*weight) * *power
+                })
         })
     }
 }

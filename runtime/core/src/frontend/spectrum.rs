@@ -1,11 +1,12 @@
-//! The power spectrum of one frame: window, zeros up to the transform length, squared magnitude. Buffers are made once.
+//! The power spectrum of some frames: window, zeros up to the transform length, squared magnitude. Buffers are made once.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
 
-use rustfft::num_complex::Complex32;
+use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlannerScalar};
 
+use super::lanes::Lanes;
 use crate::settings::{FFT_SIZE, WINDOW_SAMPLES};
 
 /// Bins of the power spectrum, from 0 Hz to half the sample rate.
@@ -13,7 +14,7 @@ pub(super) const POWER_BINS: usize = FFT_SIZE / 2 + 1;
 /// The real signal is packed two samples to a complex number, so the transform has half the length.
 const PACKED_SIZE: usize = FFT_SIZE / 2;
 
-/// Computes `|FFT|^2` of one windowed frame.
+/// Computes `|FFT|^2` of [`LANES`](super::lanes::LANES) windowed frames.
 ///
 /// The window and this file's own rotations come from the `libm` crate. The rotations inside the transform are rustfft's: it
 /// computes them with the standard library's f64 `sin` and `cos` and rounds to f32, which leaves a platform's last-bit
@@ -21,20 +22,21 @@ const PACKED_SIZE: usize = FFT_SIZE / 2;
 /// scalar one because rustfft's SIMD code adds in another order on each CPU.
 #[derive(Clone)]
 pub(super) struct Spectrum {
-    fft: Arc<dyn Fft<f32>>,
+    fft: Arc<dyn Fft<Lanes>>,
     /// Periodic Hann window, `0.5 - 0.5 cos(2 pi n / 480)`.
     window: [f32; WINDOW_SAMPLES],
     /// `exp(-2 pi i k / 512)` for each power bin k.
-    rotations: [Complex32; POWER_BINS],
-    packed: [Complex32; PACKED_SIZE],
-    scratch: Vec<Complex32>,
-    power: [f32; POWER_BINS],
+    rotations: [Complex<f32>; POWER_BINS],
+    /// Two neighbouring samples to a complex number, a frame to a lane.
+    packed: Box<[Complex<Lanes>; PACKED_SIZE]>,
+    scratch: Vec<Complex<Lanes>>,
+    power: Box<[Lanes; POWER_BINS]>,
 }
 
 impl Spectrum {
     pub(super) fn new() -> Self {
         let fft = FftPlannerScalar::new().plan_fft_forward(PACKED_SIZE);
-        let scratch = vec![Complex32::default(); fft.get_inplace_scratch_len()];
+        let scratch = vec![Complex::default(); fft.get_inplace_scratch_len()];
         Self {
             window: std::array::from_fn(|n| {
                 let angle = 2.0 * PI * n as f64 / WINDOW_SAMPLES as f64;
@@ -42,39 +44,46 @@ impl Spectrum {
             }),
             rotations: std::array::from_fn(|k| {
                 let angle = -2.0 * PI * k as f64 / FFT_SIZE as f64;
-                Complex32::new(libm::cos(angle) as f32, libm::sin(angle) as f32)
+                Complex::new(libm::cos(angle) as f32, libm::sin(angle) as f32)
             }),
             fft,
-            packed: [Complex32::default(); PACKED_SIZE],
+            packed: Box::new([Complex::default(); PACKED_SIZE]),
             scratch,
-            power: [0.0; POWER_BINS],
+            power: Box::new([Lanes::default(); POWER_BINS]),
         }
     }
 
-    /// The power of each bin of `frame`, without any scaling by the length of window or transform.
-    pub(super) fn power(&mut self, frame: &[f32; WINDOW_SAMPLES]) -> &[f32; POWER_BINS] {
-        let (filled, zeros) = self.packed.split_at_mut(WINDOW_SAMPLES / 2);
-        for (index, slot) in filled.iter_mut().enumerate() {
+    /// Takes `frame` as the one in `lane`, below [`LANES`](super::lanes::LANES), of the next transform.
+    pub(super) fn set(&mut self, lane: usize, frame: &[f32; WINDOW_SAMPLES]) {
+        for (index, slot) in self.packed[..WINDOW_SAMPLES / 2].iter_mut().enumerate() {
             let (even, odd) = (2 * index, 2 * index + 1);
-            *slot = Complex32::new(
-                frame[even] * self.window[even],
-                frame[odd] * self.window[odd],
-            );
+            slot.re.0[lane] = frame[even] * self.window[even];
+            slot.im.0[lane] = frame[odd] * self.window[odd];
         }
-        zeros.fill(Complex32::default());
+    }
+
+    /// The power of each bin of the frames set, without any scaling by the length of window or transform. Lanes that were not
+    /// set hold finite numbers of no meaning.
+    pub(super) fn power(&mut self) -> &[Lanes; POWER_BINS] {
+        self.packed[WINDOW_SAMPLES / 2..].fill(Complex::default());
         self.fft
-            .process_with_scratch(&mut self.packed, &mut self.scratch);
+            .process_with_scratch(&mut self.packed[..], &mut self.scratch);
 
         // With Z the transform of even + i odd: X[k] = E[k] + exp(-2 pi i k / 512) O[k],
         // where 2 E[k] = Z[k] + conj Z[-k] and 2 i O[k] = Z[k] - conj Z[-k] (indices modulo 256).
+        let half = Lanes::splat(0.5);
         for (bin, power) in self.power.iter_mut().enumerate() {
             let here = self.packed[bin % PACKED_SIZE];
             let mirrored = self.packed[(PACKED_SIZE - bin) % PACKED_SIZE].conj();
-            let even = (here + mirrored) * 0.5;
-            let difference = (here - mirrored) * 0.5;
-            let odd = Complex32::new(difference.im, -difference.re);
-            *power = (even + self.rotations[bin] * odd).norm_sqr();
+            let even = (here + mirrored) * half;
+            let difference = (here - mirrored) * half;
+            let odd = Complex::new(difference.im, -difference.re);
+            let rotation = self.rotations[bin];
+            let rotation = Complex::new(Lanes::splat(rotation.re), Lanes::splat(rotation.im));
+            *power = (even + rotation * odd).norm_sqr();
         }
+        // What is left of the transform would grow from one to the next in lanes that nobody sets.
+        self.packed[..WINDOW_SAMPLES / 2].fill(Complex::default());
         &self.power
     }
 }
