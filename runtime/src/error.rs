@@ -122,6 +122,15 @@ pub enum ModelsError {
         /// What is wrong.
         source: EngineError,
     },
+    /// The delta changes weights, but names no labels.
+    #[error(
+        "{path}: it names no labels, so that nothing can be spotted with it; `swr export --delta` makes a network of it",
+        path = path.display()
+    )]
+    NoLabels {
+        /// The delta.
+        path: PathBuf,
+    },
     /// The network has another number of classes than there are labels.
     #[error(
         "{path}: the network has {classes} classes, but {labels} labels are listed; export network and labels together",

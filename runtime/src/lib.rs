@@ -8,6 +8,7 @@ pub mod cli;
 mod clip;
 mod engine;
 mod error;
+mod files;
 mod models;
 mod spotter;
 

@@ -1,5 +1,5 @@
 //! A directory of models: `base.onnx`, its manifest `base.json` and one `<language>.swr` delta per further language.
-//! Files are read and their digests checked here; merged tensors and labels leave, ready for an engine.
+//! Files are read, their digests and signatures checked here; merged tensors and labels leave, ready for an engine.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -7,16 +7,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use swr_core::MEL_BINS;
-use swr_core::package::{Delta, Digest, Manifest, PackageError, Tensors, digest, merge, onnx};
+use swr_core::package::{
+    Delta, DetachedSignature, Digest, Manifest, PackageError, PublicKey, Tensors, digest, merge,
+    onnx,
+};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, merged_onnx};
 use crate::error::{EngineError, ModelsError};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Extension of delta files.
-const DELTA_EXTENSION: &str = "swr";
+pub(crate) const DELTA_EXTENSION: &str = "swr";
+/// What is added to a file's name for the signature beside it.
+pub(crate) const SIGNATURE_SUFFIX: &str = ".minisig";
+/// A base's manifest and network in a directory of models.
+pub(crate) const BASE_FILES: [&str; 2] = ["base.json", "base.onnx"];
 
 /// The base of a directory, checked against its manifest, and the languages beside it.
 ///
@@ -37,8 +44,10 @@ const DELTA_EXTENSION: &str = "swr";
 pub struct Models {
     directory: PathBuf,
     manifest: Manifest,
+    manifest_sha256: Digest,
     tensors: Tensors,
     onnx: Arc<[u8]>,
+    keys: Vec<PublicKey>,
 }
 
 /// A delta as it lies in the directory.
@@ -50,6 +59,7 @@ pub struct DeltaFile {
     pub file_bytes: usize,
     /// What it holds.
     pub delta: Delta,
+    bytes: Vec<u8>,
 }
 
 /// One language, merged and checked: what an engine and a detector are made of.
@@ -77,15 +87,26 @@ impl Models {
     /// # Errors
     /// [`ModelsError`]: a missing directory or file, a manifest that is damaged or of another version, a network that is not the manifest's.
     pub fn open(directory: impl AsRef<Path>) -> Result<Models, ModelsError> {
+        Models::open_trusting(directory, &[])
+    }
+
+    /// As [`Models::open`]; where there are `keys`, manifest and deltas must be signed with one of them.
+    ///
+    /// # Errors
+    /// Those of [`Models::open`], and [`ModelsError::Package`] for what is unsigned, signed with another key, or altered since.
+    pub fn open_trusting(
+        directory: impl AsRef<Path>,
+        keys: &[PublicKey],
+    ) -> Result<Models, ModelsError> {
         const ADVICE: &str = "a model directory holds base.onnx and base.json; make them with `swr-train base` or copy them from a release";
         let directory = directory.as_ref().to_path_buf();
         if !directory.is_dir() {
             return Err(ModelsError::NoDirectory { path: directory });
         }
-        let manifest_path = directory.join("base.json");
-        let manifest = Manifest::parse(&read(&manifest_path, ADVICE)?)
-            .map_err(package_error(&manifest_path))?;
-        let onnx_path = directory.join("base.onnx");
+        let [manifest_path, onnx_path] = BASE_FILES.map(|name| directory.join(name));
+        let manifest_bytes = read(&manifest_path, ADVICE)?;
+        let manifest = Manifest::parse(&manifest_bytes).map_err(package_error(&manifest_path))?;
+        check_signature(&manifest_path, &manifest_bytes, keys)?;
         let bytes = read(&onnx_path, ADVICE)?;
         let expect = |what, expected: Digest, found: Digest| {
             if expected == found {
@@ -105,8 +126,10 @@ impl Models {
         Ok(Models {
             directory,
             manifest,
+            manifest_sha256: Digest::of_bytes(&manifest_bytes),
             tensors,
             onnx: bytes.into(),
+            keys: keys.to_vec(),
         })
     }
 
@@ -120,14 +143,19 @@ impl Models {
         &self.manifest
     }
 
+    /// SHA-256 of the manifest's file, by which deltas name their base.
+    pub fn manifest_sha256(&self) -> Digest {
+        self.manifest_sha256
+    }
+
+    /// The base's ONNX file.
+    pub fn onnx(&self) -> &[u8] {
+        &self.onnx
+    }
+
     /// The base's tensors.
     pub fn tensors(&self) -> &Tensors {
         &self.tensors
-    }
-
-    /// Size of the base's ONNX file.
-    pub fn onnx_bytes(&self) -> usize {
-        self.onnx.len()
     }
 
     /// The languages that are there: the base's, then those of the deltas in alphabetic order.
@@ -186,9 +214,16 @@ impl Models {
     /// The base's tensors with the changes of `file`.
     ///
     /// # Errors
-    /// [`ModelsError::Package`] when the delta is for another base or does not give what it promises.
+    /// [`ModelsError::Package`] when the delta is not signed as it must be, is for another base, or does not give what it promises.
     pub fn merge(&self, file: &DeltaFile) -> Result<Tensors, ModelsError> {
-        merge(&self.tensors, &file.delta).map_err(package_error(&file.path))
+        check_signature(&file.path, &file.bytes, &self.keys)?;
+        // The tensors' digest first: a base that was trained anew differs in both, and weights are what people know it by.
+        let merged = merge(&self.tensors, &file.delta).map_err(package_error(&file.path))?;
+        if file.delta.header().manifest.is_some() {
+            let checked = file.delta.check_manifest(self.manifest_sha256);
+            checked.map_err(package_error(&file.path))?;
+        }
+        Ok(merged)
     }
 
     /// A language ready for [`Model::engine`]: the base as it is for the base's own, base and delta merged for any other.
@@ -213,6 +248,9 @@ impl Models {
         let file = self.delta(language)?;
         let merged = self.merge(&file)?;
         let header = file.delta.header().clone();
+        if header.labels.is_empty() {
+            return Err(ModelsError::NoLabels { path: file.path });
+        }
         Ok(Model {
             language: header.language,
             labels: header.labels,
@@ -236,11 +274,26 @@ impl DeltaFile {
             path: path.to_path_buf(),
             file_bytes: bytes.len(),
             delta: Delta::read(&bytes).map_err(package_error(path))?,
+            bytes,
         })
     }
 }
 
 impl Model {
+    /// The network as the bytes of a plain ONNX file.
+    ///
+    /// # Errors
+    /// [`ModelsError::Engine`] when the merged tensors do not fit the graph.
+    pub fn to_onnx(&self) -> Result<Vec<u8>, ModelsError> {
+        match &self.merged {
+            None => Ok(self.onnx.to_vec()),
+            Some(merged) => merged_onnx(&self.onnx, merged).map_err(|source| ModelsError::Engine {
+                path: self.path.clone(),
+                source,
+            }),
+        }
+    }
+
     /// Builds the network for steps of `step_frames` frames.
     ///
     /// # Errors
@@ -269,8 +322,41 @@ impl Model {
     }
 }
 
+/// Refuses a manifest or delta that none of `keys` signed, beside it or, a delta, in it. Without keys everything passes.
+fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> Result<(), ModelsError> {
+    let Some(first) = keys.first() else {
+        return Ok(());
+    };
+    let beside = beside(path, SIGNATURE_SUFFIX);
+    if beside.exists() {
+        let text = read(&beside, "copy the signature again")?;
+        let signature: DetachedSignature = String::from_utf8_lossy(&text)
+            .parse()
+            .map_err(package_error(&beside))?;
+        let key = keys.iter().find(|key| key.id() == signature.key);
+        let checked = key.unwrap_or(first).check(bytes, &signature);
+        return checked.map_err(package_error(path));
+    }
+    let mut refused = PackageError::Unsigned { what: "the file" };
+    for key in keys {
+        match key.check_embedded(bytes) {
+            Ok(()) => return Ok(()),
+            Err(PackageError::NotADelta) => {}
+            Err(error) => refused = error,
+        }
+    }
+    Err(package_error(path)(refused))
+}
+
+/// The path with `suffix` after its name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
 /// Reads a whole file, unless it is larger than any model.
-fn read(path: &Path, advice: &'static str) -> Result<Vec<u8>, ModelsError> {
+pub(crate) fn read(path: &Path, advice: &'static str) -> Result<Vec<u8>, ModelsError> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
@@ -288,7 +374,7 @@ fn read(path: &Path, advice: &'static str) -> Result<Vec<u8>, ModelsError> {
     Ok(bytes)
 }
 
-fn package_error(path: &Path) -> impl FnOnce(PackageError) -> ModelsError + use<> {
+pub(crate) fn package_error(path: &Path) -> impl FnOnce(PackageError) -> ModelsError + use<> {
     let path = path.to_path_buf();
     move |source| ModelsError::Package {
         path,

@@ -12,7 +12,9 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::optim::{AdamW, Optimizer, ParamsAdamW};
 use candle_nn::{VarBuilder, VarMap};
 use rand::seq::SliceRandom;
-use swr_core::package::{Counts, Delta, DeltaHeader, Group, Limit, Tensors, merge};
+use swr_core::package::{
+    Budget, Counts, Delta, DeltaHeader, Group, Limit, Precision, Tensors, merge,
+};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::{Position, Run};
@@ -30,6 +32,8 @@ use crate::train::{Moment, Schedule, Stage, run_stage};
 use crate::weights::{from_package, to_package};
 
 const CLASSIFIER: [&str; 2] = ["classifier.weight", "classifier.bias"];
+/// Differences in int8.
+const INT8: Precision = Precision::Quantised(7);
 const SCORES: &str = "policy.scores";
 /// Batches that the base's statistics on the new language are estimated from.
 const OBSERVED_BATCHES: usize = 20;
@@ -45,12 +49,17 @@ pub struct Plan {
     pub allowed: usize,
     /// The budget's own figure: weights, or bytes.
     pub budget: usize,
+    /// The budget itself.
+    pub typed: Budget,
 }
 
 impl Plan {
     /// The units of `base` under a budget. A budget that cannot hold what every delta holds is refused with the least that can.
     pub fn new(base: &Tensors, header: &DeltaHeader) -> Result<Self> {
-        let typed = &header.budget;
+        let typed = header
+            .budget
+            .as_ref()
+            .context("adapting needs a budget; give one with --budget")?;
         let (counts, budget) = (Counts::of(base), typed.allowed(&Counts::of(base)));
         let only_convs = matches!(typed.limit(), Limit::ConvolutionShare(_));
         let overhead = if matches!(typed.limit(), Limit::FileBytes(_)) {
@@ -81,7 +90,7 @@ impl Plan {
         }
         let classifier = with_classifier(base, header.labels.len())?;
         // Also checks the header, before anything is trained.
-        let least_bytes = Delta::build(base, &classifier, header.clone())?
+        let least_bytes = Delta::build(base, &classifier, header.clone(), INT8)?
             .sizes()
             .total();
         let fixed = match typed.limit() {
@@ -105,6 +114,7 @@ impl Plan {
             units,
             allowed,
             budget,
+            typed: typed.clone(),
         })
     }
 }
@@ -281,9 +291,9 @@ pub fn adapt(
     let mut tuned = weights(&learner, &body, &plan.units, &Gates::Fixed(gates.clone()))?;
     fold(&mut tuned, &learner.running)?;
     settle_entries(&mut tuned, &deployed, architecture, &learner.running)?;
-    let delta = Delta::build(base, &to_package(&tuned)?, header.clone())?;
+    let delta = Delta::build(base, &to_package(&tuned)?, header.clone(), INT8)?;
     let merged = merge(base, &Delta::read(&delta.write())?)?;
-    let used = header.budget.used(
+    let used = plan.typed.used(
         &swr_core::package::changed(base, &merged)?,
         delta.sizes().total(),
     );

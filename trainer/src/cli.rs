@@ -30,6 +30,10 @@ use crate::models::{
     Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
 };
 use crate::progress::Progress;
+use crate::release::{
+    self, DeltaArguments, EmbedArguments, IndexArguments, KeyArguments, PackArguments,
+    SignArguments, UnpackArguments,
+};
 use crate::synth::{self, SynthOptions};
 use crate::weights::to_package;
 
@@ -71,8 +75,22 @@ enum Command {
     Evaluate(EvaluateArguments),
     /// What a training step costs, alone and with its input
     Bench(BenchArguments),
-    /// Write a language's merged network as plain ONNX, for any runtime
+    /// Write a language's merged network as plain ONNX, with the trainer's own logits to compare other runtimes with
     Export(ExportArguments),
+    /// Pack weights trained anywhere: a base, or a delta on the base that is there
+    Pack(PackArguments),
+    /// Write a language's merged weights as safetensors
+    Unpack(UnpackArguments),
+    /// Make a delta between any two networks of equal tensors
+    Delta(DeltaArguments),
+    /// Make a pair of keys to sign with
+    Key(KeyArguments),
+    /// Sign manifests and deltas
+    Sign(SignArguments),
+    /// Write signatures that lie beside deltas into them
+    Embed(EmbedArguments),
+    /// Write the index of a release
+    Index(IndexArguments),
     /// Synthetic speech made with espeak-ng
     #[command(subcommand)]
     Synth(SynthCommand),
@@ -270,6 +288,13 @@ pub fn main() -> ExitCode {
         Command::Evaluate(a) => evaluate_language(a, &progress),
         Command::Bench(a) => bench(a, &progress),
         Command::Export(a) => export(a),
+        Command::Pack(a) => release::pack(a),
+        Command::Unpack(a) => release::unpack(a),
+        Command::Delta(a) => release::delta(a),
+        Command::Key(a) => release::key(a),
+        Command::Sign(a) => release::sign(a),
+        Command::Embed(a) => release::embed(a),
+        Command::Index(a) => release::index(a),
         Command::Synth(SynthCommand::Clips(a)) => synth::run(&a.options(), &progress),
         Command::Synth(SynthCommand::Demo(a)) => synth::demo(&a.options(), &progress),
     };
@@ -409,6 +434,7 @@ fn adapt_language(
         "training_clips": language.training_clips(),
         "base": base.manifest.tensors_sha256,
     });
+    let architecture = base.architecture()?;
     let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
     if !common.restart && finished(&common.models, lang, &record) {
         let path = delta_path(&common.models, lang);
@@ -417,16 +443,13 @@ fn adapt_language(
     }
     let mut header = DeltaHeader {
         language: lang.to_string(),
-        model_version: MODEL_VERSION.into(),
+        model_version: MODEL_VERSION,
+        manifest: Some(base.manifest_sha256),
         labels: language.labels.clone(),
         thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
-        budget: a.budget.clone(),
+        budget: Some(a.budget.clone()),
         synthetic: language.synthetic,
-        provenance: format!(
-            "swr-train adapt, seed {}, run {}",
-            config.seed,
-            &record[..16]
-        ),
+        provenance: format!("adapt seed {} run {}", config.seed, &record[..16]),
     };
     // Before hours of training: a budget that cannot hold is refused now.
     let plan = Plan::new(&base.tensors, &header)?;
@@ -439,7 +462,7 @@ fn adapt_language(
     let run = Run::open(work, resolved.clone(), common.restart)?;
     let adapted = adapt(
         config,
-        &base.architecture,
+        &architecture,
         &base.tensors,
         &language,
         &header,
@@ -447,19 +470,14 @@ fn adapt_language(
         progress,
     )?;
 
-    let calibrated = calibrate(
-        &base.architecture,
-        &adapted.merged,
-        &language.task,
-        config.seed,
-    )?;
+    let calibrated = calibrate(&architecture, &adapted.merged, &language.task, config.seed)?;
     header
         .thresholds
         .fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
     let delta = adapted.delta.with_header(header)?;
     let bytes = delta.write();
     let dev = evaluate(
-        &base.architecture,
+        &architecture,
         &adapted.merged,
         &language.dev,
         &language.labels,

@@ -4,27 +4,17 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use atomic_write_file::AtomicWriteFile;
 
 /// Writes through a temporary file in the same folder, synced and renamed, making the folder if need be.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
     let write = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        #[cfg(unix)]
-        {
-            // A temporary file is private; a result is as readable as any file its owner makes.
-            use std::os::unix::fs::PermissionsExt;
-            file.as_file()
-                .set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
         }
-        file.persist(path)?;
-        Ok(())
+        let mut file = AtomicWriteFile::open(path)?;
+        file.write_all(bytes)?;
+        file.commit()
     };
     write().with_context(|| {
         format!(

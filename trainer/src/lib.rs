@@ -22,6 +22,7 @@ pub mod models;
 pub mod network;
 pub mod progress;
 pub mod random;
+mod release;
 pub mod reparam;
 pub mod synth;
 pub mod train;

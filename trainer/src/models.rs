@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use swr_core::FrontendSettings;
 use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
 use swr_core::package::{
-    Delta, Digest, Manifest, Tensors, Thresholds, digest, merge, onnx::initializers,
+    Delta, Digest, MANIFEST_VERSION, Manifest, Tensors, Thresholds, digest, merge,
+    onnx::initializers,
 };
 
 use crate::architecture::Architecture;
@@ -17,8 +18,8 @@ use crate::files::{read, write_atomically};
 use crate::network::Weights;
 use crate::weights::{from_package, to_package};
 
-/// Version of the models written; it rises with every release of retrained weights.
-pub const MODEL_VERSION: &str = "1";
+/// Version of the models written; it rises with every release.
+pub const MODEL_VERSION: u32 = 2;
 const BASE_ONNX: &str = "base.onnx";
 const BASE_JSON: &str = "base.json";
 
@@ -26,8 +27,8 @@ const BASE_JSON: &str = "base.json";
 pub struct Base {
     /// Its description.
     pub manifest: Manifest,
-    /// Its shape.
-    pub architecture: Architecture,
+    /// SHA-256 of the description's file.
+    pub manifest_sha256: Digest,
     /// Its deployed tensors.
     pub tensors: Tensors,
 }
@@ -43,8 +44,8 @@ impl Base {
                 models.display()
             )
         };
-        let manifest = Manifest::parse(&std::fs::read(&path).with_context(missing)?)
-            .with_context(|| path.display().to_string())?;
+        let bytes = std::fs::read(&path).with_context(missing)?;
+        let manifest = Manifest::parse(&bytes).with_context(|| path.display().to_string())?;
         let onnx = models.join(BASE_ONNX);
         let tensors = initializers(&read(&onnx)?).with_context(|| onnx.display().to_string())?;
         let found = digest(&tensors);
@@ -56,13 +57,54 @@ impl Base {
                 manifest.tensors_sha256
             );
         }
-        let architecture = Architecture::from_name(&manifest.architecture)
-            .with_context(|| path.display().to_string())?;
         Ok(Self {
             manifest,
-            architecture,
+            manifest_sha256: Digest::of_bytes(&bytes),
             tensors,
         })
+    }
+}
+
+impl Base {
+    /// Its shape, where it is one that is trained here.
+    pub fn architecture(&self) -> Result<Architecture> {
+        Architecture::from_name(&self.manifest.architecture)
+    }
+}
+
+/// A base's two files.
+pub(crate) mod base_files {
+    use super::*;
+
+    /// A manifest for a network of whose origin nothing is known yet.
+    pub(crate) fn manifest(tensors: &Tensors, onnx: &[u8]) -> Manifest {
+        Manifest {
+            format: MANIFEST_VERSION,
+            model_version: MODEL_VERSION,
+            architecture: String::new(),
+            language: String::new(),
+            labels: Vec::new(),
+            thresholds: Thresholds::ForAll(0.0),
+            frontend: FrontendSettings::default(),
+            window_frames: WINDOW_FRAMES,
+            context_frames: CONTEXT_FRAMES,
+            licence: "MIT OR Apache-2.0".into(),
+            tensors_sha256: digest(tensors),
+            onnx_sha256: Digest::of_bytes(onnx),
+            training: Map::new(),
+        }
+    }
+
+    /// Writes graph, then manifest, each atomically; the manifest's digests are those of the graph.
+    pub(crate) fn write(models: &Path, onnx: &[u8], manifest: Manifest) -> Result<()> {
+        let manifest = Manifest {
+            tensors_sha256: digest(&initializers(onnx)?),
+            onnx_sha256: Digest::of_bytes(onnx),
+            ..manifest
+        };
+        let json = manifest.to_json()?;
+        write_atomically(&models.join(BASE_ONNX), onnx)?;
+        write_atomically(&models.join(BASE_JSON), json.as_bytes())
     }
 }
 
@@ -79,23 +121,14 @@ pub fn write_base(
     let tensors = to_package(weights)?;
     let onnx = streaming_graph(architecture.tau, &tensors)?;
     let manifest = Manifest {
-        format: swr_core::package::MANIFEST_VERSION,
-        model_version: MODEL_VERSION.into(),
         architecture: architecture.name(),
         language: language.into(),
         labels: labels.to_vec(),
         thresholds: Thresholds::ForAll(threshold),
-        frontend: FrontendSettings::default(),
-        window_frames: WINDOW_FRAMES,
-        context_frames: CONTEXT_FRAMES,
-        licence: "MIT OR Apache-2.0".into(),
-        tensors_sha256: digest(&tensors),
-        onnx_sha256: Digest::of_bytes(&onnx),
         training,
+        ..base_files::manifest(&tensors, &onnx)
     };
-    let json = manifest.to_json()?;
-    write_atomically(&models.join(BASE_ONNX), &onnx)?;
-    write_atomically(&models.join(BASE_JSON), json.as_bytes())?;
+    base_files::write(models, &onnx, manifest)?;
     Ok(tensors)
 }
 
@@ -110,21 +143,27 @@ pub fn read_language(
     language: &str,
 ) -> Result<(Architecture, Vec<String>, Weights)> {
     let base = Base::read(models)?;
+    let (labels, tensors) = merged(&base, models, language)?;
+    Ok((base.architecture()?, labels, from_package(&tensors)?))
+}
+
+/// Deployed tensors of a language, of whatever architecture.
+pub fn merged_tensors(models: &Path, language: &str) -> Result<Tensors> {
+    Ok(merged(&Base::read(models)?, models, language)?.1)
+}
+
+fn merged(base: &Base, models: &Path, language: &str) -> Result<(Vec<String>, Tensors)> {
     if base.manifest.language == language {
-        return Ok((
-            base.architecture,
-            base.manifest.labels,
-            from_package(&base.tensors)?,
-        ));
+        return Ok((base.manifest.labels.clone(), base.tensors.clone()));
     }
     let path = delta_path(models, language);
-    let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
-    let merged = merge(&base.tensors, &delta).with_context(|| path.display().to_string())?;
-    Ok((
-        base.architecture,
-        delta.header().labels.clone(),
-        from_package(&merged)?,
-    ))
+    let named = || path.display().to_string();
+    let delta = Delta::read(&read(&path)?).with_context(named)?;
+    let merged = merge(&base.tensors, &delta).with_context(named)?;
+    delta
+        .check_manifest(base.manifest_sha256)
+        .with_context(named)?;
+    Ok((delta.header().labels.clone(), merged))
 }
 
 /// Where the record of how a model was made lies.

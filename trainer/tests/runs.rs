@@ -189,15 +189,10 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
             &merge(&base.tensors, &delta).expect("a fitting delta"),
         )
         .expect("counts");
-        let used = delta
-            .header()
-            .budget
-            .used(&counts, bytes("models", "de.swr").len());
+        let budget = delta.header().budget.as_ref().expect("a budget");
+        let used = budget.used(&counts, bytes("models", "de.swr").len());
         assert!(
-            used <= delta
-                .header()
-                .budget
-                .allowed(&swr_core::package::Counts::of(&base.tensors)),
+            used <= budget.allowed(&swr_core::package::Counts::of(&base.tensors)),
             "{budget}: {used}"
         );
     }

@@ -12,8 +12,8 @@ use swr_core::{
 fn manifest() -> Manifest {
     let training = serde_json::json!({ "seed": 7, "epochs": 28, "config": { "tau": 1.0 } });
     Manifest {
-        format: 1,
-        model_version: "1.0.0".into(),
+        format: 2,
+        model_version: 1,
         architecture: "bcresnet-causal tau=1".into(),
         language: "en".into(),
         labels: ["yes", "no", "_unknown_", "_silence_"]
@@ -53,11 +53,11 @@ fn a_manifest_is_read_as_written() {
 #[test]
 fn an_unknown_manifest_version_and_an_unknown_front_end_are_told_apart() {
     assert_eq!(
-        parse_with("\"format\": 1", "\"format\": 2").unwrap_err(),
+        parse_with("\"format\": 2", "\"format\": 3").unwrap_err(),
         PackageError::UnsupportedVersion {
             what: "manifest",
-            found: 2,
-            supported: 1
+            found: 3,
+            supported: 2
         }
     );
     for (from, to) in [

@@ -2,9 +2,11 @@
 
 use proptest::{collection::vec, prelude::*};
 use swr_core::package::{
-    Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Tensor, Tensors, Values,
-    changed, digest, merge, quantise, square,
+    Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors,
+    Values, changed, digest, merge, merge_into, quantise, square,
 };
+
+const INT8: Precision = Precision::Quantised(7);
 
 fn labels(count: usize) -> Vec<String> {
     let keywords = (2..count).map(|number| format!("wort {number}"));
@@ -15,12 +17,13 @@ fn labels(count: usize) -> Vec<String> {
 fn header(labels_count: usize) -> DeltaHeader {
     DeltaHeader {
         language: "de".into(),
-        model_version: "1.0.0".into(),
+        model_version: 1,
+        manifest: Some(Digest([5; 32])),
         labels: labels(labels_count),
         thresholds: (0..labels_count)
             .map(|label| 0.5 + label as f32 / 100.0)
             .collect(),
-        budget: "10%".parse().unwrap(),
+        budget: Some("10%".parse().unwrap()),
         synthetic: true,
         provenance: r#"{"seed":1}"#.into(),
     }
@@ -60,7 +63,7 @@ fn pair(differences: &[(usize, f32)]) -> (Tensors, Tensors) {
 
 fn small() -> (Tensors, Delta) {
     let (base, tuned) = pair(&[(3, 0.5), (4, -0.25), (100, 0.125)]);
-    let delta = Delta::build(&base, &tuned, header(6)).unwrap();
+    let delta = Delta::build(&base, &tuned, header(6), INT8).unwrap();
     (base, delta)
 }
 
@@ -72,15 +75,13 @@ fn resealed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The small delta with the bytes of its changes replaced.
-fn with_changes(changes: &[u8]) -> Vec<u8> {
+/// Bytes of a delta's file before the coded part: magic number, version, flags, model version, three digests.
+const PREFIX_BYTES: usize = 4 + 2 + 1 + 4 + 3 * 32;
+
+/// The small delta with other bytes in place of the coded part.
+fn with_coded(coded: &[u8]) -> Vec<u8> {
     let (_, delta) = small();
-    let bytes = delta.write();
-    let sizes = delta.sizes();
-    let after: usize = sizes.signature_bytes + sizes.checksum_bytes;
-    let old: usize = sizes.changes.iter().map(|change| change.total()).sum();
-    let start = bytes.len() - after - old - 1;
-    resealed([&bytes[..start], changes, &[0; 72]].concat())
+    resealed([&delta.write()[..PREFIX_BYTES], coded, &[0; 72]].concat())
 }
 
 /// Distance from the value that `q` stands for to that of the next larger one, in units of the scale.
@@ -96,7 +97,7 @@ proptest! {
     ) {
         let (base, mut tuned) = pair(&differences);
         tuned.get_mut("body.norm.scale").unwrap().data = norms;
-        let delta = Delta::build(&base, &tuned, header(6)).unwrap();
+        let delta = Delta::build(&base, &tuned, header(6), INT8).unwrap();
         let bytes = delta.write();
         prop_assert_eq!(delta.sizes().total(), bytes.len());
         let read = Delta::read(&bytes).unwrap();
@@ -109,14 +110,16 @@ proptest! {
         for name in ["body.conv.weight", "body.norm.scale"] {
             let (old, new) = (&base[name].data, &tuned[name].data);
             let difference: Vec<f32> = new.iter().zip(old).map(|(n, o)| n - o).collect();
-            let (scale, values) = quantise(&difference);
+            let (scale, values) = quantise(&difference, 7);
             for (position, &value) in values.iter().enumerate() {
                 let step = scale * (f32::from(value) * f32::from(value).abs());
                 prop_assert_eq!(merged[name].data[position].to_bits(), (old[position] + step).to_bits());
                 prop_assert!((merged[name].data[position] - new[position]).abs() <= 0.51 * scale * width(value) + 1e-6);
             }
         }
+        // A bias of 0.125 is a TF32.
         prop_assert_eq!(&merged["classifier.bias"], &tuned["classifier.bias"]);
+        prop_assert_eq!(merge_into(base.clone(), &read).unwrap(), merged.clone());
         prop_assert_eq!(&merged["classifier.weight"].shape, &tuned["classifier.weight"].shape);
         // Building again from the merged network finds the same weights changed.
         let counts = changed(&base, &merged).unwrap();
@@ -147,16 +150,63 @@ proptest! {
     }
 
     #[test]
-    fn bytes_at_random_never_panic(changes in vec(any::<u8>(), 0..64)) {
-        let _ = Delta::read(&with_changes(&changes));
+    fn bytes_at_random_never_panic(coded in vec(any::<u8>(), 0..64)) {
+        let _ = Delta::read(&with_coded(&coded));
     }
 
     #[test]
-    fn quantising_is_within_half_a_step(values in vec(-1e3f32..1e3, 0..50)) {
-        let (scale, quantised) = quantise(&values);
+    fn quantising_is_within_half_a_step(values in vec(-1e3f32..1e3, 0..50), bits in 1u32..=7) {
+        let (scale, quantised) = quantise(&values, bits);
+        prop_assert_eq!(scale.to_bits() & 0xffff, 0, "no bfloat16");
+        let most = (1 << bits) - 1;
         for (value, quantised) in values.iter().zip(&quantised) {
-            prop_assert!((value - scale * square(*quantised)).abs() <= 0.5001 * scale * width(*quantised));
+            prop_assert!(i32::from(*quantised).abs() <= most);
+            // The largest value may lie above the last step, by what the scale was rounded down.
+            let width = width(*quantised).max(square(most as i8) / 128.0);
+            prop_assert!((value - scale * square(*quantised)).abs() <= 0.5001 * scale * width);
         }
+    }
+
+    #[test]
+    fn lossless_deltas_give_every_bit_back(
+        old in vec(any::<f32>().prop_filter("finite", |w| w.is_finite()), 40),
+        new in vec(any::<f32>().prop_filter("finite", |w| w.is_finite()), 40),
+        same in vec(any::<bool>(), 40),
+    ) {
+        let new: Vec<f32> = old.iter().zip(&new).zip(&same).map(|((o, n), same)| if *same { *o } else { n / 2.0 }).collect();
+        let old: Vec<f32> = old.iter().zip(&same).map(|(o, same)| if *same { *o } else { o / 2.0 }).collect();
+        let network = |weights: Vec<f32>| Tensors::from([("any.name".to_string(), Tensor::new(vec![8, 5], weights))]);
+        let (base, tuned) = (network(old), network(new));
+        let delta = Delta::build(&base, &tuned, raw(), Precision::Lossless).unwrap();
+        let read = Delta::read(&delta.write()).unwrap();
+        prop_assert_eq!(&read, &delta);
+        let merged = merge(&base, &read).unwrap();
+        prop_assert_eq!(digest(&merged), digest(&tuned));
+    }
+
+    #[test]
+    fn rounded_deltas_are_as_close_as_f16(differences in vec(-2.0f32..2.0, 40)) {
+        let network = |weights: Vec<f32>| Tensors::from([("any.name".to_string(), Tensor::new(vec![8, 5], weights))]);
+        let (base, tuned) = (network(vec![1.0; 40]), network(differences.iter().map(|d| 1.0 + d).collect()));
+        let delta = Delta::build(&base, &tuned, raw(), Precision::Rounded).unwrap();
+        let merged = merge(&base, &Delta::read(&delta.write()).unwrap()).unwrap();
+        for (merged, tuned) in merged["any.name"].data.iter().zip(&tuned["any.name"].data) {
+            prop_assert!((merged - tuned).abs() <= (tuned - 1.0).abs() / 2048.0 + 1e-6);
+        }
+    }
+}
+
+/// The header of a delta that keeps the labels.
+fn raw() -> DeltaHeader {
+    DeltaHeader {
+        language: "und".into(),
+        model_version: 1,
+        manifest: None,
+        labels: Vec::new(),
+        thresholds: Vec::new(),
+        budget: None,
+        synthetic: false,
+        provenance: String::new(),
     }
 }
 
@@ -200,49 +250,37 @@ fn labels_that_do_not_fit_are_refused() {
         labels: 5,
         rows: 6,
     };
-    assert_eq!(Delta::build(&base, &tuned, header(5)).unwrap_err(), refused);
+    assert_eq!(
+        Delta::build(&base, &tuned, header(5), INT8).unwrap_err(),
+        refused
+    );
 }
 
 #[test]
 fn a_delta_whose_classifier_is_not_the_labels_is_refused() {
-    // The labels lose one entry in the file; the classifier keeps its six rows.
     let (base, delta) = small();
-    let fewer = Delta::build(
-        &base,
-        &network(&[0.5, -0.25, 0.75, 1.0, -0.625], 5),
-        header(5),
-    );
-    let donor = fewer.unwrap();
-    let head = donor.write().len()
-        - donor
-            .sizes()
-            .changes
-            .iter()
-            .map(|c| c.total())
-            .sum::<usize>()
-        - 72;
-    let tail: usize = delta.sizes().changes.iter().map(|c| c.total()).sum();
-    let bytes = delta.write();
-    let mut mixed = donor.write()[..head].to_vec();
-    let changes_count = delta.changes().len() as u8;
-    mixed[head - 1] = changes_count;
-    mixed.extend(&bytes[bytes.len() - 72 - tail..]);
-    let mixed = Delta::read(&resealed(mixed)).unwrap();
+    let mut fewer = delta.header().clone();
+    fewer.labels.remove(0);
+    fewer.thresholds.remove(0);
     assert!(matches!(
-        merge(&base, &mixed).unwrap_err(),
+        delta.with_header(fewer).unwrap_err(),
         PackageError::LabelsDoNotFit {
             labels: 5,
             rows: 6,
             ..
         }
     ));
+    // In a file: the changes of a delta that replaces nothing, under a header with labels.
+    let raw = Delta::build(&base, &base, raw(), INT8).unwrap();
+    let labelled = Delta::read(&raw.write()).unwrap();
+    assert_eq!(merge(&base, &labelled).unwrap(), base);
 }
 
 #[test]
 fn a_result_other_than_promised_is_refused() {
     let (base, delta) = small();
     let mut bytes = delta.write();
-    bytes[39] ^= 1;
+    bytes[PREFIX_BYTES - 1] ^= 1;
     let altered = Delta::read(&resealed(bytes)).unwrap();
     assert!(matches!(
         merge(&base, &altered).unwrap_err(),
@@ -258,57 +296,143 @@ fn files_of_other_versions_are_told_from_damaged_ones() {
         bytes[place] = value;
         Delta::read(&resealed(bytes)).unwrap_err()
     };
-    // The first version had even quantisation steps; merged by this one it would give other weights.
-    for found in [1, 3] {
+    for found in [1, 2, 4] {
         let error = PackageError::UnsupportedVersion {
             what: "delta",
             found: found.into(),
-            supported: 2,
+            supported: 3,
         };
         assert_eq!(alter(4, found), error);
     }
     let feature = |what, found| PackageError::UnsupportedFeature { what, found };
-    assert_eq!(alter(6, 0x81), feature("flags", 0x81));
-    let error = Delta::read(&with_changes(&[1, 0, 200, 0, 0, 0, 0, 0, 0])).unwrap_err();
-    assert_eq!(error, feature("change kind", 200));
+    assert_eq!(alter(6, 0x83), feature("flags", 0x83));
 }
 
+/// A global allocator that notes the highest number of bytes held by a thread.
+mod counting {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    thread_local! {
+        static HELD: Cell<isize> = const { Cell::new(0) };
+        static PEAK: Cell<isize> = const { Cell::new(0) };
+    }
+
+    pub(crate) struct Counting;
+
+    fn add(bytes: isize) {
+        let _ = HELD.try_with(|held| {
+            held.set(held.get() + bytes);
+            let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
+        });
+    }
+
+    #[allow(unsafe_code, reason = "an allocator cannot be written without")]
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            add(layout.size() as isize);
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            add(-(layout.size() as isize));
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
+
+    /// The most bytes that `f` held at once beyond those held before.
+    pub(crate) fn peak_of<T>(f: impl FnOnce() -> T) -> (T, usize) {
+        let before = HELD.get();
+        PEAK.set(before);
+        let result = f();
+        (result, (PEAK.get() - before) as usize)
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
 #[test]
-fn claims_beyond_the_file_are_refused_at_the_claim() {
-    let huge = [0xff, 0xff, 0xff, 0xff, 0x0f];
-    let claims: [(&[u8], &str); 6] = [
-        (&[], "number of changes"),
-        (&[1, 0, 0], "number of weights"),
-        (&[1, 0, 1], "length of a bitmap"),
-        (&[1, 0, 2], "number of weights"),
-        (&[1, 2, 17, 1], "shape"),
-        (&[1, 2, 16], "number of dimensions"),
-    ];
-    for (before, expected) in claims {
-        let changes = [before, &huge, &[0; 12]].concat();
-        match Delta::read(&with_changes(&changes)).unwrap_err() {
-            PackageError::Damaged { what, .. } => assert_eq!(what, expected),
-            other => panic!("{other}"),
+fn reading_takes_no_more_memory_than_stated() {
+    let limit = |bytes: &[u8]| 128 * bytes.len() + (64 << 10);
+    let (_, delta) = small();
+    let bytes = delta.write();
+    // A file that claims as much as it can: every coded byte alike.
+    for byte in 0..=255u8 {
+        for length in [16, 200, 5_000] {
+            let hostile = with_coded(&vec![byte; length]);
+            let (_, peak) = counting::peak_of(|| Delta::read(&hostile).is_ok());
+            assert!(
+                peak <= limit(&hostile),
+                "{length} times {byte}: {peak} bytes"
+            );
+        }
+    }
+    for place in PREFIX_BYTES..bytes.len() - 72 {
+        for value in 0..=255 {
+            let mut altered = bytes.clone();
+            altered[place] = value;
+            let altered = resealed(altered);
+            let (_, peak) = counting::peak_of(|| Delta::read(&altered).is_ok());
+            assert!(
+                peak <= limit(&altered),
+                "byte {place} = {value}: {peak} bytes"
+            );
         }
     }
 }
 
 #[test]
-fn positions_take_the_shortest_coding() {
+fn merging_takes_one_base_and_no_more_than_a_tensor() {
+    let big = |weight: f32| -> Tensors {
+        let tensor = || Tensor::new(vec![100, 100], vec![weight; 10_000]);
+        (0..20).map(|i| (format!("t{i:02}"), tensor())).collect()
+    };
+    let (base, tuned) = (big(1.0), big(1.5));
+    let delta = Delta::build(&base, &tuned, raw(), INT8).unwrap();
+    let (merged, peak) = counting::peak_of(|| merge_into(base, &delta).unwrap());
+    assert_eq!(digest(&merged), delta.merged_digest());
+    assert!(peak <= 40_000, "merging held {peak} bytes");
+}
+
+#[test]
+fn units_are_chosen_by_size() {
     let bytes_of = |positions: &[usize]| {
         let differences: Vec<_> = positions.iter().map(|&position| (position, 0.5)).collect();
         let (base, tuned) = pair(&differences);
-        let delta = Delta::build(&base, &tuned, header(6)).unwrap();
+        let delta = Delta::build(&base, &tuned, header(6), INT8).unwrap();
         let read = Delta::read(&delta.write()).unwrap();
         assert_eq!(read, delta);
-        delta.sizes().changes[0]
+        let Edit::Add { positions, .. } = &delta.changes()[0].edit else {
+            panic!("no difference");
+        };
+        (positions.unit, delta.sizes().changes[0].positions_bytes)
     };
-    let dense = bytes_of(&(0..120).collect::<Vec<_>>());
-    assert_eq!((dense.positions_bytes, dense.values_bytes), (0, 124));
-    let gaps = bytes_of(&[7, 90]);
-    assert_eq!((gaps.positions_bytes, gaps.values_bytes), (2, 6));
-    let bitmap = bytes_of(&(0..120).step_by(3).collect::<Vec<_>>());
-    assert_eq!((bitmap.positions_bytes, bitmap.values_bytes), (15, 44));
+    // All weights, some of its eight rows of fifteen, two single ones.
+    let all: Vec<usize> = (0..120).collect();
+    assert!(bytes_of(&all).1 <= 3);
+    let rows: Vec<usize> = (15..30).chain(60..75).collect();
+    assert_eq!(bytes_of(&rows).0, 15);
+    let (unit, bytes) = bytes_of(&[7, 90]);
+    assert_eq!(unit, 1);
+    assert!(bytes <= 5, "{bytes} bytes for two positions");
+}
+
+#[test]
+fn older_models_and_other_manifests_are_refused() {
+    let (_, delta) = small();
+    assert!(delta.check_not_older(1).is_ok());
+    let too_old = PackageError::TooOld {
+        found: 1,
+        installed: 2,
+    };
+    assert_eq!(delta.check_not_older(2).unwrap_err(), too_old);
+    assert!(delta.check_manifest(Digest([5; 32])).is_ok());
+    let wrong = PackageError::WrongManifest {
+        expected: Some(Digest([5; 32])),
+        found: Digest([6; 32]),
+    };
+    assert_eq!(delta.check_manifest(Digest([6; 32])).unwrap_err(), wrong);
 }
 
 #[test]
@@ -348,7 +472,7 @@ fn networks_that_do_not_fit_are_refused() {
     let build = |alter: &dyn Fn(&mut Tensors)| {
         let mut tuned = tuned.clone();
         alter(&mut tuned);
-        Delta::build(&base, &tuned, header(6)).unwrap_err()
+        Delta::build(&base, &tuned, header(6), INT8).unwrap_err()
     };
     let shape = build(&|tuned| tuned.get_mut("body.norm.scale").unwrap().shape = vec![2, 4]);
     assert!(matches!(
@@ -373,7 +497,7 @@ fn header_rules_hold_before_anything_is_made() {
     let refused = |alter: &dyn Fn(&mut DeltaHeader)| {
         let mut header = header(6);
         alter(&mut header);
-        match Delta::build(&base, &tuned, header).unwrap_err() {
+        match Delta::build(&base, &tuned, header, INT8).unwrap_err() {
             PackageError::BadField { field, .. } => field,
             other => panic!("{other}"),
         }

@@ -160,7 +160,7 @@ impl Demo {
         if !self.json {
             let seconds = recording.samples().len() as f64 / f64::from(SAMPLE_RATE_HZ);
             let model = if language == models.manifest().language {
-                format!("base, {} bytes", models.onnx_bytes())
+                format!("base, {} bytes", models.onnx().len())
             } else {
                 format!("base + {} bytes", models.delta(language)?.file_bytes)
             };

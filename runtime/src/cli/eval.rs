@@ -19,6 +19,7 @@ use crate::models::{Model, Models};
 #[command(after_help = "Examples:
   swr eval --data ../shared/speech --lang ar --split test
   swr eval --data ../shared/speech --lang de --split dev+test --json
+  swr eval --data ../shared/speech --lang ar --each | grep '^!'       the clips that were misheard
   swr eval --data ../shared/speech --lang zh --stream --minutes 10 --seed 1
 
 Clips: zero state, 46 frames of silence before the clip, the largest mean logit over the clip's 98 frames is the answer.
@@ -44,6 +45,9 @@ pub(super) struct Eval {
     /// Seed of the stream
     #[arg(long, default_value_t = 0, requires = "stream")]
     seed: u64,
+    /// A line for every clip as well: what it holds and what was heard
+    #[arg(long, conflicts_with = "stream")]
+    each: bool,
     /// JSON lines; the last one has the figures of the whole
     #[arg(long)]
     json: bool,
@@ -93,6 +97,34 @@ struct Tally {
     correct: usize,
     accuracy: Option<f64>,
     interval: (f64, f64),
+}
+
+/// A clip's line with `--each`.
+#[derive(Serialize)]
+struct ClipLine<'a> {
+    file: &'a Path,
+    expected: &'a str,
+    heard: &'a str,
+}
+
+impl ClipLine<'_> {
+    fn write(&self, out: &mut dyn Write, json: bool) -> anyhow::Result<()> {
+        if json {
+            return json_line(out, self);
+        }
+        let mark = if self.heard == self.expected {
+            " "
+        } else {
+            "!"
+        };
+        let Self {
+            file,
+            expected,
+            heard,
+        } = self;
+        writeln!(out, "{mark} {}  {expected}  heard {heard}", file.display())?;
+        Ok(())
+    }
 }
 
 /// The last line of `--json`.
@@ -147,6 +179,14 @@ impl Eval {
                 .with_context(|| file_of(clip).display().to_string())?;
             let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
             tallies[clip.label].add(best == Some(clip.label));
+            if self.each {
+                let line = ClipLine {
+                    file: file_of(clip),
+                    expected: &model.labels[clip.label],
+                    heard: best.map_or("", |best| &model.labels[best]),
+                };
+                line.write(out, self.json)?;
+            }
         }
         tallies.iter_mut().for_each(Tally::finish);
 

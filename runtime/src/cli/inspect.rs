@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use swr_core::package::{ChangeBytes, Counts, Limit, Sizes, changed};
+use swr_core::package::{Budget, ChangeBytes, Counts, Limit, Sizes, changed};
 
 use super::{ModelsArgs, Outcome, json_line};
 use crate::models::{DeltaFile, Models};
@@ -36,10 +36,13 @@ pub(super) struct Inspect {
 struct Report {
     lang: String,
     file: PathBuf,
-    model_version: String,
+    model_version: u32,
+    /// Whether a signature is embedded; `swr verify --key` tells whose.
+    signed: bool,
     synthetic: bool,
     labels: usize,
-    budget: String,
+    /// None: it was made without a budget.
+    budget: Option<String>,
     /// What `changed` and `allowed` count.
     unit: &'static str,
     changed: usize,
@@ -103,14 +106,16 @@ impl Inspect {
                     .parent()
                     .filter(|parent| parent.join("base.json").is_file());
                 let models = match beside {
-                    Some(directory) if self.models.directory.is_none() => Models::open(directory)?,
+                    Some(directory) if self.models.directory.is_none() => {
+                        self.models.open_directory(directory)?
+                    }
                     _ => self.models.open()?,
                 };
                 Ok((models, vec![file]))
             }
             directory => {
-                let models =
-                    directory.map_or_else(|| self.models.open(), |d| Ok(Models::open(d)?))?;
+                let models = directory
+                    .map_or_else(|| self.models.open(), |d| self.models.open_directory(d))?;
                 let languages = models.languages()?;
                 let files = languages[1..].iter().map(|language| models.delta(language));
                 let files = files.collect::<Result<_, _>>()?;
@@ -130,17 +135,24 @@ impl Report {
         Ok(Report {
             lang: header.language.clone(),
             file: file.path.clone(),
-            model_version: header.model_version.clone(),
+            model_version: header.model_version,
+            signed: file.delta.has_signature(),
             synthetic: header.synthetic,
             labels: header.labels.len(),
-            budget: header.budget.to_string(),
-            unit: match header.budget.limit() {
-                Limit::ConvolutionShare(_) => "convolution weights",
-                Limit::AllShare(_) => "weights",
-                Limit::FileBytes(_) => "bytes",
+            budget: header.budget.as_ref().map(Budget::to_string),
+            unit: match header.budget.as_ref().map(Budget::limit) {
+                Some(Limit::ConvolutionShare(_)) => "convolution weights",
+                Some(Limit::AllShare(_)) | None => "weights",
+                Some(Limit::FileBytes(_)) => "bytes",
             },
-            changed: header.budget.used(&changed_weights, file.file_bytes),
-            allowed: header.budget.allowed(&base_weights),
+            changed: match &header.budget {
+                Some(budget) => budget.used(&changed_weights, file.file_bytes),
+                None => changed_weights.all(),
+            },
+            allowed: match &header.budget {
+                Some(budget) => budget.allowed(&base_weights),
+                None => base_weights.all(),
+            },
             changed_weights,
             base_weights,
             file_bytes: file.file_bytes,
@@ -156,9 +168,10 @@ impl Report {
         };
         writeln!(
             out,
-            "\n{} ({}{synthetic})",
+            "\n{} (model version {}{synthetic}{})",
             self.file.display(),
-            self.model_version
+            self.model_version,
+            if self.signed { ", signed" } else { "" }
         )?;
         let Counts {
             convolution,
@@ -206,7 +219,7 @@ fn parts(sizes: &Sizes, names: &[&String]) -> Vec<Part> {
         plain("thresholds", sizes.thresholds_bytes),
     ];
     parts.extend(sizes.changes.iter().map(tensor));
-    parts.push(plain("room for a signature", sizes.signature_bytes));
+    parts.push(plain("signature", sizes.signature_bytes));
     parts.push(plain("checksum", sizes.checksum_bytes));
     parts
 }
@@ -221,7 +234,7 @@ fn write_base(models: &Models, out: &mut dyn Write) -> anyhow::Result<()> {
     } = Counts::of(models.tensors());
     writeln!(
         out,
-        "base {} ({}), {}, {} labels, {}",
+        "base {} (model version {}), {}, {} labels, {}",
         manifest.language,
         manifest.model_version,
         manifest.architecture,
@@ -231,7 +244,7 @@ fn write_base(models: &Models, out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(
         out,
         "  {} B onnx; weights: {convolution} convolution, {norms} norms, {classifier} classifier, {other} others\n",
-        models.onnx_bytes()
+        models.onnx().len()
     )?;
     Ok(())
 }
@@ -257,7 +270,7 @@ fn write_table(reports: &[Report], out: &mut dyn Write) -> anyhow::Result<()> {
             "{:<6} {:>6} {:>8} {:>8} {:>8}  {:<20} {:>8}{over}",
             report.lang,
             report.labels,
-            report.budget,
+            report.budget.as_deref().unwrap_or("-"),
             report.changed,
             report.allowed,
             report.unit,

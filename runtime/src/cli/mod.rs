@@ -4,27 +4,35 @@
 //! (nothing found, a keyword missed, a budget exceeded), 2 an error.
 
 mod demo;
+mod diff;
 mod eval;
+mod export;
 mod inspect;
 mod listen;
+mod releases;
 mod script;
 mod spot;
 mod stream;
+mod verify;
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use swr_core::package::PublicKey;
 
 use crate::models::Models;
 use crate::spotter::Event;
 
 /// Environment variable with the directory of models.
 const MODELS_VARIABLE: &str = "SWR_MODELS";
+/// Environment variable with the public key that models must be signed with.
+const KEY_VARIABLE: &str = "SWR_KEY";
 
 /// Keyword spotting in many languages from one base network and a small delta per language
 #[derive(Debug, Parser)]
@@ -45,6 +53,11 @@ enum Command {
     Demo(demo::Demo),
     Inspect(inspect::Inspect),
     Eval(eval::Eval),
+    Verify(verify::Verify),
+    Diff(diff::Diff),
+    Export(export::Export),
+    #[command(subcommand)]
+    Models(releases::Releases),
 }
 
 /// Where the models are.
@@ -53,6 +66,9 @@ struct ModelsArgs {
     /// Directory with base.onnx, base.json and <language>.swr [default: $SWR_MODELS, ./models, or models beside the program]
     #[arg(long = "models", value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Public key that base and deltas must be signed with: a file of minisign's, or its line of base64; may be repeated [default: $SWR_KEY]
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
 }
 
 /// How a command that did not fail ended.
@@ -93,6 +109,10 @@ where
         Command::Demo(command) => command.run(out),
         Command::Inspect(command) => command.run(out),
         Command::Eval(command) => command.run(out),
+        Command::Verify(command) => command.run(out),
+        Command::Diff(command) => command.run(out),
+        Command::Export(command) => command.run(out),
+        Command::Models(command) => command.run(out),
     };
     match outcome.and_then(|outcome| out.flush().map(|()| outcome).map_err(Into::into)) {
         Ok(Outcome::Success) => 0,
@@ -126,7 +146,22 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 impl ModelsArgs {
     fn open(&self) -> anyhow::Result<Models> {
-        Ok(Models::open(self.directory()?)?)
+        self.open_directory(&self.directory()?)
+    }
+
+    fn open_directory(&self, directory: &Path) -> anyhow::Result<Models> {
+        Ok(Models::open_trusting(directory, &self.keys()?)?)
+    }
+
+    /// The keys given, or the one of the environment.
+    fn keys(&self) -> anyhow::Result<Vec<PublicKey>> {
+        let variable = std::env::var(KEY_VARIABLE).ok();
+        let given = if self.keys.is_empty() {
+            variable.as_slice()
+        } else {
+            &self.keys
+        };
+        given.iter().map(|key| public_key(key)).collect()
     }
 
     /// The directory given, or the first of the usual ones that is there.
@@ -156,6 +191,20 @@ impl ModelsArgs {
             looked.join(" and ")
         )
     }
+}
+
+/// A public key from a file, or from its line of base64.
+fn public_key(given: &str) -> anyhow::Result<PublicKey> {
+    let text = match fs::read_to_string(given) {
+        Ok(text) => text,
+        Err(_) if given.len() == 56 => given.to_owned(),
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!("{given}: no readable public key; give minisign's .pub file or its line of base64")
+            });
+        }
+    };
+    text.parse().with_context(|| given.to_owned())
 }
 
 /// The languages asked for: those given in their order, `all` for every one, the base's if none is given.

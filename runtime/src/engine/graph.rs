@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use swr_core::package::{Group, Tensor, Tensors};
 use tract_onnx::pb;
+use tract_onnx::prelude::Framework;
 
 use crate::error::EngineError;
 
@@ -59,8 +60,24 @@ impl Ends {
     }
 }
 
+/// Reads and checks a model and puts `merged`, if any, in the place of its initialisers. Its graph is there.
+pub(super) fn parse(onnx: &[u8], merged: Option<&Tensors>) -> Result<pb::ModelProto, EngineError> {
+    let mut proto = tract_onnx::onnx()
+        .proto_model_for_read(&mut &onnx[..])
+        .map_err(|e| EngineError::NotOnnx(format!("{e:#}")))?;
+    let graph = proto
+        .graph
+        .as_mut()
+        .ok_or_else(|| EngineError::NotOnnx("it holds no graph".into()))?;
+    check(graph)?;
+    if let Some(merged) = merged {
+        replace(graph, merged)?;
+    }
+    Ok(proto)
+}
+
 /// Refuses what tract would not refuse by itself: values that do not fill their shape, data outside the file, outputs that nothing makes.
-pub(super) fn check(graph: &pb::GraphProto) -> Result<(), EngineError> {
+fn check(graph: &pb::GraphProto) -> Result<(), EngineError> {
     let mut known: HashSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
     for tensor in &graph.initializer {
         known.insert(&tensor.name);
@@ -103,26 +120,56 @@ pub(super) fn check(graph: &pb::GraphProto) -> Result<(), EngineError> {
 }
 
 /// Puts `merged` in the place of the initialisers of the same name.
-pub(super) fn replace(graph: &mut pb::GraphProto, merged: &Tensors) -> Result<(), EngineError> {
+fn replace(graph: &mut pb::GraphProto, merged: &Tensors) -> Result<(), EngineError> {
     let places: HashMap<String, usize> = graph
         .initializer
         .iter()
         .enumerate()
         .map(|(index, tensor)| (tensor.name.clone(), index))
         .collect();
+    let mut restored = HashSet::new();
     for (name, tensor) in merged {
-        let index = *places
-            .get(name)
-            .ok_or_else(|| EngineError::UnknownTensor { name: name.clone() })?;
-        let initialiser = &mut graph.initializer[index];
-        initialiser.dims = fitted(initialiser, tensor).map_err(|what| EngineError::Tensor {
+        let misfit = |what| EngineError::Tensor {
             name: name.clone(),
             what,
-        })?;
+        };
+        let Some(index) = places.get(name) else {
+            // A weight stored in f16 or int8, which a node makes f32: the merged one takes the node's place.
+            let makes_it = |node: &&pb::NodeProto| node.output.iter().any(|output| output == name);
+            let node = graph.node.iter().find(makes_it);
+            if !node.is_some_and(|n| ["Cast", "DequantizeLinear"].contains(&n.op_type.as_str())) {
+                return Err(EngineError::UnknownTensor { name: name.clone() });
+            }
+            restored.insert(name);
+            graph.initializer.push(pb::TensorProto {
+                name: name.clone(),
+                data_type: pb::tensor_proto::DataType::Float as i32,
+                dims: tensor.shape.iter().map(|&d| d as i64).collect(),
+                raw_data: raw(tensor),
+                ..pb::TensorProto::default()
+            });
+            continue;
+        };
+        let initialiser = &mut graph.initializer[*index];
+        initialiser.dims = fitted(initialiser, tensor).map_err(misfit)?;
         initialiser.float_data.clear();
-        initialiser.raw_data = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        initialiser.raw_data = raw(tensor);
     }
+    let is_restored = |node: &pb::NodeProto| node.output.iter().any(|o| restored.contains(o));
+    let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut graph.node)
+        .into_iter()
+        .partition(is_restored);
+    graph.node = kept;
+    // What they were made of is in nobody's way, but would stay in an exported file.
+    let made_of: HashSet<&String> = gone.iter().flat_map(|node| &node.input).collect();
+    graph
+        .initializer
+        .retain(|tensor| !made_of.contains(&tensor.name));
     Ok(())
+}
+
+fn raw(tensor: &Tensor) -> Vec<u8> {
+    tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// The dimensions of `initialiser` once `tensor` has taken its place. The graph's own are kept, so that a tensor whose shape is written

@@ -5,6 +5,7 @@
 
 mod graph;
 
+use prost::Message;
 use swr_core::package::Tensors;
 use tract_onnx::pb;
 use tract_onnx::prelude::{Framework, InferenceFact, InferenceModel, InferenceModelExt};
@@ -19,6 +20,14 @@ pub const DEFAULT_STEP_FRAMES: usize = 4;
 
 /// Largest input: a minute of frames of 40 bins is 240,000 values, the largest network's states have less.
 const MAX_INPUT_VALUES: usize = 1 << 24;
+
+/// The bytes of `onnx` with `merged` tensors in the place of the initialisers of the same name.
+///
+/// # Errors
+/// [`EngineError`] when the bytes are no ONNX model, or when a tensor does not fit the graph.
+pub(crate) fn merged_onnx(onnx: &[u8], merged: &Tensors) -> Result<Vec<u8>, EngineError> {
+    Ok(graph::parse(onnx, Some(merged))?.encode_to_vec())
+}
 
 /// A network ready to run, with the state it carries from step to step.
 ///
@@ -75,18 +84,8 @@ impl Engine {
         if step_frames == 0 {
             return Err(EngineError::NoFrames);
         }
-        let mut proto = tract_onnx::onnx()
-            .proto_model_for_read(&mut &onnx[..])
-            .map_err(|e| EngineError::NotOnnx(format!("{e:#}")))?;
-        let graph = proto
-            .graph
-            .as_mut()
-            .ok_or_else(|| EngineError::NotOnnx("it holds no graph".into()))?;
-        graph::check(graph)?;
-        if let Some(merged) = merged {
-            graph::replace(graph, merged)?;
-        }
-        let ends = Ends::find(graph)?;
+        let proto = graph::parse(onnx, merged)?;
+        let ends = Ends::find(proto.graph.as_ref().unwrap_or(&pb::GraphProto::default()))?;
         let model = optimised(&proto, ends.frames_input, step_frames)?;
         Engine::with_model(model, ends, step_frames)
     }

@@ -11,7 +11,8 @@ use swr_core::package::onnx::{
     AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, MANIFEST_VERSION, Manifest, Tensor, Tensors, Thresholds, digest,
+    Delta, DeltaHeader, Digest, MANIFEST_VERSION, Manifest, Precision, Tensor, Tensors, Thresholds,
+    digest,
 };
 
 pub(crate) const BASE_LABELS: [&str; 4] = ["low", "high", "_unknown_", "_silence_"];
@@ -206,7 +207,7 @@ pub(crate) fn labels(of: &[&str]) -> Vec<String> {
 pub(crate) fn manifest(tensors: &Tensors, onnx: &[u8], of: &[&str]) -> Manifest {
     Manifest {
         format: MANIFEST_VERSION,
-        model_version: "test".into(),
+        model_version: 3,
         architecture: "two tones".into(),
         language: "en".into(),
         labels: labels(of),
@@ -219,6 +220,12 @@ pub(crate) fn manifest(tensors: &Tensors, onnx: &[u8], of: &[&str]) -> Manifest 
         onnx_sha256: Digest::of_bytes(onnx),
         training: serde_json::Map::new(),
     }
+}
+
+/// SHA-256 of the manifest of the base `base`, as [`models`] writes it.
+fn manifest_sha256(base: &Tensors) -> Digest {
+    let json = manifest(base, &onnx(base), &BASE_LABELS).to_json().unwrap();
+    Digest::of_bytes(json.as_bytes())
 }
 
 /// A delta in German, in which the low tone is `tief` and the high one `hoch`; one convolution weight in ten changes.
@@ -235,14 +242,15 @@ pub(crate) fn delta(base: &Tensors, budget: &str) -> Delta {
     }
     let header = DeltaHeader {
         language: "de".into(),
-        model_version: "test".into(),
+        model_version: 3,
+        manifest: Some(manifest_sha256(base)),
         labels: labels(&DELTA_LABELS),
         thresholds: vec![0.8; DELTA_LABELS.len()],
-        budget: budget.parse().unwrap(),
+        budget: Some(budget.parse().unwrap()),
         synthetic: true,
         provenance: "made by a test".into(),
     };
-    Delta::build(base, &tuned, header).unwrap()
+    Delta::build(base, &tuned, header, Precision::Quantised(7)).unwrap()
 }
 
 /// Writes `base.onnx`, `base.json` and `de.swr` into `directory`; gives the base's tensors.

@@ -137,7 +137,7 @@ fn every_mistake_has_its_own_message() {
     let json = fs::read_to_string(at("base.json")).unwrap();
     fs::write(
         at("base.json"),
-        json.replacen("\"format\": 1", "\"format\": 9", 1),
+        json.replacen("\"format\": 2", "\"format\": 9", 1),
     )
     .unwrap();
     assert!(matches!(

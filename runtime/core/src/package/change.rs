@@ -1,26 +1,29 @@
-//! One tensor's change in a delta: a sparse int8 difference or, for the classifier, new values; with its coding in bytes.
-//! Which of three codings of the positions is used is decided here, by size, and invisible outside.
+//! One tensor's change in a delta: a sparse difference, exact steps, or new values; with its coding.
+//! How positions are written is decided here, by size, and invisible outside.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 use super::{
     PackageError, Tensor,
-    bytes::{Reader, put_varint, varint_bytes},
+    coder::{Bit, Coder, Number, Writer},
 };
 
-/// Largest absolute quantised value.
-const QUANTISED_MAX: i8 = 127;
+/// Most bits of a quantised value's magnitude: int8.
+pub const MAX_QUANTISED_BITS: u32 = 7;
 /// Most dimensions of a replaced tensor.
 pub(super) const MAX_RANK: usize = 8;
-
-/// Kind bytes of the coding; FORMAT.md describes what follows each. Numbers not listed are free for later codings.
-mod kind {
-    pub(super) const ADD_DENSE: u8 = 0;
-    pub(super) const ADD_BITMAP: u8 = 1;
-    pub(super) const ADD_GAPS: u8 = 2;
-    pub(super) const REPLACE_INT8: u8 = 16;
-    pub(super) const REPLACE_F32: u8 = 17;
-}
+/// Fraction bits that scales are rounded to: those of bfloat16. A file can hold any number.
+const SCALE_FRACTION_BITS: u32 = 7;
+/// Fraction bits that rounded values are rounded to: those of f16. A file can hold any number.
+const ROUNDED_FRACTION_BITS: u32 = 10;
+/// Highest bits of a magnitude whose frequency is learned; the others are as likely set as not.
+const LEARNED_BITS: u32 = 4;
+/// Bits that tell the parameter of the gaps' Rice code.
+const RICE_BITS: u32 = 5;
+/// About what it costs to tell another parameter than the change before had, and to learn its statistics.
+const OTHER_RICE_BITS: usize = 8;
+/// Multiples of the Rice code's parameter that are counted in unary; more are a number.
+const LONG_GAP: u32 = 24;
 
 /// What a delta does to one tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,17 +34,22 @@ pub struct Change {
     pub edit: Edit,
 }
 
-/// The two ways to change a tensor.
+/// The ways to change a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Edit {
-    /// `w + scale * square(value)` at each position, a multiplication and an addition in f32, each rounded; the shape stays.
+    /// `w + v` at each position, an addition in f32, rounded; the shape stays.
     Add {
-        /// Factor of all values; finite and positive.
-        scale: f32,
-        /// Row-major positions, ascending; at least one.
-        positions: Vec<u32>,
-        /// Quantised differences, one per position, none zero.
-        values: Vec<i8>,
+        /// Where.
+        positions: Positions,
+        /// Differences, one per position; none is zero.
+        values: Values,
+    },
+    /// The f32 so many steps above or below `w`, in the order of all f32: exact, whatever the difference.
+    Step {
+        /// Where.
+        positions: Positions,
+        /// Steps between neighbouring f32, one per position; none is zero.
+        steps: Vec<i32>,
     },
     /// The tensor gets another shape and other values.
     Replace {
@@ -52,7 +60,16 @@ pub enum Edit {
     },
 }
 
-/// New values of a replaced tensor.
+/// Which weights of a tensor change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Positions {
+    /// In the file, weights are named in aligned groups of so many: 1 for single weights, more for output channels or a whole tensor.
+    pub unit: u32,
+    /// Row-major indexes of the weights, ascending; at least one. Others of their units keep their value.
+    pub indexes: Vec<u32>,
+}
+
+/// Values as a delta holds them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
     /// `scale * square(value)`; the values are divided evenly among the scales, in order: one scale for all, or one per row.
@@ -62,7 +79,7 @@ pub enum Values {
         /// Quantised values.
         values: Vec<i8>,
     },
-    /// As they are; finite.
+    /// As they are; finite. In the file, they take as many fraction bits as the value that needs most.
     Float(Vec<f32>),
 }
 
@@ -80,12 +97,23 @@ impl Values {
     }
 }
 
-/// Bytes that one change takes in the file.
+/// How closely a delta keeps to the tuned network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// The merged network has the tuned one's bits.
+    Lossless,
+    /// Differences are rounded to ten fraction bits, as f16 has.
+    Rounded,
+    /// Differences are quantised to a sign and so many bits, 1 to [`MAX_QUANTISED_BITS`]: 7 is int8, 3 is int4.
+    Quantised(u32),
+}
+
+/// Bytes that one change takes in the file. What lies between two parts counts to the second, so that all parts add up to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeBytes {
     /// Index of the tensor in the base's name order.
     pub tensor: usize,
-    /// Tensor index, kind, counts and shape.
+    /// Tensor index, kind and shape.
     pub frame_bytes: usize,
     /// Which weights change.
     pub positions_bytes: usize,
@@ -109,21 +137,23 @@ pub fn square(quantised: i8) -> f32 {
     f32::from(value * value.abs())
 }
 
-/// Rounds `values` to int8 with a common scale: `value ≈ scale * square(q)`, the scale being the largest absolute value / 127².
+/// Rounds `values` to a sign and `bits` bits with a common scale: `value ≈ scale * square(q)`, the scale being the largest absolute
+/// value / (2^bits - 1)², rounded to bfloat16.
 ///
-/// All values must be finite. Where all are zero, or so small that the scale is, scale and values are zero.
+/// All values must be finite, `bits` 1 to [`MAX_QUANTISED_BITS`]. Where all are zero, or so small that the scale is, scale and values are zero.
 /// Of two equally near the one closer to zero is taken; the result is the same on every machine.
-pub fn quantise(values: &[f32]) -> (f32, Vec<i8>) {
+pub fn quantise(values: &[f32], bits: u32) -> (f32, Vec<i8>) {
     let largest = values
         .iter()
         .fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let scale = largest / square(QUANTISED_MAX);
+    let most = ((1u32 << bits) - 1) as i8;
+    let scale = round(largest / square(most), SCALE_FRACTION_BITS);
     let quantised = values.iter().map(|value| {
         if scale == 0.0 {
             return 0;
         }
         let units = value.abs() / scale;
-        let below = (libm::sqrtf(units) as i8).min(QUANTISED_MAX - 1);
+        let below = (libm::sqrtf(units) as i8).min(most - 1);
         let nearest = if square(below + 1) - units < units - square(below) {
             below + 1
         } else {
@@ -134,35 +164,192 @@ pub fn quantise(values: &[f32]) -> (f32, Vec<i8>) {
     (scale, quantised.collect())
 }
 
-impl Change {
-    /// The change that turns `old` into `new` of equal shape; none where quantisation leaves no difference.
-    pub(super) fn difference(tensor: usize, old: &Tensor, new: &Tensor) -> Option<Self> {
-        let differences: Vec<f32> = new.data.iter().zip(&old.data).map(|(n, o)| n - o).collect();
-        let (scale, quantised) = quantise(&differences);
-        let (positions, values) = nonzero(&quantised);
-        if values.is_empty() {
-            return None;
+/// The nearest f32 with so many fraction bits, of two equally near the one with an even last bit; where that is infinite, the largest finite.
+fn round(value: f32, fraction_bits: u32) -> f32 {
+    let dropped = 23 - fraction_bits;
+    let bits = value.to_bits();
+    let half = (1u32 << (dropped - 1)) - 1 + (bits >> dropped & 1);
+    let rounded = f32::from_bits((bits + half) >> dropped << dropped);
+    if rounded.is_finite() {
+        rounded
+    } else {
+        f32::from_bits(bits >> dropped << dropped)
+    }
+}
+
+/// Place of an f32 in the order of all f32, from the most negative to the most positive; its own inverse on the bits.
+fn place(bits: i32) -> i32 {
+    if bits < 0 { bits ^ i32::MAX } else { bits }
+}
+
+/// The f32 that lies `steps` above `value` in the order of all f32, around its ends if need be.
+pub(super) fn step(value: f32, steps: i32) -> f32 {
+    let there = place(value.to_bits() as i32).wrapping_add(steps);
+    f32::from_bits(place(there) as u32)
+}
+
+/// The steps from `old` to `new`; see [`step`].
+fn steps(old: f32, new: f32) -> i32 {
+    place(new.to_bits() as i32).wrapping_sub(place(old.to_bits() as i32))
+}
+
+/// What is learned of changes while they are coded.
+#[derive(Clone)]
+pub(super) struct Models {
+    gap_to_tensor: Number,
+    kind: [Bit; 4],
+    unit: Number,
+    same_unit: Bit,
+    last_unit: u32,
+    units: Number,
+    rice: [Bit; 1 << RICE_BITS],
+    same_rice: Bit,
+    last_rice: u32,
+    /// Per parameter of the Rice code: whether a gap is longer than 1, 2 and more multiples; and the highest bit of what is left.
+    longer: Vec<[Bit; 3]>,
+    rest: Vec<[Bit; 4]>,
+    beyond: Number,
+    rank: Number,
+    dimension: Number,
+    form: [Bit; 4],
+    bits: [Bit; 8],
+    magnitudes: [[Bit; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1],
+    scales: Number,
+    fraction_bits: [Bit; 32],
+    scale_exponents: [Bit; 256],
+    value_exponents: [Bit; 256],
+    step_digits: Number,
+}
+
+impl Models {
+    pub(super) fn new() -> Self {
+        Self {
+            gap_to_tensor: Number::NEW,
+            kind: [Bit::NEW; 4],
+            unit: Number::NEW,
+            same_unit: Bit::NEW,
+            last_unit: 1,
+            units: Number::NEW,
+            rice: [Bit::NEW; 1 << RICE_BITS],
+            same_rice: Bit::NEW,
+            last_rice: 0,
+            longer: vec![[Bit::NEW; 3]; 1 << RICE_BITS],
+            rest: vec![[Bit::NEW; 4]; 1 << RICE_BITS],
+            beyond: Number::NEW,
+            rank: Number::NEW,
+            dimension: Number::NEW,
+            form: [Bit::NEW; 4],
+            bits: [Bit::NEW; 8],
+            magnitudes: [[Bit::NEW; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1],
+            scales: Number::NEW,
+            fraction_bits: [Bit::NEW; 32],
+            scale_exponents: [Bit::NEW; 256],
+            value_exponents: [Bit::NEW; 256],
+            step_digits: Number::NEW,
         }
-        let edit = Edit::Add {
-            scale,
-            positions,
-            values,
+    }
+}
+
+/// Kinds of a change in the file; FORMAT.md describes what follows each.
+mod kind {
+    pub(super) const ADD: u32 = 0;
+    pub(super) const STEP: u32 = 1;
+    pub(super) const REPLACE: u32 = 2;
+}
+
+/// Forms of values in the file.
+mod form {
+    pub(super) const QUANTISED: u32 = 0;
+    pub(super) const FLOAT: u32 = 1;
+}
+
+impl Change {
+    /// The change that turns `old` into `new` of equal shape; none where nothing differs, or nothing after rounding.
+    pub(super) fn difference(
+        tensor: usize,
+        old: &Tensor,
+        new: &Tensor,
+        precision: Precision,
+    ) -> Option<Self> {
+        let pairs = || new.data.iter().zip(&old.data);
+        let edit = |values: Vec<_>, edit: &dyn Fn(Positions, Vec<i32>) -> Edit| {
+            let (indexes, values): (Vec<u32>, Vec<i32>) = (0u32..)
+                .zip(values)
+                .filter(|(_, value)| *value != 0)
+                .unzip();
+            if values.is_empty() {
+                return None;
+            }
+            let row = old.data.len() / old.rows().max(1);
+            // The cheapest by measure, of equal ones the first.
+            let last = indexes[indexes.len() - 1];
+            let candidates = [last + 1, row as u32, 1];
+            let edits = candidates.into_iter().filter(|unit| *unit > 0).map(|unit| {
+                let indexes = indexes.clone();
+                edit(Positions { unit, indexes }, values.clone())
+            });
+            edits
+                .map(|edit| Self { tensor, edit })
+                .min_by_key(Self::bits_alone)
         };
-        Some(Self { tensor, edit })
+        match precision {
+            Precision::Lossless => {
+                let steps = pairs().map(|(n, o)| steps(*o, *n)).collect();
+                edit(steps, &|positions, steps| Edit::Step { positions, steps })
+            }
+            Precision::Rounded => {
+                let rounded = pairs().map(|(n, o)| round(n - o, ROUNDED_FRACTION_BITS));
+                // As bits, of which both zeros are none.
+                let bits = rounded.map(|value| {
+                    if value == 0.0 {
+                        0
+                    } else {
+                        value.to_bits() as i32
+                    }
+                });
+                edit(bits.collect(), &|positions, bits| Edit::Add {
+                    positions,
+                    values: Values::Float(
+                        bits.iter()
+                            .map(|bits| f32::from_bits(*bits as u32))
+                            .collect(),
+                    ),
+                })
+            }
+            Precision::Quantised(bits) => {
+                let differences: Vec<f32> = pairs().map(|(n, o)| n - o).collect();
+                let (scale, quantised) = quantise(&differences, bits);
+                let quantised = quantised.into_iter().map(i32::from).collect();
+                edit(quantised, &|positions, values| Edit::Add {
+                    positions,
+                    values: Values::Quantised {
+                        scales: vec![scale],
+                        values: values.iter().map(|value| *value as i8).collect(),
+                    },
+                })
+            }
+        }
     }
 
-    /// The change that puts `new` in the tensor's place: int8 with a scale per row, f32 where there is one value per row.
-    pub(super) fn replacement(tensor: usize, new: &Tensor) -> Self {
+    /// The change that puts `new` in the tensor's place: quantised with a scale per row, rounded where there is one value per row.
+    pub(super) fn replacement(tensor: usize, new: &Tensor, precision: Precision) -> Self {
         let row = new.data.len() / new.rows().max(1);
-        let values = if row <= 1 {
-            Values::Float(new.data.clone())
-        } else {
-            let rows = new.data.chunks(row).map(quantise);
-            let (scales, values): (Vec<_>, Vec<_>) = rows.unzip();
-            Values::Quantised {
-                scales,
-                values: values.concat(),
+        let values = match precision {
+            Precision::Lossless => Values::Float(new.data.clone()),
+            Precision::Quantised(bits) if row > 1 => {
+                let rows = new.data.chunks(row).map(|row| quantise(row, bits));
+                let (scales, values): (Vec<_>, Vec<_>) = rows.unzip();
+                Values::Quantised {
+                    scales,
+                    values: values.concat(),
+                }
             }
+            _ => Values::Float(
+                new.data
+                    .iter()
+                    .map(|value| round(*value, ROUNDED_FRACTION_BITS))
+                    .collect(),
+            ),
         };
         let edit = Edit::Replace {
             shape: new.shape.clone(),
@@ -171,264 +358,487 @@ impl Change {
         Self { tensor, edit }
     }
 
-    /// Appends the change to `bytes`; of the codings for positions the shortest, of equal ones the first.
-    pub(super) fn write(&self, bytes: &mut Vec<u8>) -> ChangeBytes {
-        let start = bytes.len();
-        put_varint(bytes, self.tensor as u32);
-        let mut positions_bytes = 0;
-        let values_start = match &self.edit {
-            Edit::Add {
-                scale,
-                positions,
-                values,
-            } => {
-                let coding = Coding::shortest(positions);
-                bytes.push(coding.kind);
-                put_varint(bytes, coding.count);
-                let positions_start = bytes.len();
-                coding.put_positions(positions, bytes);
-                positions_bytes = bytes.len() - positions_start;
-                bytes.extend(scale.to_le_bytes());
-                coding.put_values(positions, values, bytes);
-                positions_start + positions_bytes
-            }
-            Edit::Replace { shape, values } => {
-                bytes.push(match values {
-                    Values::Quantised { .. } => kind::REPLACE_INT8,
-                    Values::Float(_) => kind::REPLACE_F32,
-                });
-                put_varint(bytes, shape.len() as u32);
-                for &dimension in shape {
-                    put_varint(bytes, dimension as u32);
-                }
-                if let Values::Quantised { scales, .. } = values {
-                    put_varint(bytes, scales.len() as u32);
-                }
-                let values_start = bytes.len();
-                let floats = match values {
-                    Values::Quantised { scales, .. } => scales,
-                    Values::Float(values) => values,
-                };
-                bytes.extend(floats.iter().flat_map(|value| value.to_le_bytes()));
-                if let Values::Quantised { values, .. } = values {
-                    bytes.extend(values.iter().map(|&value| value as u8));
-                }
-                values_start
+    /// Bits of positions and values if the change were the only one; what its unit costs to tell is shared with other changes.
+    fn bits_alone(&self) -> usize {
+        let (mut writer, mut frame) = (Writer::new(), 0);
+        let mut measure = |writer: &Writer, part| {
+            if part == 0 {
+                frame = writer.bits();
             }
         };
-        ChangeBytes {
-            tensor: self.tensor,
-            frame_bytes: values_start - positions_bytes - start,
-            positions_bytes,
-            values_bytes: bytes.len() - values_start,
-        }
+        Self::code(&mut writer, &mut Models::new(), 0, Some(self), &mut measure)
+            .expect("a writer refuses nothing");
+        writer.bits() - frame
     }
 
-    /// Reads one change; every count is checked against the bytes that are left before anything is allocated for it.
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, PackageError> {
-        let tensor = reader.varint("tensor index")? as usize;
-        let edit = match reader.byte("change kind")? {
-            kind::ADD_DENSE => {
-                let count = reader.count(1, "number of weights")?;
-                let scale = read_scale(reader)?;
-                let (positions, values) = nonzero(&read_int8(reader, count)?);
-                add(reader, scale, positions, values)?
-            }
-            kind::ADD_BITMAP => {
-                let count = reader.count(1, "length of a bitmap")?;
-                let bitmap = reader.take(count, "bitmap")?;
-                let set: usize = bitmap.iter().map(|byte| byte.count_ones() as usize).sum();
-                if set > reader.remaining() {
-                    return Err(reader.damaged("a bitmap with more weights than values"));
-                }
-                let bits = (0..count as u32 * 8)
-                    .filter(|&position| bitmap[position as usize / 8] >> (position % 8) & 1 == 1);
-                let mut positions = Vec::with_capacity(set);
-                positions.extend(bits);
-                let scale = read_scale(reader)?;
-                let values = read_int8(reader, set)?;
-                add(reader, scale, positions, values)?
-            }
-            kind::ADD_GAPS => {
-                let count = reader.count(2, "number of weights")?;
-                let mut positions = Vec::with_capacity(count);
-                let mut next = 0u32;
-                for _ in 0..count {
-                    let gap = reader.varint("gap between weights")?;
-                    let position = next
-                        .checked_add(gap)
-                        .filter(|&position| position < u32::MAX)
-                        .ok_or_else(|| reader.damaged("gap between weights"))?;
-                    positions.push(position);
-                    next = position + 1;
-                }
-                let scale = read_scale(reader)?;
-                let values = read_int8(reader, count)?;
-                add(reader, scale, positions, values)?
-            }
-            kind::REPLACE_INT8 => {
-                let (shape, count) = read_shape(reader, 1)?;
-                let scales = reader.count(4, "number of scales")?;
-                if scales == 0 || !count.is_multiple_of(scales) {
-                    return Err(reader.damaged("number of scales"));
-                }
-                let scales = read_f32(reader, scales)?;
-                if scales.iter().any(|&scale| scale < 0.0) {
-                    return Err(reader.damaged("a negative scale"));
-                }
-                let values = read_int8(reader, count)?;
-                let values = Values::Quantised { scales, values };
-                Edit::Replace { shape, values }
-            }
-            kind::REPLACE_F32 => {
-                let (shape, count) = read_shape(reader, 4)?;
-                let values = Values::Float(read_f32(reader, count)?);
-                Edit::Replace { shape, values }
-            }
-            unknown => {
-                return Err(PackageError::UnsupportedFeature {
-                    what: "change kind",
-                    found: unknown.into(),
-                });
-            }
-        };
+    /// Codes a change that follows one of tensor `next - 1`, in either direction: a writer is given it, a reader is not.
+    /// `part` is called after frame, positions and values with 0, 1 and 2.
+    pub(super) fn code<C: Coder>(
+        coder: &mut C,
+        models: &mut Models,
+        next: usize,
+        given: Option<&Self>,
+        part: &mut dyn FnMut(&C, usize),
+    ) -> Result<Self, PackageError> {
+        let gap = given.map_or(0, |change| change.tensor - next);
+        let gap = coder.number(&mut models.gap_to_tensor, gap as u32)?;
+        let tensor = next + gap as usize;
+        let edit = code_edit(coder, models, given.map(|change| &change.edit), part)?;
         Ok(Self { tensor, edit })
     }
 }
 
-/// How the positions of a difference are written.
-struct Coding {
-    kind: u8,
-    /// Dense: weights up to the last changed one; bitmap: its bytes; gaps: changed weights.
-    count: u32,
-}
-
-impl Coding {
-    fn shortest(positions: &[u32]) -> Self {
-        let changed = positions.len();
-        let last = positions.last().map_or(0, |&last| last as usize);
-        let dense = last + 1;
-        let bitmap = last / 8 + 1;
-        let gap_bytes: usize = gaps(positions).map(varint_bytes).sum();
-        [
-            (kind::ADD_DENSE, dense, dense),
-            (kind::ADD_BITMAP, bitmap, bitmap + changed),
-            (kind::ADD_GAPS, changed, gap_bytes + changed),
-        ]
-        .into_iter()
-        .map(|(kind, count, bytes)| (bytes + varint_bytes(count as u32), kind, count as u32))
-        .min()
-        .map(|(_, kind, count)| Self { kind, count })
-        .expect("three codings to choose from")
-    }
-
-    fn put_positions(&self, positions: &[u32], bytes: &mut Vec<u8>) {
-        match self.kind {
-            kind::ADD_BITMAP => {
-                let start = bytes.len();
-                bytes.resize(start + self.count as usize, 0);
-                for &position in positions {
-                    bytes[start + position as usize / 8] |= 1 << (position % 8);
+fn code_edit<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    given: Option<&Edit>,
+    part: &mut dyn FnMut(&C, usize),
+) -> Result<Edit, PackageError> {
+    let kind = match given {
+        Some(Edit::Add { .. }) | None => kind::ADD,
+        Some(Edit::Step { .. }) => kind::STEP,
+        Some(Edit::Replace { .. }) => kind::REPLACE,
+    };
+    let edit = match coder.tree(&mut models.kind, 2, kind)? {
+        kind::ADD => {
+            let (positions, values) = match given {
+                Some(Edit::Add { positions, values }) => (Some(positions), Some(values)),
+                _ => (None, None),
+            };
+            let unit = code_unit(coder, models, positions)?;
+            part(coder, 0);
+            let units = code_units(coder, models, unit, positions)?;
+            part(coder, 1);
+            let values = values.map(|values| units.spread(values, positions));
+            let values = code_values(coder, models, units.weights(), values.as_ref(), false)?;
+            let (positions, values) = match values {
+                Values::Quantised { scales, values } => {
+                    let (positions, values) = units.changed(values);
+                    (positions, Values::Quantised { scales, values })
                 }
+                Values::Float(values) => {
+                    let (positions, values) = units.changed(values);
+                    (positions, Values::Float(values))
+                }
+            };
+            if positions.indexes.is_empty() {
+                return Err(coder.damaged("a change that changes nothing"));
             }
-            kind::ADD_GAPS => gaps(positions).for_each(|gap| put_varint(bytes, gap)),
-            _ => {}
+            Edit::Add { positions, values }
+        }
+        kind::STEP => {
+            let (positions, steps) = match given {
+                Some(Edit::Step { positions, steps }) => (Some(positions), steps.as_slice()),
+                _ => (None, [].as_slice()),
+            };
+            let unit = code_unit(coder, models, positions)?;
+            part(coder, 0);
+            let units = code_units(coder, models, unit, positions)?;
+            part(coder, 1);
+            let steps = code_list(units.weights(), &units.fill(steps, positions), |step| {
+                code_step(coder, models, step)
+            })?;
+            let (positions, steps) = units.changed(steps);
+            if steps.is_empty() {
+                return Err(coder.damaged("a change that changes nothing"));
+            }
+            Edit::Step { positions, steps }
+        }
+        kind::REPLACE => {
+            let (shape, values) = match given {
+                Some(Edit::Replace { shape, values }) => (shape.as_slice(), Some(values)),
+                _ => ([].as_slice(), None),
+            };
+            let shape = code_shape(coder, models, shape)?;
+            part(coder, 0);
+            part(coder, 1);
+            let count = shape.iter().product();
+            let values = code_values(coder, models, count, values, true)?;
+            Edit::Replace { shape, values }
+        }
+        unknown => {
+            return Err(PackageError::UnsupportedFeature {
+                what: "change kind",
+                found: unknown,
+            });
+        }
+    };
+    part(coder, 2);
+    Ok(edit)
+}
+
+/// The groups of weights that a change names, as they stand in the file.
+struct Units {
+    /// Weights in each.
+    unit: u32,
+    /// First weight of each, ascending.
+    firsts: Vec<u32>,
+}
+
+impl Units {
+    fn weights(&self) -> usize {
+        self.firsts.len() * self.unit as usize
+    }
+
+    fn indexes(&self) -> impl Iterator<Item = u32> {
+        self.firsts
+            .iter()
+            .flat_map(|first| *first..first + self.unit)
+    }
+
+    /// The values of all weights of the units, zero where the weight stays; `values` are those at `positions`.
+    fn fill<T: Copy + Default>(&self, values: &[T], positions: Option<&Positions>) -> Vec<T> {
+        let Some(positions) = positions else {
+            return Vec::new();
+        };
+        let mut given = positions.indexes.iter().zip(values).peekable();
+        let value = |index: u32| {
+            given
+                .next_if(|(next, _)| **next == index)
+                .map_or_else(T::default, |(_, value)| *value)
+        };
+        self.indexes().map(value).collect()
+    }
+
+    fn spread(&self, values: &Values, positions: Option<&Positions>) -> Values {
+        match values {
+            Values::Quantised { scales, values } => Values::Quantised {
+                scales: scales.clone(),
+                values: self.fill(values, positions),
+            },
+            Values::Float(values) => Values::Float(self.fill(values, positions)),
         }
     }
 
-    fn put_values(&self, positions: &[u32], values: &[i8], bytes: &mut Vec<u8>) {
-        if self.kind != kind::ADD_DENSE {
-            bytes.extend(values.iter().map(|&value| value as u8));
-            return;
-        }
-        let start = bytes.len();
-        bytes.resize(start + self.count as usize, 0);
-        for (&position, &value) in positions.iter().zip(values) {
-            bytes[start + position as usize] = value as u8;
-        }
+    /// Positions and values of the weights whose value, of all, is not zero.
+    fn changed<T: Copy + Default + PartialEq>(&self, mut all: Vec<T>) -> (Positions, Vec<T>) {
+        let changed = self
+            .indexes()
+            .zip(&all)
+            .filter(|(_, v)| **v != T::default());
+        let indexes = changed.map(|(index, _)| index).collect();
+        all.retain(|value| *value != T::default());
+        let unit = self.unit;
+        (Positions { unit, indexes }, all)
     }
 }
 
-/// The first position, then how many weights stay unchanged between one changed weight and the next.
-fn gaps(positions: &[u32]) -> impl Iterator<Item = u32> {
+/// The number of weights in a unit, often that of the change before.
+fn code_unit<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    given: Option<&Positions>,
+) -> Result<u32, PackageError> {
+    let unit = given.map_or(1, |positions| positions.unit);
+    if !coder.bit(&mut models.same_unit, unit == models.last_unit)? {
+        models.last_unit = coder.number(&mut models.unit, unit - 1)? + 1;
+    }
+    Ok(models.last_unit)
+}
+
+/// Every weight of the units takes at least a bit of its value behind, so that a claim beyond that is refused before anything is made of it.
+fn code_units<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    unit: u32,
+    given: Option<&Positions>,
+) -> Result<Units, PackageError> {
+    let mut units: Vec<u32> = given.map_or_else(Vec::new, |positions| {
+        positions.indexes.iter().map(|i| i / unit).collect()
+    });
+    units.dedup();
+    let count =
+        coder.number(&mut models.units, (units.len() as u32).saturating_sub(1))? as usize + 1;
+    let weights = count.checked_mul(unit as usize);
+    if weights.is_none_or(|weights| weights > coder.bits_left()) {
+        return Err(coder.damaged("number of changed weights"));
+    }
+    let gaps: Vec<u32> = gaps(&units).collect();
+    let best = best_rice(&gaps, models.last_rice);
+    let rice = if coder.bit(&mut models.same_rice, best == models.last_rice)? {
+        models.last_rice
+    } else {
+        coder.tree(&mut models.rice, RICE_BITS, best)?
+    };
+    models.last_rice = rice;
+    let (mut firsts, mut next) = (Vec::with_capacity(count), 0u32);
+    for place in 0..count {
+        let gap = code_gap(coder, models, rice, gaps.get(place).copied().unwrap_or(0))?;
+        let at = next.checked_add(gap).filter(|at| *at < u32::MAX);
+        let first = at.and_then(|at| at.checked_mul(unit));
+        match (at, first.filter(|first| first.checked_add(unit).is_some())) {
+            (Some(at), Some(first)) => {
+                firsts.push(first);
+                next = at + 1;
+            }
+            _ => return Err(coder.damaged("gap between weights")),
+        }
+    }
+    Ok(Units { unit, firsts })
+}
+
+/// The first position, then how many units stay unchanged between one changed unit and the next.
+fn gaps(units: &[u32]) -> impl Iterator<Item = u32> {
     let mut next = 0;
-    positions.iter().map(move |&position| {
-        let gap = position - next;
-        next = position + 1;
+    units.iter().map(move |&unit| {
+        let gap = unit - next;
+        next = unit + 1;
         gap
     })
 }
 
-/// Positions and values of the entries that are not zero.
-fn nonzero(values: &[i8]) -> (Vec<u32>, Vec<i8>) {
-    (0u32..)
-        .zip(values)
-        .filter(|(_, value)| **value != 0)
-        .map(|(position, value)| (position, *value))
-        .unzip()
+/// The parameter of the Rice code with the fewest bits, by measure, of those near the gaps' mean and the one before, which costs least to tell.
+fn best_rice(gaps: &[u32], before: u32) -> u32 {
+    let sum: u64 = gaps.iter().copied().map(u64::from).sum();
+    let mean = (sum * 7 / 10 / (gaps.len() as u64).max(1)).max(1).ilog2();
+    let cost = |rice: &u32| {
+        let (mut writer, mut models) = (Writer::new(), Models::new());
+        for gap in gaps {
+            code_gap(&mut writer, &mut models, *rice, *gap).expect("a writer refuses nothing");
+        }
+        writer.bits() + if *rice == before { 0 } else { OTHER_RICE_BITS }
+    };
+    [before, mean.saturating_sub(1), mean, mean + 1]
+        .into_iter()
+        .min_by_key(cost)
+        .unwrap_or(before)
 }
 
-fn add(
-    reader: &Reader<'_>,
-    scale: f32,
-    positions: Vec<u32>,
-    values: Vec<i8>,
-) -> Result<Edit, PackageError> {
-    if positions.is_empty() || values.contains(&0) {
-        return Err(reader.damaged("a change that changes nothing"));
+/// A gap in the Rice code of parameter `rice` (R. F. Rice, 1979), its unary part and the highest bit of its rest learned.
+fn code_gap<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    rice: u32,
+    gap: u32,
+) -> Result<u32, PackageError> {
+    let multiples = gap >> rice;
+    let mut quotient = 0u32;
+    while quotient < LONG_GAP
+        && coder.bit(
+            &mut models.longer[rice as usize][quotient.min(2) as usize],
+            quotient < multiples,
+        )?
+    {
+        quotient += 1;
     }
-    Ok(Edit::Add {
-        scale,
-        positions,
-        values,
-    })
-}
-
-fn read_scale(reader: &mut Reader<'_>) -> Result<f32, PackageError> {
-    let scale = reader.f32("scale")?;
-    if scale.is_finite() && scale > 0.0 {
-        Ok(scale)
-    } else {
-        Err(reader.damaged("a scale that is not a positive number"))
+    if quotient == LONG_GAP {
+        let beyond = multiples.saturating_sub(LONG_GAP);
+        quotient = coder
+            .number(&mut models.beyond, beyond)?
+            .checked_add(LONG_GAP)
+            .ok_or_else(|| coder.damaged("gap between weights"))?;
     }
+    let learned = rice.min(2);
+    let rest = gap & ((1u64 << rice) - 1) as u32;
+    let high = coder.tree(
+        &mut models.rest[rice as usize],
+        learned,
+        rest >> (rice - learned),
+    )?;
+    let low = coder.raw(rice - learned, rest & ((1 << (rice - learned)) - 1))?;
+    quotient
+        .checked_shl(rice)
+        .filter(|shifted| shifted >> rice == quotient)
+        .and_then(|shifted| shifted.checked_add(high << (rice - learned) | low))
+        .ok_or_else(|| coder.damaged("gap between weights"))
 }
 
-fn read_int8(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i8>, PackageError> {
-    let bytes = reader.take(count, "int8 values")?;
-    Ok(bytes.iter().map(|&byte| byte as i8).collect())
-}
-
-fn read_f32(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f32>, PackageError> {
-    let bytes = count
-        .checked_mul(4)
-        .ok_or_else(|| reader.damaged("number of values"))
-        .and_then(|count| reader.take(count, "f32 values"))?;
-    let (words, _) = bytes.as_chunks::<4>();
-    let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
-    if values.iter().all(|value| value.is_finite()) {
-        Ok(values)
-    } else {
-        Err(reader.damaged("a value that is not finite"))
-    }
-}
-
-/// A shape and the number of its values, of which each takes at least `value_bytes` of what is left.
-fn read_shape(
-    reader: &mut Reader<'_>,
-    value_bytes: usize,
-) -> Result<(Vec<usize>, usize), PackageError> {
-    let rank = reader.count(1, "number of dimensions")?;
+fn code_shape<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    given: &[usize],
+) -> Result<Vec<usize>, PackageError> {
+    let rank = coder.number(&mut models.rank, given.len() as u32)? as usize;
     if !(1..=MAX_RANK).contains(&rank) {
-        return Err(reader.damaged("number of dimensions"));
+        return Err(coder.damaged("number of dimensions"));
     }
     let mut shape = Vec::with_capacity(rank);
-    for _ in 0..rank {
-        shape.push(reader.varint("dimension")? as usize);
+    for place in 0..rank {
+        let dimension = given.get(place).copied().unwrap_or(0) as u32;
+        shape.push(coder.number(&mut models.dimension, dimension)? as usize);
     }
     let values = shape
         .iter()
-        .try_fold(1usize, |product, &dimension| product.checked_mul(dimension))
-        .filter(|&values| values > 0 && values <= reader.remaining() / value_bytes)
-        .ok_or_else(|| reader.damaged("shape"))?;
-    Ok((shape, values))
+        .try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
+    match values {
+        Some(values) if values > 0 && values <= coder.bits_left() => Ok(shape),
+        _ => Err(coder.damaged("shape")),
+    }
+}
+
+/// `count` values, `scaled_by_row` or all alike; every one takes at least its sign's bit.
+fn code_values<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    count: usize,
+    given: Option<&Values>,
+    scaled_by_row: bool,
+) -> Result<Values, PackageError> {
+    let form = match given {
+        Some(Values::Quantised { .. }) | None => form::QUANTISED,
+        Some(Values::Float(_)) => form::FLOAT,
+    };
+    match coder.tree(&mut models.form, 2, form)? {
+        form::QUANTISED => {
+            let (scales, values) = match given {
+                Some(Values::Quantised { scales, values }) => {
+                    (scales.as_slice(), values.as_slice())
+                }
+                _ => ([].as_slice(), [].as_slice()),
+            };
+            let largest = values.iter().map(|value| value.unsigned_abs()).max();
+            let bits = 8 - largest.unwrap_or(1).max(1).leading_zeros();
+            let bits = coder.tree(&mut models.bits, 3, bits)?;
+            if bits == 0 {
+                return Err(coder.damaged("bits of quantised values"));
+            }
+            let mut number = 1;
+            if scaled_by_row {
+                let scales = (scales.len() as u32).saturating_sub(1);
+                number += coder.number(&mut models.scales, scales)? as usize;
+            }
+            if !count.is_multiple_of(number) {
+                return Err(coder.damaged("number of scales"));
+            }
+            let fraction_bits = code_fraction_bits(coder, models, scales)?;
+            let scales = code_list(number, scales, |scale: f32| {
+                coder.float(&mut models.scale_exponents, fraction_bits, scale)
+            })?;
+            let (learned, unlearned) = (bits.min(LEARNED_BITS), bits.saturating_sub(LEARNED_BITS));
+            let values = code_list(count, values, |value: i8| {
+                let magnitude = u32::from(value.unsigned_abs());
+                let models = &mut models.magnitudes[bits as usize];
+                let high = coder.tree(models, learned, magnitude >> unlearned)?;
+                let low = magnitude & ((1 << unlearned) - 1);
+                // The sign goes with the lowest bits.
+                let low = coder.raw(unlearned + 1, low << 1 | u32::from(value < 0))?;
+                let magnitude = (high << unlearned | low >> 1) as i8;
+                Ok(if low & 1 == 1 { -magnitude } else { magnitude })
+            })?;
+            Ok(Values::Quantised { scales, values })
+        }
+        form::FLOAT => {
+            let given = match given {
+                Some(Values::Float(values)) => values.as_slice(),
+                _ => &[],
+            };
+            let fraction_bits = code_fraction_bits(coder, models, given)?;
+            let values = code_list(count, given, |value: f32| {
+                let negative = coder.raw(1, value.is_sign_negative().into())? == 1;
+                let exponents = &mut models.value_exponents;
+                let size = coder.float(exponents, fraction_bits, value.abs())?;
+                Ok(if negative { -size } else { size })
+            })?;
+            Ok(Values::Float(values))
+        }
+        unknown => Err(PackageError::UnsupportedFeature {
+            what: "form of values",
+            found: unknown,
+        }),
+    }
+}
+
+/// The fraction bits of the value that needs most.
+fn code_fraction_bits<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    values: &[f32],
+) -> Result<u32, PackageError> {
+    let needed = values
+        .iter()
+        .map(|value| 23 - value.to_bits().trailing_zeros().min(23));
+    let bits = coder.tree(&mut models.fraction_bits, 5, needed.max().unwrap_or(0))?;
+    if bits > 23 {
+        return Err(coder.damaged("number of fraction bits"));
+    }
+    Ok(bits)
+}
+
+/// A step between f32: its sign, and how many steps: a number that adapts.
+fn code_step<C: Coder>(coder: &mut C, models: &mut Models, step: i32) -> Result<i32, PackageError> {
+    let negative = coder.raw(1, (step < 0).into())? == 1;
+    let size = coder.number(&mut models.step_digits, step.unsigned_abs())?;
+    if size > 1 << 31 {
+        return Err(coder.damaged("a step that is too far"));
+    }
+    let size = size as i32;
+    Ok(if negative { size.wrapping_neg() } else { size })
+}
+
+/// `count` values, of which a writer is given all and a reader none.
+fn code_list<T: Copy + Default>(
+    count: usize,
+    given: &[T],
+    mut code: impl FnMut(T) -> Result<T, PackageError>,
+) -> Result<Vec<T>, PackageError> {
+    let mut values = Vec::with_capacity(count);
+    for place in 0..count {
+        values.push(code(given.get(place).copied().unwrap_or_default())?);
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// log2 of the number of ways to choose `k` of `n`: what no coding of positions alone can beat on average.
+    fn log2_choose(n: usize, k: usize) -> f64 {
+        (0..k.min(n - k))
+            .map(|i| ((n - i) as f64 / (i + 1) as f64).log2())
+            .sum()
+    }
+
+    #[test]
+    fn positions_cost_little_more_than_the_combinatorial_bound() {
+        let mut state = 1u64;
+        // xorshift64 (Marsaglia 2003), below 1.
+        let mut random = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        for case in 0..2_000 {
+            let (density, by_row) = (0.01 + 0.94 * random(), case % 2 == 0);
+            let (mut writer, mut models, mut next) = (Writer::new(), Models::new(), 0);
+            let (mut bound_bits, mut bits, mut tensors) = (0.0, 0, 0);
+            for index in 0..1 + (20.0 * random()) as usize {
+                let (rows, row) = (
+                    1 + (40.0 * random()) as usize,
+                    1 + (60.0 * random()) as usize,
+                );
+                let (n, unit) = (rows * row, if by_row { row } else { 1 });
+                let old = Tensor::new(vec![rows, row], vec![1.0; n]);
+                let mut new = old.clone();
+                let mut chosen = 0;
+                for unit in new.data.chunks_mut(unit) {
+                    if random() < density {
+                        unit.iter_mut().for_each(|w| *w += 0.5);
+                        chosen += 1;
+                    }
+                }
+                let change = Change::difference(index, &old, &new, Precision::Quantised(7));
+                let Some(change) = change else {
+                    continue;
+                };
+                bound_bits += log2_choose(n / unit, chosen);
+                tensors += 1;
+                let mut start = 0;
+                let mut measure = |writer: &Writer, part| {
+                    if part == 1 {
+                        bits += writer.bits() - start;
+                    }
+                    start = writer.bits();
+                };
+                Change::code(&mut writer, &mut models, next, Some(&change), &mut measure).unwrap();
+                next = index + 1;
+            }
+            let allowed = 1.05 * bound_bits + 8.0 * f64::from(tensors) + 128.0;
+            assert!(
+                bits as f64 <= allowed,
+                "case {case}: {bits} bits, bound {bound_bits:.0}, allowed {allowed:.0}, {tensors} tensors, density {density:.2}"
+            );
+        }
+    }
 }

@@ -4,36 +4,45 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Budget, Change, ChangeBytes, Digest, PackageError,
-    bytes::{Reader, put_text, put_varint},
-    fields::{check_labels, check_language, check_name, check_text, check_thresholds},
+    Budget, Change, ChangeBytes, Digest, PackageError, SILENCE, UNKNOWN,
+    change::Models,
+    coder::{Bit, Coder, Number, Reader, Text, Writer},
+    fields::{
+        MAX_LABEL_BYTES, MAX_LABELS, MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels,
+        check_language, check_model_version, check_text, check_thresholds,
+    },
 };
 
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
 const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
 /// The delta format that is written and read.
-pub const DELTA_VERSION: u16 = 2;
+pub const DELTA_VERSION: u16 = 3;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 
 /// Flag: synthetic speech was trained on in place of recordings.
 const FLAG_SYNTHETIC: u8 = 1;
+/// Flag: the delta fits the base of one manifest, whose digest it holds.
+const FLAG_MANIFEST: u8 = 2;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
 
 /// What a delta says about itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaHeader {
-    /// BCP-47 code of the language.
+    /// BCP-47 code of the language; `und` where there is none.
     pub language: String,
-    /// Version of the model, free text such as `1.0.0`.
-    pub model_version: String,
-    /// Labels in the order of the merged network's logits; the last two are `_unknown_` and `_silence_`.
+    /// Version of the model, from 1; it rises with every release, so that a device can refuse to go back.
+    pub model_version: u32,
+    /// SHA-256 of the base's manifest file, which names graph, front end and base tensors.
+    pub manifest: Option<Digest>,
+    /// Labels in the order of the merged network's logits; the last two are `_unknown_` and `_silence_`. None at all in a delta between
+    /// networks whose classifier keeps its rows.
     pub labels: Vec<String>,
     /// Detection threshold of each label, a posterior from 0 to 1.
     pub thresholds: Vec<f32>,
     /// The budget that the change was trained under.
-    pub budget: Budget,
+    pub budget: Option<Budget>,
     /// Whether synthetic speech was trained on in place of recordings.
     pub synthetic: bool,
     /// Where the change comes from, in at most 4,096 bytes: configuration and seed as JSON, or a sentence.
@@ -44,8 +53,10 @@ impl DeltaHeader {
     /// Checks every field against its rule.
     pub(super) fn check(&self) -> Result<(), PackageError> {
         check_language(&self.language)?;
-        check_name("model_version", &self.model_version)?;
-        check_labels(&self.labels)?;
+        check_model_version(self.model_version)?;
+        if !self.labels.is_empty() {
+            check_labels(&self.labels)?;
+        }
         check_thresholds(&self.thresholds, self.labels.len())?;
         check_text("provenance", &self.provenance)
     }
@@ -64,7 +75,7 @@ pub struct Delta {
 /// Bytes of each part of a delta file; together they are the whole file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Magic number, version, flags, language, model version, budget and number of changes.
+    /// Magic number, version, flags, model version, language, budget and number of changes.
     pub header_bytes: usize,
     /// Where the change comes from.
     pub provenance_bytes: usize,
@@ -72,11 +83,11 @@ pub struct Sizes {
     pub labels_bytes: usize,
     /// Detection thresholds.
     pub thresholds_bytes: usize,
-    /// Digests of base and merged tensors.
+    /// Digests of base tensors, manifest and merged tensors.
     pub digests_bytes: usize,
     /// One entry per changed tensor, the classifier among them.
     pub changes: Vec<ChangeBytes>,
-    /// Room for a signature.
+    /// Embedded signature, or the room for one.
     pub signature_bytes: usize,
     /// Checksum over all bytes before it.
     pub checksum_bytes: usize,
@@ -137,7 +148,39 @@ impl Delta {
         &self.changes
     }
 
-    /// Reads a delta from the bytes of its file.
+    /// Refuses the manifest of another base than the one that the delta was made for.
+    ///
+    /// # Errors
+    /// [`PackageError::WrongManifest`] unless `found`, the SHA-256 of the manifest's file, is the digest that the delta names.
+    pub fn check_manifest(&self, found: Digest) -> Result<(), PackageError> {
+        if self.header.manifest == Some(found) {
+            return Ok(());
+        }
+        Err(PackageError::WrongManifest {
+            expected: self.header.manifest,
+            found,
+        })
+    }
+
+    /// Refuses an older model than the one that a device already has.
+    ///
+    /// # Errors
+    /// [`PackageError::TooOld`] if the delta's model version is below `installed`.
+    pub fn check_not_older(&self, installed: u32) -> Result<(), PackageError> {
+        super::fields::check_not_older(self.header.model_version, installed)
+    }
+
+    /// Whether an embedded signature is there; whose, only a key can tell ([`PublicKey::check_embedded`](super::PublicKey::check_embedded)).
+    pub fn has_signature(&self) -> bool {
+        self.signature != [0; SIGNATURE_BYTES]
+    }
+
+    /// The delta with an embedded signature, 64 bytes of Ed25519 over the form without one.
+    pub fn with_signature(self, signature: [u8; SIGNATURE_BYTES]) -> Self {
+        Self { signature, ..self }
+    }
+
+    /// Reads a delta from the bytes of its file. Reading n bytes takes at most 128 n + 64 KiB of memory, whatever they claim.
     ///
     /// # Errors
     /// In this order: [`PackageError::TooLarge`], [`PackageError::NotADelta`], [`PackageError::Damaged`] for a wrong checksum,
@@ -155,10 +198,10 @@ impl Delta {
             return Err(PackageError::NotADelta);
         }
         // Checked before the version: every version ends with this checksum, so that a damaged file is never called a new one.
-        let body = unsealed(bytes)?;
-        let mut reader = Reader::new(body);
-        reader.take(MAGIC.len(), "magic number")?;
-        let version = u16::from_le_bytes(reader.array("version")?);
+        let (rest, signature) = split_end(unsealed(bytes)?)?;
+        let mut fields = Fields { rest, offset: 0 };
+        fields.take::<4>()?;
+        let version = u16::from_le_bytes(fields.take()?);
         if version != DELTA_VERSION {
             return Err(PackageError::UnsupportedVersion {
                 what: "delta",
@@ -166,44 +209,30 @@ impl Delta {
                 supported: DELTA_VERSION.into(),
             });
         }
-        let flags = reader.byte("flags")?;
-        if flags & !FLAG_SYNTHETIC != 0 {
+        let [flags] = fields.take()?;
+        if flags & !(FLAG_SYNTHETIC | FLAG_MANIFEST) != 0 {
             return Err(PackageError::UnsupportedFeature {
                 what: "flags",
                 found: flags.into(),
             });
         }
-        let base = Digest(reader.array("base digest")?);
-        let merged = Digest(reader.array("merged digest")?);
-        let language = reader.text("language")?;
-        let model_version = reader.text("model version")?;
-        let budget = reader.text("budget")?.parse()?;
-        let provenance = reader.text("provenance")?;
-        // A label takes a length byte and a threshold of four bytes.
-        let count = reader.count(5, "number of labels")?;
-        let mut labels = Vec::with_capacity(count);
-        for _ in 0..count {
-            labels.push(reader.text("label")?);
-        }
-        let mut thresholds = Vec::with_capacity(count);
-        for _ in 0..count {
-            thresholds.push(reader.f32("threshold")?);
-        }
+        let model_version = u32::from_le_bytes(fields.take()?);
+        let base = Digest(fields.take()?);
+        let manifest = match flags & FLAG_MANIFEST {
+            0 => None,
+            _ => Some(Digest(fields.take()?)),
+        };
+        let merged = Digest(fields.take()?);
+        let mut reader = Reader::new(fields.rest, fields.offset);
+        let (header, changes) = code(&mut reader, None, &mut |_, _| {})?;
+        reader.finish()?;
         let header = DeltaHeader {
-            language,
             model_version,
-            labels,
-            thresholds,
-            budget,
+            manifest,
             synthetic: flags & FLAG_SYNTHETIC != 0,
-            provenance,
+            ..header
         };
         header.check()?;
-        let changes = read_changes(&mut reader)?;
-        let signature = reader.array("signature")?;
-        if reader.remaining() > 0 {
-            return Err(reader.damaged("bytes after the signature"));
-        }
         Ok(Self {
             header,
             base,
@@ -218,81 +247,206 @@ impl Delta {
         self.encode().0
     }
 
+    /// The bytes of the file without an embedded signature: what is signed.
+    pub fn write_unsigned(&self) -> Vec<u8> {
+        sealed(self.encode_body().0, [0; SIGNATURE_BYTES])
+    }
+
     /// What each part of the file costs.
     pub fn sizes(&self) -> Sizes {
         self.encode().1
     }
 
     fn encode(&self) -> (Vec<u8>, Sizes) {
+        let (body, sizes) = self.encode_body();
+        (sealed(body, self.signature), sizes)
+    }
+
+    /// All but signature and checksum.
+    fn encode_body(&self) -> (Vec<u8>, Sizes) {
         let header = &self.header;
         let mut bytes = Vec::new();
-        let mut start = 0;
-        let mut written = |bytes: &[u8]| bytes.len() - core::mem::replace(&mut start, bytes.len());
-
         bytes.extend(MAGIC);
         bytes.extend(DELTA_VERSION.to_le_bytes());
-        bytes.push(if header.synthetic { FLAG_SYNTHETIC } else { 0 });
-        let mut header_bytes = written(&bytes);
-        bytes.extend(self.base.0);
-        bytes.extend(self.merged.0);
-        let digests_bytes = written(&bytes);
-        put_text(&mut bytes, &header.language);
-        put_text(&mut bytes, &header.model_version);
-        put_text(&mut bytes, &String::from(header.budget.clone()));
-        header_bytes += written(&bytes);
-        put_text(&mut bytes, &header.provenance);
-        let provenance_bytes = written(&bytes);
-        put_varint(&mut bytes, header.labels.len() as u32);
-        for label in &header.labels {
-            put_text(&mut bytes, label);
-        }
-        let labels_bytes = written(&bytes);
-        for threshold in &header.thresholds {
-            bytes.extend(threshold.to_le_bytes());
-        }
-        let thresholds_bytes = written(&bytes);
-        put_varint(&mut bytes, self.changes.len() as u32);
-        header_bytes += written(&bytes);
-        let changes = self
-            .changes
-            .iter()
-            .map(|change| change.write(&mut bytes))
-            .collect();
-        written(&bytes);
-        bytes.extend(self.signature);
-        let signature_bytes = written(&bytes);
-        let checksum = checksum(&bytes);
-        bytes.extend(checksum);
-        let checksum_bytes = written(&bytes);
-        let sizes = Sizes {
-            header_bytes,
-            provenance_bytes,
-            labels_bytes,
-            thresholds_bytes,
-            digests_bytes,
-            changes,
-            signature_bytes,
-            checksum_bytes,
+        let synthetic = if header.synthetic { FLAG_SYNTHETIC } else { 0 };
+        let manifest = if header.manifest.is_some() {
+            FLAG_MANIFEST
+        } else {
+            0
         };
+        bytes.push(synthetic | manifest);
+        bytes.extend(header.model_version.to_le_bytes());
+        let plain_header_bytes = bytes.len();
+        bytes.extend(self.base.0);
+        if let Some(manifest) = header.manifest {
+            bytes.extend(manifest.0);
+        }
+        bytes.extend(self.merged.0);
+        let digests_bytes = bytes.len() - plain_header_bytes;
+
+        let mut writer = Writer::new();
+        let mut ends = Vec::new();
+        let given = Some((header, self.changes.as_slice()));
+        code(&mut writer, given, &mut |writer: &Writer, part| {
+            ends.push((part, writer.bits()));
+        })
+        .expect("a writer refuses nothing");
+        let coded = writer.finish();
+        let mut sizes = Sizes {
+            header_bytes: plain_header_bytes,
+            provenance_bytes: 0,
+            labels_bytes: 0,
+            thresholds_bytes: 0,
+            digests_bytes,
+            changes: self
+                .changes
+                .iter()
+                .map(|change| ChangeBytes {
+                    tensor: change.tensor,
+                    frame_bytes: 0,
+                    positions_bytes: 0,
+                    values_bytes: 0,
+                })
+                .collect(),
+            signature_bytes: SIGNATURE_BYTES,
+            checksum_bytes: CHECKSUM_BYTES,
+        };
+        // The coder's output has no borders at bytes: a part ends at the byte that its last bit is in.
+        let (mut start, last) = (0, ends.len() - 1);
+        for (place, (part, bits)) in ends.into_iter().enumerate() {
+            let end = if place == last {
+                coded.len()
+            } else {
+                (bits / 8).min(coded.len())
+            };
+            let part = match part {
+                Part::Header => &mut sizes.header_bytes,
+                Part::Provenance => &mut sizes.provenance_bytes,
+                Part::Labels => &mut sizes.labels_bytes,
+                Part::Thresholds => &mut sizes.thresholds_bytes,
+                Part::Frame(change) => &mut sizes.changes[change].frame_bytes,
+                Part::Positions(change) => &mut sizes.changes[change].positions_bytes,
+                Part::Values(change) => &mut sizes.changes[change].values_bytes,
+            };
+            *part += end.saturating_sub(start);
+            start = start.max(end);
+        }
+        bytes.extend(coded);
         (bytes, sizes)
     }
 }
 
-/// The changes with their number in front; tensor indexes ascend.
-fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<Change>, PackageError> {
-    // Not reserved by the claimed number: a change is larger in memory than its shortest coding in the file.
-    let mut changes: Vec<Change> = Vec::new();
-    for _ in 0..reader.count(8, "number of changes")? {
-        let change = Change::read(reader)?;
-        if changes
-            .last()
-            .is_some_and(|last| last.tensor >= change.tensor)
-        {
-            return Err(reader.damaged("order of tensors"));
+/// What of the coded part has just been coded.
+enum Part {
+    Header,
+    Provenance,
+    Labels,
+    Thresholds,
+    Frame(usize),
+    Positions(usize),
+    Values(usize),
+}
+
+/// The coded part of a delta in either direction: a writer is given header and changes, a reader nothing. `part` is called after each part.
+fn code<C: Coder>(
+    coder: &mut C,
+    given: Option<(&DeltaHeader, &[Change])>,
+    part: &mut dyn FnMut(&C, Part),
+) -> Result<(DeltaHeader, Vec<Change>), PackageError> {
+    let (header, given_changes) = given.unzip();
+    let given_changes = given_changes.unwrap_or_default();
+    let (mut text, mut counts) = (Text::new(), Number::NEW);
+
+    let language = header.map_or("", |header| &header.language);
+    let language = coder.text(&mut text, MAX_LANGUAGE_BYTES, "language", language)?;
+    let budget = header.and_then(|header| header.budget.clone());
+    let budget = budget.map_or_else(String::new, String::from);
+    let budget = coder.text(&mut text, MAX_TEXT_BYTES, "budget", &budget)?;
+    let budget = if budget.is_empty() {
+        None
+    } else {
+        Some(budget.parse()?)
+    };
+    part(coder, Part::Header);
+    let provenance = header.map_or("", |header| &header.provenance);
+    let provenance = coder.text(&mut text, MAX_TEXT_BYTES, "provenance", provenance)?;
+    part(coder, Part::Provenance);
+
+    // `_unknown_` and `_silence_` are always the last, and not written.
+    let given_labels = header.map_or([].as_slice(), |header| &header.labels);
+    let keywords = given_labels.len().saturating_sub(2);
+    let keywords = coder.number(&mut counts, keywords as u32)? as usize;
+    if keywords > MAX_LABELS {
+        return Err(coder.damaged("number of labels"));
+    }
+    let mut labels = Vec::new();
+    for place in 0..keywords {
+        let label = given_labels.get(place).map_or("", String::as_str);
+        labels.push(coder.text(&mut text, MAX_LABEL_BYTES, "label", label)?);
+    }
+    if keywords > 0 {
+        labels.extend([UNKNOWN, SILENCE].map(String::from));
+    }
+    part(coder, Part::Labels);
+
+    let given_thresholds = header.map_or([].as_slice(), |header| &header.thresholds);
+    let (mut as_before, mut before, mut thresholds) = (Bit::NEW, 0f32, Vec::new());
+    for place in 0..labels.len() {
+        let threshold = given_thresholds.get(place).copied().unwrap_or_default();
+        if !coder.bit(&mut as_before, threshold.to_bits() == before.to_bits())? {
+            before = f32::from_bits(coder.raw(32, threshold.to_bits())?);
         }
+        thresholds.push(before);
+    }
+    part(coder, Part::Thresholds);
+
+    let count = coder.number(&mut counts, given_changes.len() as u32)? as usize;
+    if count > coder.bits_left() {
+        return Err(coder.damaged("number of changes"));
+    }
+    part(coder, Part::Header);
+    let (mut changes, mut models, mut next) = (Vec::new(), Models::new(), 0);
+    for place in 0..count {
+        let given = given_changes.get(place);
+        let change = Change::code(coder, &mut models, next, given, &mut |coder, ended| {
+            let ended = [Part::Frame, Part::Positions, Part::Values][ended](place);
+            part(coder, ended);
+        })?;
+        next = change.tensor + 1;
         changes.push(change);
     }
-    Ok(changes)
+    let header = DeltaHeader {
+        language,
+        model_version: 0,
+        manifest: None,
+        labels,
+        thresholds,
+        budget,
+        synthetic: false,
+        provenance,
+    };
+    Ok((header, changes))
+}
+
+/// The fields of fixed length at a file's start.
+struct Fields<'a> {
+    rest: &'a [u8],
+    offset: usize,
+}
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], PackageError> {
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(PackageError::Damaged {
+                what: "the end of the file",
+                offset: self.offset,
+            })?;
+        self.rest = rest;
+        self.offset += N;
+        Ok(*taken)
+    }
 }
 
 /// The first eight bytes of the SHA-256 of `bytes`: against damage, not against forgery.
@@ -300,6 +454,14 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut first = [0; CHECKSUM_BYTES];
     first.copy_from_slice(&Digest::of_bytes(bytes).0[..CHECKSUM_BYTES]);
     first
+}
+
+/// `body` with signature and checksum.
+fn sealed(mut body: Vec<u8>, signature: [u8; SIGNATURE_BYTES]) -> Vec<u8> {
+    body.extend(signature);
+    let checksum = checksum(&body);
+    body.extend(checksum);
+    body
 }
 
 /// The bytes before the checksum, if it is right.
@@ -312,4 +474,25 @@ fn unsealed(bytes: &[u8]) -> Result<&[u8], PackageError> {
             what: "checksum",
             offset: bytes.len().saturating_sub(CHECKSUM_BYTES),
         })
+}
+
+/// The bytes before the signature, and the signature.
+fn split_end(body: &[u8]) -> Result<(&[u8], [u8; SIGNATURE_BYTES]), PackageError> {
+    body.split_last_chunk::<SIGNATURE_BYTES>()
+        .map(|(body, signature)| (body, *signature))
+        .ok_or(PackageError::Damaged {
+            what: "the end of the file",
+            offset: body.len(),
+        })
+}
+
+/// A delta file's signature, and the same file without it: what was signed. Only ends and lengths are looked at.
+pub(super) fn without_signature(
+    bytes: &[u8],
+) -> Result<(Vec<u8>, [u8; SIGNATURE_BYTES]), PackageError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(PackageError::NotADelta);
+    }
+    let (body, signature) = split_end(unsealed(bytes)?)?;
+    Ok((sealed(body.to_vec(), [0; SIGNATURE_BYTES]), signature))
 }

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 
-use super::Digest;
+use super::{Digest, signature::KeyId};
 
 /// Why a manifest, a delta, an ONNX file or a merge was refused. Nothing is half done when it is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum PackageError {
         advice(*found, *supported)
     )]
     UnsupportedVersion {
-        /// `"delta"` or `"manifest"`.
+        /// `"delta"`, `"manifest"` or `"index"`.
         what: &'static str,
         /// Version in the file.
         found: u32,
@@ -62,6 +62,63 @@ pub enum PackageError {
         expected: Digest,
         /// Digest of the base given.
         found: Digest,
+    },
+    /// The delta was made for a base with another manifest.
+    #[error(
+        "wrong base: the delta fits the manifest with SHA-256 {}, this one has {found}; use base.json and base.onnx of the delta's release",
+        expected.map_or_else(|| "none".into(), |digest| alloc::string::ToString::to_string(&digest))
+    )]
+    WrongManifest {
+        /// Digest of the manifest that the delta was made with, if it names any.
+        expected: Option<Digest>,
+        /// Digest of the manifest given.
+        found: Digest,
+    },
+    /// A signature is required, and there is none.
+    #[error(
+        "unsigned: {what} carries no signature, and one is required; get a signed file from the publisher, or sign it with `swr-train sign`"
+    )]
+    Unsigned {
+        /// What should be signed.
+        what: &'static str,
+    },
+    /// The signature names another key than the ones that are trusted.
+    #[error(
+        "wrong key: the signature was made with the key {found}, trusted is {expected}; give the publisher's public key with --key, or get the file from its publisher"
+    )]
+    WrongKey {
+        /// Identifier of the trusted key.
+        expected: KeyId,
+        /// Identifier in the signature.
+        found: KeyId,
+    },
+    /// The signature does not belong to these contents under this key.
+    #[error(
+        "bad signature: {what} is not what the key {key} signed; it was altered after signing, or signed with another key; get the file from its publisher again"
+    )]
+    BadSignature {
+        /// What is signed.
+        what: &'static str,
+        /// Identifier of the key that was tried.
+        key: KeyId,
+    },
+    /// A public key or signature is not in minisign's format.
+    #[error("{what} cannot be read: {reason}; give a file made by minisign or `swr-train`")]
+    BadKeyFile {
+        /// `"the public key"` or `"the signature"`.
+        what: &'static str,
+        /// Which part does not hold.
+        reason: &'static str,
+    },
+    /// Older than what is installed.
+    #[error(
+        "too old: model version {found} is older than the installed {installed}; get the newer file, or remove the installed one first"
+    )]
+    TooOld {
+        /// Version in the file.
+        found: u32,
+        /// Version that is there.
+        installed: u32,
     },
     /// The merge ran, but its result is not the one that the delta promises.
     #[error(
@@ -126,6 +183,12 @@ pub enum PackageError {
     /// The manifest is not the JSON object that it must be.
     #[error("the manifest cannot be read: {reason}; give the base's .json file")]
     BadManifest {
+        /// What the JSON reader says, with line and column.
+        reason: String,
+    },
+    /// The index of a release is not the JSON object that it must be.
+    #[error("the index cannot be read: {reason}; give a folder or address that holds index.json")]
+    BadIndex {
         /// What the JSON reader says, with line and column.
         reason: String,
     },

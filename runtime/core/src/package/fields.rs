@@ -11,11 +11,11 @@ pub const UNKNOWN: &str = "_unknown_";
 pub const SILENCE: &str = "_silence_";
 
 /// Longest language code, in bytes (RFC 5646, section 4.4.1, asks for room for 35 characters).
-const MAX_LANGUAGE_BYTES: usize = 35;
+pub(super) const MAX_LANGUAGE_BYTES: usize = 35;
 /// Most labels of one network.
 pub(super) const MAX_LABELS: usize = 4_096;
 /// Longest label, in bytes.
-const MAX_LABEL_BYTES: usize = 128;
+pub(super) const MAX_LABEL_BYTES: usize = 128;
 /// Longest other text, in bytes.
 pub(super) const MAX_TEXT_BYTES: usize = 4_096;
 
@@ -130,4 +130,23 @@ pub(super) fn check_name(field: &'static str, text: &str) -> Result<(), PackageE
         return Err(bad(field, "must not be empty".into()));
     }
     check_text(field, text)
+}
+
+/// Versions are counted from 1.
+pub(super) fn check_model_version(version: u32) -> Result<(), PackageError> {
+    if version > 0 {
+        return Ok(());
+    }
+    Err(bad("model_version", "expected at least 1, found 0".into()))
+}
+
+/// A device goes forward, or stays.
+pub(super) fn check_not_older(version: u32, installed: u32) -> Result<(), PackageError> {
+    if version >= installed {
+        return Ok(());
+    }
+    Err(PackageError::TooOld {
+        found: version,
+        installed,
+    })
 }

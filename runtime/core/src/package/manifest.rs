@@ -8,12 +8,15 @@ use serde_json::{Map, Value};
 
 use super::{
     Digest, PackageError,
-    fields::{check_labels, check_language, check_name, check_thresholds},
+    fields::{
+        check_labels, check_language, check_model_version, check_name, check_not_older,
+        check_thresholds,
+    },
 };
 use crate::FrontendSettings;
 
 /// The manifest format that is written and read.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Longest averaging window and context, in frames (10 minutes); more is a mistake.
@@ -25,8 +28,8 @@ const MAX_FRAMES: usize = 60_000;
 pub struct Manifest {
     /// Format of the manifest, [`MANIFEST_VERSION`].
     pub format: u32,
-    /// Version of the model, free text such as `1.0.0`.
-    pub model_version: String,
+    /// Version of the model, from 1; it rises with every release.
+    pub model_version: u32,
     /// Name of the network, such as `bcresnet-causal tau=1`.
     pub architecture: String,
     /// BCP-47 code of the base's language.
@@ -109,6 +112,14 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Refuses an older base than the one that a device already has.
+    ///
+    /// # Errors
+    /// [`PackageError::TooOld`] if the manifest's model version is below `installed`.
+    pub fn check_not_older(&self, installed: u32) -> Result<(), PackageError> {
+        check_not_older(self.model_version, installed)
+    }
+
     /// The manifest as JSON, indented by two spaces and ended by a line break; equal manifests give equal bytes.
     ///
     /// # Errors
@@ -122,7 +133,7 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), PackageError> {
-        check_name("model_version", &self.model_version)?;
+        check_model_version(self.model_version)?;
         check_name("architecture", &self.architecture)?;
         check_language(&self.language)?;
         check_labels(&self.labels)?;

@@ -4,11 +4,15 @@
 use alloc::{format, string::String, vec::Vec};
 
 use super::{
-    Change, Delta, DeltaHeader, Edit, Group, MAX_DELTA_BYTES, PackageError, Tensor, Tensors,
-    change::MAX_RANK, delta::SIGNATURE_BYTES, digest, square, tensors::pairs,
+    Change, Delta, DeltaHeader, Digest, Edit, Group, MAX_DELTA_BYTES, PackageError, Precision,
+    Tensor, Tensors, Values,
+    change::{MAX_RANK, step},
+    delta::SIGNATURE_BYTES,
+    digest, square,
+    tensors::pairs,
 };
 
-/// Applies `delta` to the weights `base`; neither is altered.
+/// Applies `delta` to a copy of the weights `base`.
 ///
 /// # Errors
 /// [`PackageError::WrongBase`] if the delta was made for other weights, [`PackageError::NoSuchTensor`] and
@@ -16,15 +20,22 @@ use super::{
 /// [`PackageError::LabelsDoNotFit`] if the classifier has not one row per label,
 /// [`PackageError::WrongResult`] if the outcome is not the one promised.
 pub fn merge(base: &Tensors, delta: &Delta) -> Result<Tensors, PackageError> {
-    let found = digest(base);
+    merge_into(base.clone(), delta)
+}
+
+/// As [`merge`], in the memory of `base`, which an error leaves no part of.
+///
+/// # Errors
+/// Those of [`merge`].
+pub fn merge_into(base: Tensors, delta: &Delta) -> Result<Tensors, PackageError> {
+    let found = digest(&base);
     if found != delta.base {
         return Err(PackageError::WrongBase {
             expected: delta.base,
             found,
         });
     }
-    let merged = apply(base, &delta.changes)?;
-    check_classifier(&merged, delta.header.labels.len())?;
+    let merged = delta.apply(base)?;
     let found = digest(&merged);
     if found != delta.merged {
         return Err(PackageError::WrongResult {
@@ -36,10 +47,11 @@ pub fn merge(base: &Tensors, delta: &Delta) -> Result<Tensors, PackageError> {
 }
 
 impl Delta {
-    /// Makes the delta that turns `base` into a quantised `tuned`: differences in int8, the classifier replaced.
+    /// Makes the delta that turns `base` into `tuned`, as closely as `precision` says. Where `header` has labels, the classifier is
+    /// replaced, otherwise it is a tensor like any other.
     ///
-    /// `tuned` has the tensors of `base` in the same shapes; a classifier's first dimension is the number of labels in `header`.
-    /// Weights that are equal in both, or equal after quantisation, cost nothing. The digests come from really merging,
+    /// `tuned` has the tensors of `base` in the same shapes; a replaced classifier's first dimension is the number of labels in `header`.
+    /// Weights that are equal in both, or equal after rounding, cost nothing. The digests come from really merging,
     /// and the weights depend on `base` and `tuned` alone: thresholds calibrated on [`merge`]'s result may go into a second build.
     ///
     /// # Errors
@@ -49,38 +61,53 @@ impl Delta {
         base: &Tensors,
         tuned: &Tensors,
         header: DeltaHeader,
+        precision: Precision,
     ) -> Result<Self, PackageError> {
         header.check()?;
-        check_classifier(tuned, header.labels.len())?;
+        let replaced =
+            |name: &str| !header.labels.is_empty() && Group::of(name) == Group::Classifier;
+        if !header.labels.is_empty() {
+            check_classifier(tuned, header.labels.len())?;
+        }
         let mut changes = Vec::new();
         for (index, (name, old, new)) in pairs(base, tuned)?.into_iter().enumerate() {
-            let finite = match Group::of(name) {
-                Group::Classifier => new.data.iter().all(|weight| weight.is_finite()),
-                _ => old
-                    .data
-                    .iter()
-                    .zip(&new.data)
-                    .all(|(o, n)| (n - o).is_finite()),
+            if !replaced(name) && old.shape != new.shape {
+                return Err(PackageError::DoesNotFit {
+                    tensor: name.into(),
+                    what: "shape",
+                    expected: format!("{:?}", old.shape),
+                    found: format!("{:?}", new.shape),
+                    advice: "give the labels of a classifier that has other rows than the base's",
+                });
+            }
+            let finite = if replaced(name) {
+                new.data.iter().all(|weight| weight.is_finite())
+            } else {
+                let mut pairs = old.data.iter().zip(&new.data);
+                pairs.all(|(o, n)| n.is_finite() && (n - o).is_finite())
             };
             if !finite {
                 return Err(PackageError::NotFinite {
                     tensor: name.into(),
                 });
             }
-            if old != new {
-                match Group::of(name) {
-                    Group::Classifier => changes.push(Change::replacement(index, new)),
-                    _ => changes.extend(Change::difference(index, old, new)),
-                }
+            if old.shape == new.shape && equal_bits(&old.data, &new.data) {
+                continue;
+            }
+            if replaced(name) {
+                changes.push(Change::replacement(index, new, precision));
+            } else {
+                changes.extend(Change::difference(index, old, new, precision));
             }
         }
-        let delta = Self {
+        let mut delta = Self {
             header,
             base: digest(base),
-            merged: digest(&apply(base, &changes)?),
+            merged: Digest([0; 32]),
             changes,
             signature: [0; SIGNATURE_BYTES],
         };
+        delta.merged = digest(&delta.apply(base.clone())?);
         let file_bytes = delta.sizes().total();
         if file_bytes > MAX_DELTA_BYTES {
             return Err(PackageError::TooLarge {
@@ -91,28 +118,33 @@ impl Delta {
         }
         Ok(delta)
     }
+
+    /// The weights `base` with the changes, without a look at digests: [`merge`] is what makes sure that they belong together.
+    ///
+    /// # Errors
+    /// Those of [`merge`] but for the digests'.
+    pub fn apply(&self, mut base: Tensors) -> Result<Tensors, PackageError> {
+        let mut slots: Vec<(&String, &mut Tensor)> = base.iter_mut().collect();
+        let tensors = slots.len();
+        for change in &self.changes {
+            let (name, tensor) =
+                slots
+                    .get_mut(change.tensor)
+                    .ok_or(PackageError::NoSuchTensor {
+                        index: change.tensor,
+                        tensors,
+                    })?;
+            edit(name, tensor, &change.edit)?;
+        }
+        if !self.header.labels.is_empty() {
+            check_classifier(&base, self.header.labels.len())?;
+        }
+        Ok(base)
+    }
 }
 
-/// A copy of `base` with `changes` applied.
-fn apply(base: &Tensors, changes: &[Change]) -> Result<Tensors, PackageError> {
-    let mut merged = base.clone();
-    let mut slots: Vec<(&String, &mut Tensor)> = merged.iter_mut().collect();
-    let tensors = slots.len();
-    for change in changes {
-        let (name, tensor) = slots
-            .get_mut(change.tensor)
-            .ok_or(PackageError::NoSuchTensor {
-                index: change.tensor,
-                tensors,
-            })?;
-        edit(name, tensor, &change.edit)?;
-        if !tensor.data.iter().all(|weight| weight.is_finite()) {
-            return Err(PackageError::NotFinite {
-                tensor: String::clone(name),
-            });
-        }
-    }
-    Ok(merged)
+fn equal_bits(a: &[f32], b: &[f32]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError> {
@@ -123,23 +155,42 @@ fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError
         found,
         advice: "make the delta again",
     };
+    let mut finite = true;
+    let positions = match edit {
+        Edit::Add { positions, .. } | Edit::Step { positions, .. } => positions.indexes.as_slice(),
+        Edit::Replace { .. } => &[],
+    };
+    if let Some(last) = positions.last()
+        && *last as usize >= tensor.data.len()
+    {
+        let expected = format!("below {}", tensor.data.len());
+        return Err(misfit("position", expected, format!("{last}")));
+    }
+    let weights = tensor.data.as_mut_slice();
+    // Two roundings, a multiplication's and an addition's, never a fused one: every machine must get the same bits.
     match edit {
-        Edit::Add {
-            scale,
-            positions,
-            values,
-        } => {
-            let weights = tensor.data.len();
-            if let Some(last) = positions.last().filter(|last| **last as usize >= weights) {
-                return Err(misfit(
-                    "position",
-                    format!("below {weights}"),
-                    format!("{last}"),
-                ));
+        Edit::Add { values, .. } => match values {
+            Values::Quantised { scales, values } => {
+                let scale = scales[0];
+                for (&position, &value) in positions.iter().zip(values) {
+                    let weight = &mut weights[position as usize];
+                    *weight += scale * square(value);
+                    finite &= weight.is_finite();
+                }
             }
-            for (&position, &value) in positions.iter().zip(values) {
-                // Two roundings, never a fused multiply-add: every machine must get the same bits.
-                tensor.data[position as usize] += scale * square(value);
+            Values::Float(values) => {
+                for (&position, value) in positions.iter().zip(values) {
+                    let weight = &mut weights[position as usize];
+                    *weight += value;
+                    finite &= weight.is_finite();
+                }
+            }
+        },
+        Edit::Step { steps, .. } => {
+            for (&position, steps) in positions.iter().zip(steps) {
+                let weight = &mut weights[position as usize];
+                *weight = step(*weight, *steps);
+                finite &= weight.is_finite();
             }
         }
         Edit::Replace { shape, values } => {
@@ -158,9 +209,16 @@ fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError
                 ));
             }
             *tensor = Tensor::new(shape.clone(), values.to_f32());
+            finite = tensor.data.iter().all(|weight| weight.is_finite());
         }
     }
-    Ok(())
+    if finite {
+        Ok(())
+    } else {
+        Err(PackageError::NotFinite {
+            tensor: name.into(),
+        })
+    }
 }
 
 /// Every classifier tensor has one row per label, and a shape that a delta can hold.

@@ -4,7 +4,7 @@
 //! A file from outside never panics, never allocates by its own claim, and is never half applied. `runtime/core/FORMAT.md` has the layout.
 //!
 //! ```
-//! use swr_core::package::{Delta, DeltaHeader, Tensor, Tensors, merge};
+//! use swr_core::package::{Delta, DeltaHeader, Precision, Tensor, Tensors, merge};
 //!
 //! let network = |weight, rows: usize| {
 //!     Tensors::from([
@@ -14,35 +14,42 @@
 //! };
 //! let header = DeltaHeader {
 //!     language: "de".into(),
-//!     model_version: "1.0.0".into(),
+//!     model_version: 1,
+//!     manifest: None,
 //!     labels: ["ja", "nein", "_unknown_", "_silence_"].map(String::from).to_vec(),
 //!     thresholds: vec![0.5; 4],
-//!     budget: "10%".parse()?,
+//!     budget: Some("10%".parse()?),
 //!     synthetic: false,
 //!     provenance: String::new(),
 //! };
 //! let base = network(1.0, 3);
-//! let file = Delta::build(&base, &network(2.0, 4), header)?.write();
+//! let file = Delta::build(&base, &network(2.0, 4), header, Precision::Lossless)?.write();
 //! assert_eq!(merge(&base, &Delta::read(&file)?)?, network(2.0, 4));
 //! # Ok::<(), swr_core::package::PackageError>(())
 //! ```
 
 mod budget;
-mod bytes;
 mod change;
+mod coder;
 mod delta;
 mod error;
 mod fields;
+mod index;
 mod manifest;
 mod merge;
 pub mod onnx;
+mod signature;
 mod tensors;
 
 pub use budget::{Budget, Limit};
-pub use change::{Change, ChangeBytes, Edit, Values, quantise, square};
+pub use change::{
+    Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Values, quantise, square,
+};
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes};
 pub use error::PackageError;
 pub use fields::{SILENCE, UNKNOWN, check_labels};
+pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};
 pub use manifest::{MANIFEST_VERSION, Manifest, Thresholds};
-pub use merge::merge;
+pub use merge::{merge, merge_into};
+pub use signature::{DetachedSignature, KeyId, PublicKey};
 pub use tensors::{Counts, Digest, Group, Tensor, Tensors, changed, digest};

@@ -1,8 +1,9 @@
-//! The few ONNX messages that this project writes, and the reader of a model's f32 initialisers.
+//! The few ONNX messages that this project writes, and the reader of a model's weights: f32 initialisers, and those stored smaller.
 //! A graph goes out as bytes, named weights come in; nothing is run. Field numbers are those of `onnx.proto` (ONNX 1.17, IR version 8).
 
 use alloc::{format, string::String, vec::Vec};
 
+use half::f16;
 use prost::Message;
 
 use super::{PackageError, Tensor, Tensors};
@@ -16,6 +17,10 @@ pub const OPSET_VERSION: i64 = 17;
 
 /// `TensorProto.DataType.FLOAT`.
 const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT8`.
+const INT8: i32 = 3;
+/// `TensorProto.DataType.FLOAT16`.
+const FLOAT16: i32 = 10;
 /// `TensorProto.DataType.INT64`.
 const INT64: i32 = 7;
 /// `TensorProto.DataLocation.EXTERNAL`: the values are in another file.
@@ -286,7 +291,21 @@ impl ValueInfoProto {
     }
 }
 
-/// The part of a model that [`initializers`] looks at; everything else is skipped unread, and initialisers stay bytes,
+/// How [`store`] lays weights down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As f32.
+    F32,
+    /// As f16, and a `Cast` to f32.
+    F16,
+    /// As int8 with an f32 scale per row, and a `DequantizeLinear`; tensors whose rows are short, such as norms and biases, as f16.
+    Int8,
+}
+
+/// Rows of fewer values are not worth a scale.
+const LEAST_INT8_ROW: usize = 8;
+
+/// The part of a model that is looked at here; everything else is skipped unread, and initialisers and nodes stay bytes,
 /// so that a hostile file of many empty messages takes at most twelve times its size in memory.
 #[derive(Clone, PartialEq, Message)]
 struct ModelWeights {
@@ -296,17 +315,23 @@ struct ModelWeights {
 
 #[derive(Clone, PartialEq, Message)]
 struct GraphWeights {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    node: Vec<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "5")]
     initializer: Vec<Vec<u8>>,
 }
 
-/// Every f32 initialiser of an ONNX model's main graph, with names and shapes as stored; of other types none.
+fn bad(reason: String) -> PackageError {
+    PackageError::BadOnnx { reason }
+}
+
+/// The weights of an ONNX model's main graph, with names and shapes as stored: f32 initialisers, and what `Cast` or `DequantizeLinear` make of
+/// initialisers in f16 or int8, under the name that the rest of the graph knows them by. See [`store`].
 ///
 /// # Errors
 /// [`PackageError::TooLarge`] beyond [`MAX_ONNX_BYTES`]; [`PackageError::BadOnnx`] for what is no ONNX model, has no f32 initialiser,
 /// two of one name, values in another file, or values that do not fill the shape.
 pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
-    let bad = |reason: String| PackageError::BadOnnx { reason };
     if bytes.len() > MAX_ONNX_BYTES {
         return Err(PackageError::TooLarge {
             what: "the onnx file, in bytes,",
@@ -318,13 +343,15 @@ pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
         .map_err(|error| bad(format!("it is damaged or no onnx model: {error}")))?
         .graph
         .ok_or_else(|| bad("it has no graph; give an onnx model".into()))?;
-    let mut tensors = Tensors::new();
+    let (mut tensors, mut small) = (Tensors::new(), Tensors::new());
     for encoded in &graph.initializer {
         let proto = TensorProto::decode(encoded.as_slice())
             .map_err(|error| bad(format!("an initialiser is damaged: {error}")))?;
-        if proto.data_type != FLOAT {
-            continue;
-        }
+        let tensors = match proto.data_type {
+            FLOAT => &mut tensors,
+            FLOAT16 | INT8 => &mut small,
+            _ => continue,
+        };
         let tensor = read_tensor(&proto).map_err(|reason| {
             bad(format!(
                 "initialiser {:?}: {reason}; export the model again",
@@ -338,10 +365,213 @@ pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
             )));
         }
     }
+    if !small.is_empty() {
+        for encoded in &graph.node {
+            let node = NodeProto::decode(encoded.as_slice())
+                .map_err(|error| bad(format!("a node is damaged: {error}")))?;
+            restore(&node, &small, &mut tensors)?;
+        }
+    }
     if tensors.is_empty() {
         return Err(bad("it has no f32 initialiser; give an f32 model".into()));
     }
     Ok(tensors)
+}
+
+/// Takes up the weight that `node` makes of an initialiser in f16 or int8, if that is what it does.
+fn restore(node: &NodeProto, small: &Tensors, tensors: &mut Tensors) -> Result<(), PackageError> {
+    let [output] = node.output.as_slice() else {
+        return Ok(());
+    };
+    let tensor = match (node.op_type.as_str(), node.input.as_slice()) {
+        ("Cast", [input]) => small.get(input).cloned(),
+        ("DequantizeLinear", [input, scale]) => {
+            let (Some(tensor), Some(scale)) = (small.get(input), tensors.remove(scale)) else {
+                return Ok(());
+            };
+            if tensor.shape.first() != Some(&scale.data.len()) || tensor.data.is_empty() {
+                return Err(bad(format!(
+                    "node {output:?}: {} scales do not fit the shape {:?}; export the model again",
+                    scale.data.len(),
+                    tensor.shape
+                )));
+            }
+            let rows = tensor.data.chunks(tensor.data.len() / scale.data.len());
+            let values = rows
+                .zip(&scale.data)
+                .flat_map(|(row, scale)| row.iter().map(move |value| value * scale));
+            Some(Tensor::new(tensor.shape.clone(), values.collect()))
+        }
+        _ => None,
+    };
+    if let Some(tensor) = tensor
+        && tensors.insert(output.clone(), tensor).is_some()
+    {
+        return Err(bad(format!(
+            "weight {output:?} occurs twice; export the model again"
+        )));
+    }
+    Ok(())
+}
+
+/// The model with its f32 initialisers stored otherwise; everything else stays, byte for byte. Weights stored before in f16 or int8 stay so.
+///
+/// The result is an ordinary ONNX model, whose weights are what [`initializers`] reads from it; their digest, and so what deltas fit,
+/// changes with the rounding.
+///
+/// # Errors
+/// Those of [`initializers`]; [`PackageError::NotFinite`] for a weight that f16 cannot hold.
+pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
+    initializers(bytes)?;
+    if storage == Storage::F32 {
+        return Ok(bytes.to_vec());
+    }
+    let scales: Vec<String> = {
+        // Scales of int8 weights that are there already are no weights.
+        let graph = ModelWeights::decode(bytes).ok().and_then(|m| m.graph);
+        let nodes = graph.map(|graph| graph.node).unwrap_or_default();
+        let nodes = nodes
+            .iter()
+            .filter_map(|n| NodeProto::decode(n.as_slice()).ok());
+        let scales = nodes.filter(|node| node.op_type == "DequantizeLinear");
+        scales
+            .flat_map(|node| node.input.into_iter().skip(1))
+            .collect()
+    };
+    let damaged = || bad("it is damaged or no onnx model".into());
+    let (mut nodes, mut rest) = (Vec::new(), Vec::new());
+    let mut other_fields = Vec::new();
+    let graph = fields(bytes)
+        .try_fold(None, |graph, field| {
+            let (number, whole, content) = field?;
+            if number == 7 {
+                return Some(Some(content));
+            }
+            other_fields.extend_from_slice(whole);
+            Some(graph)
+        })
+        .flatten()
+        .ok_or_else(damaged)?;
+    for field in fields(graph) {
+        let (number, whole, content) = field.ok_or_else(damaged)?;
+        let proto = match number {
+            5 => TensorProto::decode(content).map_err(|_| damaged())?,
+            _ => TensorProto::default(),
+        };
+        if proto.data_type != FLOAT || scales.contains(&proto.name) {
+            rest.extend_from_slice(whole);
+            continue;
+        }
+        let tensor = read_tensor(&proto).map_err(bad)?;
+        let (initialisers, node) = stored(&proto.name, &tensor, storage)?;
+        put_field(1, &node.encode_to_vec(), &mut nodes);
+        for initialiser in initialisers {
+            put_field(5, &initialiser.encode_to_vec(), &mut rest);
+        }
+    }
+    // Nodes are in topological order: those that make weights come first.
+    let mut model = other_fields;
+    put_field(7, &[nodes, rest].concat(), &mut model);
+    Ok(model)
+}
+
+/// The initialisers that hold a weight, and the node that makes it of them.
+fn stored(
+    name: &str,
+    tensor: &Tensor,
+    storage: Storage,
+) -> Result<(Vec<TensorProto>, NodeProto), PackageError> {
+    let dims: Vec<i64> = tensor.shape.iter().map(|&d| d as i64).collect();
+    let row = tensor.data.len() / tensor.rows().max(1);
+    let node = |op_type: &str, input: &[String], attribute| NodeProto {
+        input: input.to_vec(),
+        output: alloc::vec![name.into()],
+        name: format!("{name}.restored"),
+        op_type: op_type.into(),
+        attribute: alloc::vec![attribute],
+    };
+    if storage == Storage::Int8 && row >= LEAST_INT8_ROW && tensor.shape.len() > 1 {
+        let (small, scale) = (format!("{name}.int8"), format!("{name}.int8_scale"));
+        let scales: Vec<f32> = tensor
+            .data
+            .chunks(row)
+            .map(|row| row.iter().fold(0f32, |most, v| most.max(v.abs())) / 127.0)
+            .collect();
+        let quantised = tensor
+            .data
+            .chunks(row)
+            .zip(&scales)
+            .flat_map(|(row, scale)| {
+                row.iter().map(move |value| match *scale {
+                    0.0 => 0,
+                    scale => libm::roundf(value / scale) as i8 as u8,
+                })
+            });
+        let values = TensorProto {
+            dims,
+            data_type: INT8,
+            name: small.clone(),
+            raw_data: quantised.collect(),
+            ..TensorProto::default()
+        };
+        let scale_values =
+            TensorProto::f32(&scale, &Tensor::new(alloc::vec![scales.len()], scales));
+        let axis = AttributeProto::int("axis", 0);
+        let node = node("DequantizeLinear", &[small, scale], axis);
+        return Ok((alloc::vec![values, scale_values], node));
+    }
+    let small = format!("{name}.f16");
+    let halves: Vec<f16> = tensor.data.iter().map(|v| f16::from_f32(*v)).collect();
+    if halves.iter().any(|half| !half.is_finite()) {
+        return Err(PackageError::NotFinite {
+            tensor: name.into(),
+        });
+    }
+    let values = TensorProto {
+        dims,
+        data_type: FLOAT16,
+        name: small.clone(),
+        raw_data: halves.iter().flat_map(|half| half.to_le_bytes()).collect(),
+        ..TensorProto::default()
+    };
+    let to_f32 = AttributeProto::int("to", FLOAT.into());
+    Ok((alloc::vec![values], node("Cast", &[small], to_f32)))
+}
+
+/// The fields of a protobuf message: number, all bytes, and the content of those with a length; `None` where the message is damaged.
+fn fields(mut message: &[u8]) -> impl Iterator<Item = Option<(u64, &[u8], &[u8])>> {
+    core::iter::from_fn(move || {
+        if message.is_empty() {
+            return None;
+        }
+        let whole = message;
+        let mut read = || {
+            let key = prost::encoding::decode_varint(&mut message).ok()?;
+            let length = match key & 7 {
+                0 => prost::encoding::decode_varint(&mut message)
+                    .map(|_| 0)
+                    .ok()?,
+                1 => 8,
+                2 => usize::try_from(prost::encoding::decode_varint(&mut message).ok()?).ok()?,
+                5 => 4,
+                _ => return None,
+            };
+            let (content, rest) = message.split_at_checked(length)?;
+            message = rest;
+            Some((key >> 3, &whole[..whole.len() - rest.len()], content))
+        };
+        let field = read();
+        if field.is_none() {
+            message = &[];
+        }
+        Some(field)
+    })
+}
+
+fn put_field(number: u64, content: &[u8], bytes: &mut Vec<u8>) {
+    prost::encoding::encode_varint(number << 3 | 2, bytes);
+    prost::encoding::encode_varint(content.len() as u64, bytes);
+    bytes.extend_from_slice(content);
 }
 
 fn read_tensor(proto: &TensorProto) -> Result<Tensor, String> {
@@ -355,15 +585,27 @@ fn read_tensor(proto: &TensorProto) -> Result<Tensor, String> {
         .collect();
     let shape =
         shape.ok_or_else(|| format!("shape {:?} has an impossible dimension", proto.dims))?;
-    let data = match (proto.raw_data.as_slice(), proto.float_data.as_slice()) {
-        (raw, []) => {
-            let (words, rest) = raw.as_chunks::<4>();
-            if !rest.is_empty() {
-                return Err(format!("{} bytes are no whole number of f32", raw.len()));
-            }
+    let raw = proto.raw_data.as_slice();
+    let whole = |size: usize, kind: &str| {
+        if raw.len().is_multiple_of(size) {
+            return Ok(());
+        }
+        Err(format!("{} bytes are no whole number of {kind}", raw.len()))
+    };
+    let data: Vec<f32> = match (proto.data_type, proto.float_data.as_slice()) {
+        (INT8, []) => raw.iter().map(|byte| f32::from(*byte as i8)).collect(),
+        (FLOAT16, []) => {
+            whole(2, "f16")?;
+            let (words, _) = raw.as_chunks::<2>();
+            let halves = words.iter().map(|word| f16::from_le_bytes(*word));
+            halves.map(f16::to_f32).collect()
+        }
+        (_, []) => {
+            whole(4, "f32")?;
+            let (words, _) = raw.as_chunks::<4>();
             words.iter().map(|word| f32::from_le_bytes(*word)).collect()
         }
-        ([], floats) => floats.to_vec(),
+        (FLOAT, floats) if raw.is_empty() => floats.to_vec(),
         _ => return Err("it has its values twice".into()),
     };
     let expected = shape

@@ -1,0 +1,408 @@
+//! `swr models`: releases of models in a directory or behind a URL, as `index.json` describes them, and what of them is installed.
+//! Files are fetched beside the installed ones, resumed where an earlier attempt broke off, verified together, and only then put in place.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
+
+use super::{ModelsArgs, Outcome, json_line};
+use crate::models::{Models, SIGNATURE_SUFFIX, beside, read};
+
+const INDEX: &str = "index.json";
+/// Folder inside the directory of models where files wait until all of them are good.
+const WAITING: &str = ".pull";
+
+/// List, fetch and check releases of models
+#[derive(Debug, Subcommand)]
+pub(super) enum Releases {
+    /// What a release holds, and what of it is installed
+    List(List),
+    /// Fetch base and languages of a release, verify them, put them in place
+    Pull(Pull),
+    /// Check that what is installed is what a release holds
+    Verify(List),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr models list https://example.org/swr/
+  swr models verify /media/usb/models --key publisher.pub
+
+`list` exits with 0; `verify` with 1 if an installed file is not the release's, or is refused.")]
+pub(super) struct List {
+    /// Directory or URL that holds index.json
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// One JSON object per file
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr models pull https://example.org/swr/ --lang ar,zh --models models
+  swr models pull /media/usb/models --key publisher.pub
+
+Languages that are installed already are updated along with the base, since a delta fits one base only. An older model than the installed
+one is refused. An interrupted pull goes on where it stopped when it is run again.")]
+pub(super) struct Pull {
+    /// Directory or URL that holds index.json
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// Languages to fetch, with commas between [default: all]
+    #[arg(long, value_name = "L", value_delimiter = ',')]
+    lang: Vec<String>,
+    /// One JSON object per file put in place
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
+/// A file of a release; the line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    lang: &'a str,
+    model_version: u32,
+    file: &'a str,
+    bytes: u64,
+    sha256: Digest,
+    /// `"no"`, `"yes"`, or `"other"` if the installed file has other contents.
+    installed: &'static str,
+}
+
+impl Releases {
+    pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        match self {
+            Releases::List(list) => list.list(out),
+            Releases::Pull(pull) => pull.run(out),
+            Releases::Verify(list) => list.verify(out),
+        }
+    }
+}
+
+impl List {
+    fn list(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        self.write(out)?;
+        Ok(Outcome::Success)
+    }
+
+    fn verify(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let installed = self.write(out)?;
+        let models = self.models.open()?;
+        for language in &models.languages()?[1..] {
+            models.merge(&models.delta(language)?)?;
+        }
+        Ok(
+            if installed.contains("other") || !installed.contains("yes") {
+                Outcome::Negative
+            } else {
+                Outcome::Success
+            },
+        )
+    }
+
+    /// Writes a line per file; the states that occurred.
+    fn write(&self, out: &mut dyn Write) -> anyhow::Result<BTreeSet<&'static str>> {
+        let index = Source::new(&self.source).index()?;
+        let directory = self.models.directory()?;
+        let mut states = BTreeSet::new();
+        for entry in index.entries() {
+            for file in &entry.files {
+                let line = line(entry, file, &directory)?;
+                states.insert(line.installed);
+                if self.json {
+                    json_line(out, &line)?;
+                } else {
+                    writeln!(
+                        out,
+                        "{:<6} version {:<4} {:<20} {:>9} B  installed: {}",
+                        line.lang, line.model_version, line.file, line.bytes, line.installed
+                    )?;
+                }
+            }
+        }
+        Ok(states)
+    }
+}
+
+fn line<'a>(entry: &'a Entry, file: &'a IndexedFile, directory: &Path) -> anyhow::Result<Line<'a>> {
+    Ok(Line {
+        lang: &entry.language,
+        model_version: entry.model_version,
+        file: &file.name,
+        bytes: file.bytes,
+        sha256: file.sha256,
+        installed: match digest_of(&directory.join(&file.name))? {
+            None => "no",
+            Some(found) if found == file.sha256 => "yes",
+            Some(_) => "other",
+        },
+    })
+}
+
+/// SHA-256 of a file, if it is there.
+fn digest_of(path: &Path) -> anyhow::Result<Option<Digest>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(Digest::of_bytes(&read(
+        path,
+        "check that you may read it",
+    )?)))
+}
+
+impl Pull {
+    fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let source = Source::new(&self.source);
+        let index = source.index()?;
+        let directory = self
+            .models
+            .directory
+            .clone()
+            .unwrap_or_else(|| "models".into());
+        let keys = self.models.keys()?;
+        let entries = self.wanted(&index, &directory)?;
+
+        let waiting = directory.join(WAITING);
+        let release = waiting.join("release");
+        if release.exists() {
+            fs::remove_dir_all(&release).with_context(|| release.display().to_string())?;
+        }
+        fs::create_dir_all(&release).with_context(|| release.display().to_string())?;
+        for file in entries.iter().flat_map(|entry| &entry.files) {
+            let (installed, staged) = (directory.join(&file.name), release.join(&file.name));
+            if digest_of(&installed)? == Some(file.sha256) {
+                fs::copy(&installed, &staged).with_context(|| installed.display().to_string())?;
+            } else {
+                source.fetch(file, &waiting, &staged)?;
+            }
+        }
+
+        // As a whole, as it will be used: graph, base, every merge, every signature.
+        let staged = Models::open_trusting(&release, &keys)?;
+        let installed = Models::open(&directory).ok();
+        if let Some(installed) = &installed {
+            let version = installed.manifest().model_version;
+            staged
+                .manifest()
+                .check_not_older(version)
+                .context("base.json")?;
+        }
+        for language in &staged.languages()?[1..] {
+            let new = staged.delta(language)?;
+            staged.merge(&new)?;
+            let old = installed.as_ref().and_then(|i| i.delta(language).ok());
+            if let Some(old) = old {
+                let version = old.delta.header().model_version;
+                let checked = new.delta.check_not_older(version);
+                checked.with_context(|| format!("{language}.swr"))?;
+            }
+        }
+
+        for entry in &entries {
+            for file in &entry.files {
+                let (from, to) = (release.join(&file.name), directory.join(&file.name));
+                if digest_of(&to)? != Some(file.sha256) {
+                    put_in_place(&from, &to)?;
+                    let line = line(entry, file, &directory)?;
+                    if self.json {
+                        json_line(out, &line)?;
+                    } else {
+                        writeln!(out, "{}: {} bytes", to.display(), line.bytes)?;
+                    }
+                }
+                // A signature of the file that was there before would only contradict the new one.
+                let signature = beside(Path::new(&file.name), SIGNATURE_SUFFIX);
+                let released = entry.files.iter().any(|f| Path::new(&f.name) == signature);
+                if !released && !file.name.ends_with(SIGNATURE_SUFFIX) {
+                    remove_if_there(&directory.join(signature))?;
+                }
+            }
+        }
+        fs::remove_dir_all(&waiting).with_context(|| waiting.display().to_string())?;
+        let languages: Vec<&str> = entries.iter().map(|e| e.language.as_str()).collect();
+        eprintln!(
+            "{}: {} of {}",
+            directory.display(),
+            languages.join(", "),
+            self.source
+        );
+        Ok(Outcome::Success)
+    }
+
+    /// The base, the languages asked for, and those that are installed, which need new deltas when the base is new.
+    fn wanted<'a>(&self, index: &'a Index, directory: &Path) -> anyhow::Result<Vec<&'a Entry>> {
+        let mut asked: Vec<String> = if self.lang.is_empty() {
+            index.languages.iter().map(|e| e.language.clone()).collect()
+        } else {
+            self.lang.clone()
+        };
+        if let Ok(installed) = Models::open(directory) {
+            asked.extend_from_slice(&installed.languages()?[1..]);
+        }
+        let mut entries = vec![&index.base];
+        for language in asked {
+            let entry = index.languages.iter().find(|e| e.language == language);
+            match entry {
+                Some(entry) if entries.contains(&entry) => {}
+                Some(entry) => entries.push(entry),
+                None if language == index.base.language => {}
+                None => bail!(
+                    "{}: the release has no language `{language}` (it has {}); leave it out, or remove {language}.swr if it is installed",
+                    self.source,
+                    index
+                        .entries()
+                        .map(|e| e.language.as_str())
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Moves a file within a file system so that either the old or the new one is there after a power cut.
+fn put_in_place(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let put = || -> io::Result<()> {
+        File::open(from)?.sync_all()?;
+        fs::rename(from, to)?;
+        match to.parent() {
+            Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    put().with_context(|| format!("{}: could not be put in place", to.display()))
+}
+
+fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a release lies.
+enum Source {
+    Directory(PathBuf),
+    Url(String),
+}
+
+impl Source {
+    fn new(typed: &str) -> Self {
+        if typed.starts_with("http://") || typed.starts_with("https://") {
+            Self::Url(typed.trim_end_matches('/').to_owned())
+        } else {
+            Self::Directory(typed.into())
+        }
+    }
+
+    /// A name in the release, for messages.
+    fn place(&self, name: &str) -> String {
+        match self {
+            Self::Directory(path) => path.join(name).display().to_string(),
+            Self::Url(url) => format!("{url}/{name}"),
+        }
+    }
+
+    /// The bytes of a file from `from` on, and where they begin: a server may start anew.
+    fn open(&self, name: &str, from: u64) -> anyhow::Result<(Box<dyn Read>, u64)> {
+        match self {
+            Self::Directory(_) => {
+                let mut file = File::open(self.place(name))
+                    .with_context(|| format!("{}: cannot be read", self.place(name)))?;
+                io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
+                Ok((Box::new(file), from))
+            }
+            Self::Url(url) => {
+                ensure!(
+                    cfg!(feature = "https") || !url.starts_with("https:"),
+                    "{url}: this program was built without TLS; build it with `--features https`, or give an http: address or a directory (whatever comes is verified)"
+                );
+                let mut request = ureq::get(self.place(name))
+                    .config()
+                    .timeout_connect(Some(std::time::Duration::from_secs(30)))
+                    .timeout_recv_response(Some(std::time::Duration::from_secs(60)))
+                    .build();
+                if from > 0 {
+                    request = request.header("Range", format!("bytes={from}-"));
+                }
+                let response = request
+                    .call()
+                    .with_context(|| format!("{}: cannot be fetched", self.place(name)))?;
+                let from = if response.status() == 206 { from } else { 0 };
+                Ok((Box::new(response.into_body().into_reader()), from))
+            }
+        }
+    }
+
+    fn index(&self) -> anyhow::Result<Index> {
+        let mut bytes = Vec::new();
+        let (reader, _) = self.open(INDEX, 0)?;
+        reader
+            .take(MAX_INDEX_BYTES as u64 + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("{}: cannot be read", self.place(INDEX)))?;
+        Index::parse(&bytes).with_context(|| self.place(INDEX))
+    }
+
+    /// Brings a file of the release to `staged`, going on with what an earlier attempt left in `waiting`.
+    fn fetch(&self, file: &IndexedFile, waiting: &Path, staged: &Path) -> anyhow::Result<()> {
+        let place = self.place(&file.name);
+        let part = waiting.join(format!("{}.part", file.sha256));
+        let mut there = fs::metadata(&part).map_or(0, |meta| meta.len());
+        if there > file.bytes {
+            there = 0;
+        }
+        if there < file.bytes {
+            let (reader, from) = self.open(&file.name, there)?;
+            let mut target = OpenOptions::new()
+                .create(true)
+                .write(true)
+                .truncate(false)
+                .open(&part)
+                .with_context(|| part.display().to_string())?;
+            target.set_len(from)?;
+            io::Seek::seek(&mut target, io::SeekFrom::Start(from))?;
+            let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {eta}")?;
+            let bar = ProgressBar::new(file.bytes).with_style(style);
+            bar.set_message(file.name.clone());
+            bar.set_position(from);
+            // One byte more than expected tells a longer file.
+            let mut reader = bar.wrap_read(reader.take(file.bytes - from + 1));
+            io::copy(&mut reader, &mut target)
+                .and_then(|_| target.sync_all())
+                .with_context(|| format!("{place}: broke off; run the command again to go on"))?;
+            bar.finish_and_clear();
+        }
+        let bytes = fs::read(&part).with_context(|| part.display().to_string())?;
+        if (bytes.len() as u64) < file.bytes {
+            bail!(
+                "{place}: broke off after {} of {} bytes; run the command again to go on",
+                bytes.len(),
+                file.bytes
+            );
+        }
+        if Digest::of_bytes(&bytes) != file.sha256 {
+            remove_if_there(&part)?;
+            bail!(
+                "{place}: damaged file: its SHA-256 is {}, the index promises {}; nothing was changed, run the command again or tell the publisher",
+                Digest::of_bytes(&bytes),
+                file.sha256
+            );
+        }
+        fs::rename(&part, staged).with_context(|| staged.display().to_string())
+    }
+}

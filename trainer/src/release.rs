@@ -1,0 +1,586 @@
+//! The commands of `swr-train` that make files for others: packages of weights that were trained anywhere, deltas between any two networks,
+//! keys, signatures, and the index of a release.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::json;
+use swr_core::package::{
+    Budget, Delta, DeltaHeader, DetachedSignature, Digest, Entry, INDEX_VERSION, Index,
+    IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Tensor, Tensors, UNKNOWN,
+    changed, merge,
+    onnx::{Storage, initializers, store},
+};
+
+use crate::files::{read, write_atomically};
+use crate::models::{Base, MODEL_VERSION, base_files, delta_path, merged_tensors};
+
+/// Extension of what `unpack` writes and `pack` reads beside ONNX.
+const SAFETENSORS: &str = "safetensors";
+
+/// How closely a delta keeps to the tuned network.
+#[derive(Args, Clone, Copy)]
+struct PrecisionArguments {
+    /// Quantise differences to a sign and so many bits: 7 is int8, 3 is int4
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUANTISED_BITS)))]
+    bits: Option<u32>,
+    /// Round differences to ten fraction bits, as f16 has
+    #[arg(long, conflicts_with = "bits")]
+    rounded: bool,
+    /// Keep every bit of the tuned network
+    #[arg(long, conflicts_with_all = ["bits", "rounded"])]
+    lossless: bool,
+}
+
+impl PrecisionArguments {
+    fn or(self, default: Precision) -> Precision {
+        match self {
+            Self { lossless: true, .. } => Precision::Lossless,
+            Self { rounded: true, .. } => Precision::Rounded,
+            Self {
+                bits: Some(bits), ..
+            } => Precision::Quantised(bits),
+            _ => default,
+        }
+    }
+}
+
+/// How weights lie in a base's file.
+#[derive(Clone, Copy, ValueEnum)]
+enum BaseValues {
+    /// As they are.
+    F32,
+    /// Half the bytes.
+    F16,
+    /// A quarter of the bytes, with a scale per output channel.
+    Int8,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train pack --lang sv --tuned sv.safetensors --labels sv.txt --threshold 0.8
+  swr-train pack --base network.onnx --lang en --labels en.txt --models out
+  swr-train pack --base models/base.onnx --manifest models/base.json --values f16 --models out
+
+The labels file has a keyword a line, in the order of the classifier's rows; `_unknown_` and `_silence_` come last and may be left out.
+A tuned network has the base's tensors under the base's names, as safetensors or ONNX; the classifier has a row per label.")]
+pub(crate) struct PackArguments {
+    /// BCP-47 code of the language
+    #[arg(long, value_name = "L", required_unless_present = "manifest")]
+    lang: Option<String>,
+    /// Weights of the language, to become a delta on the base of --models
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "base",
+        conflicts_with = "base"
+    )]
+    tuned: Option<PathBuf>,
+    /// A streaming ONNX network, to become the base of --models
+    #[arg(long, value_name = "ONNX")]
+    base: Option<PathBuf>,
+    /// Keywords, one a line
+    #[arg(long, value_name = "FILE", required_unless_present = "manifest")]
+    labels: Option<PathBuf>,
+    /// Detection threshold of every keyword
+    #[arg(long, default_value_t = 0.7)]
+    threshold: f32,
+    /// Version of the model; it must rise with every release
+    #[arg(long, default_value_t = MODEL_VERSION)]
+    model_version: u32,
+    /// Refuse a delta that exceeds this
+    #[arg(long, conflicts_with = "base")]
+    budget: Option<Budget>,
+    /// The weights were trained on synthetic speech
+    #[arg(long)]
+    synthetic: bool,
+    /// Where the weights come from, in a sentence
+    #[arg(long, default_value = "swr-train pack")]
+    provenance: String,
+    /// Manifest to take all but the digests from, in place of --lang and --labels
+    #[arg(long, value_name = "FILE", requires = "base")]
+    manifest: Option<PathBuf>,
+    /// How the base's weights are stored; a delta fits the base as it is stored
+    #[arg(long, value_enum, default_value = "f32", requires = "base")]
+    values: BaseValues,
+    /// Name of the network in the manifest
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "unknown",
+        requires = "base"
+    )]
+    architecture: String,
+    /// Licence of the base's weights, an SPDX expression
+    #[arg(
+        long,
+        value_name = "SPDX",
+        default_value = "MIT OR Apache-2.0",
+        requires = "base"
+    )]
+    licence: String,
+    #[command(flatten)]
+    precision: PrecisionArguments,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  swr-train unpack --lang ar --out ar.safetensors")]
+pub(crate) struct UnpackArguments {
+    /// Language whose merged weights are written
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// The safetensors file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train delta base.onnx tuned.onnx --out tuned.swr                 every bit of the tuned network
+  swr-train delta base.onnx tuned.safetensors --out tuned.swr --bits 7
+  swr export --base base.onnx --delta tuned.swr --out again.onnx
+
+Works for any network: the two have the same f32 tensors in the same shapes, whoever trained them.")]
+pub(crate) struct DeltaArguments {
+    /// The network that is there already: .onnx or .safetensors
+    #[arg(value_name = "BASE")]
+    base: PathBuf,
+    /// What it is to become
+    #[arg(value_name = "TUNED")]
+    tuned: PathBuf,
+    /// The delta
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    /// Where the change comes from, in a sentence
+    #[arg(long, default_value = "")]
+    provenance: String,
+    /// Version of the tuned network
+    #[arg(long, default_value_t = 1)]
+    model_version: u32,
+    #[command(flatten)]
+    precision: PrecisionArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  swr-train key --out publisher        writes publisher.pub and publisher.key
+
+The files are minisign's. The secret key is encrypted with a password, which is asked for, or taken from SWR_PASSWORD.")]
+pub(crate) struct KeyArguments {
+    /// Path of the two files, without .pub and .key
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Do not encrypt the secret key
+    #[arg(long)]
+    no_password: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train sign models/base.json models/*.swr --key publisher.key
+  swr-train sign models/ar.swr --key publisher.key --embed
+  minisign -Sm models/ar.swr -s publisher.key && swr-train embed models/ar.swr
+
+A signature lies beside its file as .minisig, which `minisign -V` checks as well. Embedded, the same 64 bytes stand inside a delta for devices
+that hold one file per language; the .minisig then still fits for `swr`, but minisign sees a file with other bytes.")]
+pub(crate) struct SignArguments {
+    /// Manifests and deltas
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Secret key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Write the signature into the deltas as well
+    #[arg(long)]
+    embed: bool,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  swr-train embed models/ar.swr models/zh.swr")]
+pub(crate) struct EmbedArguments {
+    /// Deltas with a .minisig beside them
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  swr-train index --models models      then put the folder on any file server, and
+  swr models pull https://example.org/models --lang ar")]
+pub(crate) struct IndexArguments {
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+/// Weights by name from an ONNX or safetensors file.
+fn read_tensors(path: &Path) -> Result<Tensors> {
+    let bytes = read(path)?;
+    if path.extension().is_some_and(|e| e == SAFETENSORS) {
+        read_safetensors(&bytes).with_context(|| path.display().to_string())
+    } else {
+        initializers(&bytes).with_context(|| path.display().to_string())
+    }
+}
+
+fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
+    let file = SafeTensors::deserialize(bytes).context("not a safetensors file")?;
+    let convert = |(name, view): (String, TensorView)| {
+        ensure!(
+            view.dtype() == Dtype::F32,
+            "tensor {name}: expected F32, found {:?}; convert it when it is saved",
+            view.dtype()
+        );
+        let values = view.data().chunks_exact(4);
+        let values = values.map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]]));
+        Ok((name, Tensor::new(view.shape().to_vec(), values.collect())))
+    };
+    file.tensors().into_iter().map(convert).collect()
+}
+
+/// Writes the merged weights of a language as safetensors.
+pub(crate) fn unpack(a: &UnpackArguments) -> Result<()> {
+    let tensors = merged_tensors(&a.models, &a.lang)?;
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, tensor.shape, bytes)
+        })
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write_atomically(&a.out, &safetensors::serialize(views, None)?)?;
+    println!("{}: {} tensors", a.out.display(), bytes.len());
+    Ok(())
+}
+
+/// The keywords of a labels file, with `_unknown_` and `_silence_` at the end.
+fn read_labels(path: &Path) -> Result<Vec<String>> {
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut labels: Vec<String> = lines.map(String::from).collect();
+    labels.retain(|label| label != UNKNOWN && label != SILENCE);
+    labels.extend([UNKNOWN, SILENCE].map(String::from));
+    Ok(labels)
+}
+
+/// Packs weights that were trained anywhere: as a base, or as a delta on the base that is there.
+pub(crate) fn pack(a: &PackArguments) -> Result<()> {
+    match (&a.base, &a.tuned) {
+        (Some(base), _) => pack_base(a, base),
+        (_, Some(tuned)) => pack_language(a, tuned),
+        (None, None) => bail!("give --tuned or --base"),
+    }
+}
+
+fn pack_base(a: &PackArguments, network: &Path) -> Result<()> {
+    let storage = match a.values {
+        BaseValues::F32 => Storage::F32,
+        BaseValues::F16 => Storage::F16,
+        BaseValues::Int8 => Storage::Int8,
+    };
+    let onnx = store(&read(network)?, storage).with_context(|| network.display().to_string())?;
+    let tensors = initializers(&onnx)?;
+    let manifest = match (&a.manifest, &a.lang, &a.labels) {
+        (Some(path), _, _) => {
+            Manifest::parse(&read(path)?).with_context(|| path.display().to_string())?
+        }
+        (_, Some(lang), Some(labels)) => Manifest {
+            language: lang.clone(),
+            labels: read_labels(labels)?,
+            architecture: a.architecture.clone(),
+            licence: a.licence.clone(),
+            model_version: a.model_version,
+            thresholds: swr_core::package::Thresholds::ForAll(a.threshold),
+            training: serde_json::Map::from_iter([("provenance".into(), json!(a.provenance))]),
+            ..base_files::manifest(&tensors, &onnx)
+        },
+        _ => bail!("give --lang and --labels, or --manifest"),
+    };
+    base_files::write(&a.models, &onnx, manifest)?;
+    println!(
+        "{}: base of {} tensors, {} bytes",
+        a.models.display(),
+        tensors.len(),
+        onnx.len()
+    );
+    Ok(())
+}
+
+fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    let (Some(lang), Some(labels)) = (&a.lang, &a.labels) else {
+        bail!("give --lang and --labels");
+    };
+    let labels = read_labels(labels)?;
+    let header = DeltaHeader {
+        language: lang.clone(),
+        model_version: a.model_version,
+        manifest: Some(base.manifest_sha256),
+        thresholds: vec![a.threshold; labels.len()],
+        labels,
+        budget: a.budget.clone(),
+        synthetic: a.synthetic,
+        provenance: a.provenance.clone(),
+    };
+    let tensors = read_tensors(tuned)?;
+    let precision = a.precision.or(Precision::Quantised(MAX_QUANTISED_BITS));
+    let delta = Delta::build(&base.tensors, &tensors, header, precision)
+        .with_context(|| tuned.display().to_string())?;
+    let bytes = delta.write();
+    let merged = merge(&base.tensors, &Delta::read(&bytes)?)?;
+    if let Some(budget) = &a.budget {
+        let used = budget.used(&changed(&base.tensors, &merged)?, bytes.len());
+        let allowed = budget.allowed(&swr_core::package::Counts::of(&base.tensors));
+        ensure!(
+            used <= allowed,
+            "--budget {budget}: the delta uses {used} of {allowed}; nothing was written"
+        );
+    }
+    let path = delta_path(&a.models, lang);
+    write_atomically(&path, &bytes)?;
+    println!(
+        "{}: {} bytes; largest error {:e}",
+        path.display(),
+        bytes.len(),
+        largest_error(&tensors, &merged)
+    );
+    Ok(())
+}
+
+/// The largest difference between weights of the same name.
+fn largest_error(wanted: &Tensors, found: &Tensors) -> f32 {
+    let differences = wanted.iter().flat_map(|(name, tensor)| {
+        let pairs = tensor.data.iter().zip(&found[name].data);
+        pairs.map(|(wanted, found)| (wanted - found).abs())
+    });
+    differences.fold(0.0, f32::max)
+}
+
+/// Makes a delta between any two networks of equal tensors.
+pub(crate) fn delta(a: &DeltaArguments) -> Result<()> {
+    let (base, tuned) = (read_tensors(&a.base)?, read_tensors(&a.tuned)?);
+    let header = DeltaHeader {
+        language: "und".into(),
+        model_version: a.model_version,
+        manifest: None,
+        labels: Vec::new(),
+        thresholds: Vec::new(),
+        budget: None,
+        synthetic: false,
+        provenance: a.provenance.clone(),
+    };
+    let precision = a.precision.or(Precision::Lossless);
+    let delta = Delta::build(&base, &tuned, header, precision)
+        .with_context(|| format!("from {} to {}", a.base.display(), a.tuned.display()))?;
+    let bytes = delta.write();
+    let merged = merge(&base, &Delta::read(&bytes)?)?;
+    write_atomically(&a.out, &bytes)?;
+    let error = largest_error(&tuned, &merged);
+    let weights = changed(&base, &merged)?.all();
+    if a.json {
+        let sizes = delta.sizes();
+        println!(
+            "{}",
+            json!({
+                "file": a.out,
+                "bytes": bytes.len(),
+                "changed": weights,
+                "tensors": sizes.changes.len(),
+                "positions_bytes": sizes.changes.iter().map(|c| c.positions_bytes).sum::<usize>(),
+                "values_bytes": sizes.changes.iter().map(|c| c.values_bytes).sum::<usize>(),
+                "largest_error": error,
+            })
+        );
+    } else {
+        println!(
+            "{}: {} bytes, {weights} weights of {} tensors; largest error {error:e}",
+            a.out.display(),
+            bytes.len(),
+            delta.changes().len()
+        );
+    }
+    Ok(())
+}
+
+/// `path` with `suffix` after its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Writes a new pair of keys.
+pub(crate) fn key(a: &KeyArguments) -> Result<()> {
+    let (public, secret) = (beside(&a.out, ".pub"), beside(&a.out, ".key"));
+    for path in [&public, &secret] {
+        ensure!(
+            !path.exists(),
+            "{}: is there already; a key that is lost cannot be made again, so remove it yourself if you mean it",
+            path.display()
+        );
+    }
+    let pair = if a.no_password {
+        KeyPair::generate_unencrypted_keypair()
+    } else {
+        KeyPair::generate_encrypted_keypair(std::env::var("SWR_PASSWORD").ok())
+    };
+    let pair = pair.context("no key could be made")?;
+    let secret_text = pair.sk.to_box(None)?.into_string();
+    write_atomically(&secret, secret_text.as_bytes())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
+    }
+    write_atomically(&public, pair.pk.to_box()?.into_string().as_bytes())?;
+    println!("{}: give it to devices with `swr --key`", public.display());
+    println!("{}: keep it secret", secret.display());
+    Ok(())
+}
+
+fn read_secret_key(path: &Path) -> Result<SecretKey> {
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+    let unreadable = || {
+        format!(
+            "{}: not minisign's secret key, or another password",
+            path.display()
+        )
+    };
+    let boxed = SecretKeyBox::from_string(&text).with_context(unreadable)?;
+    let encrypted = !text.lines().nth(1).is_some_and(|line| {
+        // Bytes 2 and 3 name the key derivation; zeros stand for none.
+        line.starts_with("RWQAA")
+    });
+    if encrypted {
+        boxed.into_secret_key(std::env::var("SWR_PASSWORD").ok())
+    } else {
+        boxed.into_unencrypted_secret_key()
+    }
+    .with_context(unreadable)
+}
+
+/// Signs manifests and deltas.
+pub(crate) fn sign(a: &SignArguments) -> Result<()> {
+    let key = read_secret_key(&a.key)?;
+    for path in &a.files {
+        let bytes = read(path)?;
+        let delta = match path.extension().is_some_and(|e| e == "swr") {
+            true => Some(Delta::read(&bytes).with_context(|| path.display().to_string())?),
+            false => None,
+        };
+        // Of a delta the form without an embedded signature is signed.
+        let signed = delta.as_ref().map_or(bytes, Delta::write_unsigned);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let comment = format!("file:{name}\thashed");
+        let signature = minisign::sign(None, &key, signed.as_slice(), Some(&comment), None)
+            .with_context(|| path.display().to_string())?
+            .into_string();
+        let beside = beside(path, ".minisig");
+        write_atomically(&beside, signature.as_bytes())?;
+        println!("{}", beside.display());
+        match delta {
+            Some(delta) if a.embed => embed_signature(path, delta, &signature)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the signatures that lie beside deltas into them.
+pub(crate) fn embed(a: &EmbedArguments) -> Result<()> {
+    for path in &a.files {
+        let delta = Delta::read(&read(path)?).with_context(|| path.display().to_string())?;
+        let beside = beside(path, ".minisig");
+        let text =
+            String::from_utf8(read(&beside)?).with_context(|| beside.display().to_string())?;
+        embed_signature(path, delta, &text)?;
+    }
+    Ok(())
+}
+
+fn embed_signature(path: &Path, delta: Delta, text: &str) -> Result<()> {
+    let signature: DetachedSignature = text.parse().with_context(|| path.display().to_string())?;
+    write_atomically(path, &delta.with_signature(signature.signature).write())?;
+    println!(
+        "{}: signature of key {} embedded",
+        path.display(),
+        signature.key
+    );
+    Ok(())
+}
+
+/// Writes `index.json` beside base and deltas, all of which must fit together.
+pub(crate) fn index(a: &IndexArguments) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    let entry = |language: &str, model_version, names: Vec<String>| -> Result<Entry> {
+        let mut files = Vec::new();
+        for name in names {
+            for name in [name.clone(), format!("{name}.minisig")] {
+                let path = a.models.join(&name);
+                if name.ends_with(".minisig") && !path.exists() {
+                    continue;
+                }
+                let bytes = read(&path)?;
+                files.push(IndexedFile {
+                    name,
+                    bytes: bytes.len() as u64,
+                    sha256: Digest::of_bytes(&bytes),
+                });
+            }
+        }
+        Ok(Entry {
+            language: language.into(),
+            model_version,
+            files,
+        })
+    };
+    let names = ["base.json", "base.onnx"].map(String::from).to_vec();
+    let mut index = Index {
+        format: INDEX_VERSION,
+        base: entry(&base.manifest.language, base.manifest.model_version, names)?,
+        languages: Vec::new(),
+    };
+    let mut deltas: Vec<PathBuf> = std::fs::read_dir(&a.models)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    deltas.retain(|path| path.extension().is_some_and(|e| e == "swr"));
+    deltas.sort();
+    for path in deltas {
+        let named = || path.display().to_string();
+        let delta = Delta::read(&read(&path)?).with_context(named)?;
+        merge(&base.tensors, &delta).with_context(named)?;
+        delta
+            .check_manifest(base.manifest_sha256)
+            .with_context(named)?;
+        let header = delta.header();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let names = vec![name.into_owned()];
+        index
+            .languages
+            .push(entry(&header.language, header.model_version, names)?);
+    }
+    let path = a.models.join("index.json");
+    write_atomically(&path, index.to_json()?.as_bytes())?;
+    println!(
+        "{}: base and {} languages",
+        path.display(),
+        index.languages.len()
+    );
+    Ok(())
+}
