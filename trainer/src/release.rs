@@ -462,17 +462,13 @@ fn read_secret_key(path: &Path) -> Result<SecretKey> {
             path.display()
         )
     };
-    let boxed = SecretKeyBox::from_string(&text).with_context(unreadable)?;
-    let encrypted = !text.lines().nth(1).is_some_and(|line| {
-        // Bytes 2 and 3 name the key derivation; zeros stand for none.
-        line.starts_with("RWQAA")
-    });
-    if encrypted {
-        boxed.into_secret_key(std::env::var("SWR_PASSWORD").ok())
-    } else {
-        boxed.into_unencrypted_secret_key()
+    let boxed = || SecretKeyBox::from_string(&text).with_context(unreadable);
+    match boxed()?.into_unencrypted_secret_key() {
+        Ok(key) => Ok(key),
+        Err(_) => boxed()?
+            .into_secret_key(std::env::var("SWR_PASSWORD").ok())
+            .with_context(unreadable),
     }
-    .with_context(unreadable)
 }
 
 /// Signs manifests and deltas.

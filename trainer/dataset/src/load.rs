@@ -89,14 +89,15 @@ pub fn fit_one_second(samples: &[f32]) -> Vec<f32> {
     let steps = CLIP_SAMPLES / STEP_SAMPLES;
     let mut energy: f64 = energies[..steps].iter().sum();
     let (mut best, mut best_step) = (energy, 0);
-    for step in 1..=(samples.len() - CLIP_SAMPLES) / STEP_SAMPLES {
+    // The last second may begin between two steps, and its last step be a short one.
+    for step in 1..=(samples.len() - CLIP_SAMPLES).div_ceil(STEP_SAMPLES) {
         energy += energies[step + steps - 1] - energies[step - 1];
         // The margin keeps rounding from preferring a later one of equals.
         if energy > best * (1.0 + 1e-9) {
             (best, best_step) = (energy, step);
         }
     }
-    let start = best_step * STEP_SAMPLES;
+    let start = (best_step * STEP_SAMPLES).min(samples.len() - CLIP_SAMPLES);
     samples[start..start + CLIP_SAMPLES].to_vec()
 }
 

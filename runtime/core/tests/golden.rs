@@ -1,0 +1,228 @@
+//! Files of every version of the format, kept for ever, and the same bits of merged weights on every machine: this test runs on other processors too
+//! (`.ci/run` runs it on aarch64 and armv7 under qemu), without the `std` feature.
+//!
+//! `cargo test -p swr-core --test golden -- --ignored` writes the files of a new version; those that are there are never written again.
+
+use std::path::{Path, PathBuf};
+
+use swr_core::package::{
+    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors, digest, merge, merge_into,
+    onnx::initializers,
+};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Numbers that look like weights, the same on every machine (a linear congruential generator, Numerical Recipes).
+fn weights(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    // The sum of four is nearly normal.
+    (0..count).map(|_| next() + next() + next() + next()).collect()
+}
+
+/// A network of every kind of tensor; `rows` are the classifier's.
+fn network(seed: u32, rows: usize) -> Tensors {
+    let tensor = |shape: &[usize], seed| Tensor::new(shape.to_vec(), weights(shape.iter().product(), seed));
+    Tensors::from([
+        ("a.conv.weight".into(), tensor(&[16, 12, 3], seed)),
+        ("a.norm.scale".into(), tensor(&[16], seed + 1)),
+        ("b.conv.weight".into(), tensor(&[12, 20], seed + 2)),
+        ("classifier.bias".into(), tensor(&[rows], seed + 3)),
+        ("classifier.weight".into(), tensor(&[rows, 12], seed + 4)),
+    ])
+}
+
+/// `network(1, 4)` tuned: single weights, rows, a whole tensor, another classifier.
+fn tuned(rows: usize) -> Tensors {
+    let (mut tuned, other) = (network(1, 4), network(100, rows));
+    let difference = |index: usize| 0.1 * other["a.conv.weight"].data[index];
+    for (index, weight) in tuned.get_mut("a.conv.weight").unwrap().data.iter_mut().enumerate() {
+        if index % 7 == 3 {
+            *weight += difference(index);
+        }
+    }
+    for (index, weight) in tuned.get_mut("a.norm.scale").unwrap().data.iter_mut().enumerate() {
+        *weight += difference(index);
+    }
+    for row in [2, 3, 9] {
+        for index in row * 20..(row + 1) * 20 {
+            tuned.get_mut("b.conv.weight").unwrap().data[index] += difference(index);
+        }
+    }
+    for name in ["classifier.bias", "classifier.weight"] {
+        tuned.insert(name.into(), other[name].clone());
+    }
+    tuned
+}
+
+fn header(labels: &[&str]) -> DeltaHeader {
+    DeltaHeader {
+        language: if labels.is_empty() { "und" } else { "pt-BR" }.into(),
+        model_version: 7,
+        manifest: (!labels.is_empty()).then_some(Digest([0xa5; 32])),
+        labels: labels.iter().map(|label| label.to_string()).collect(),
+        thresholds: vec![0.75; labels.len()],
+        budget: (!labels.is_empty()).then(|| "12.5%".parse().unwrap()),
+        synthetic: !labels.is_empty(),
+        provenance: "golden".into(),
+    }
+}
+
+const LABELS: [&str; 6] = ["sim", "não", "четыре", "四", "_unknown_", "_silence_"];
+
+/// The golden files of this version: name, delta, digest of the merged tensors.
+fn cases() -> [(&'static str, Delta, &'static str); 4] {
+    let base = network(1, 4);
+    let build = |rows, labels: &[&str], precision| {
+        Delta::build(&base, &tuned(rows), header(labels), precision).unwrap()
+    };
+    [
+        (
+            "delta-v3-int8.swr",
+            build(6, &LABELS, Precision::Quantised(7)),
+            "49cb37f5a7cd0f7dc14e535417b2928738740895f39906ae42e5906ee35269bb",
+        ),
+        (
+            "delta-v3-int4.swr",
+            build(6, &LABELS, Precision::Quantised(3)),
+            "0800a5743354181e13e4e82d66f14f69bb5449d024aaa48a58dbb7473ff831ef",
+        ),
+        (
+            "delta-v3-rounded.swr",
+            build(6, &LABELS, Precision::Rounded),
+            "4aa215aab51d0949aaf6cda635e9065364a8bfaf71b2e5722be1a4e70b9ee03f",
+        ),
+        (
+            "delta-v3-lossless.swr",
+            build(4, &[], Precision::Lossless),
+            "d4cb0c7cc58854267693ee66644c9a97e275ea5d22ccf9e199c825c865c6e866",
+        ),
+    ]
+}
+
+#[test]
+fn golden_files_are_read_written_and_merged_to_the_bit() {
+    for (name, built, merged) in cases() {
+        let bytes = read(&golden(name));
+        let delta = Delta::read(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(delta, built, "{name}");
+        assert_eq!(delta.write(), bytes, "{name}: other bytes are written");
+        let found = merge(&network(1, 4), &delta).unwrap();
+        assert_eq!(digest(&found).to_string(), merged, "{name}");
+    }
+    let lossless = Delta::read(&read(&golden("delta-v3-lossless.swr"))).unwrap();
+    let merged = merge(&network(1, 4), &lossless).unwrap();
+    assert_eq!(digest(&merged), digest(&tuned(4)));
+}
+
+/// What FORMAT.md promises of a reader: older files are told from damaged ones.
+#[test]
+fn older_versions_are_refused_as_such() {
+    let error = Delta::read(&read(&golden("delta-v2.swr"))).unwrap_err();
+    let expected = PackageError::UnsupportedVersion {
+        what: "delta",
+        found: 2,
+        supported: 3,
+    };
+    assert_eq!(error, expected);
+}
+
+/// A merge is refused unless its result has the digest that was found when the delta was made, on x86_64.
+#[test]
+fn released_deltas_merge_to_the_same_bits_on_this_machine() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let base = initializers(&read(&models.join("base.onnx"))).unwrap();
+    for language in ["ar", "zh", "de", "pl"] {
+        let delta = Delta::read(&read(&models.join(format!("{language}.swr")))).unwrap();
+        let merged = merge_into(base.clone(), &delta).unwrap();
+        assert_eq!(digest(&merged), delta.merged_digest(), "{language}");
+    }
+}
+
+/// The worked example of FORMAT.md is what is written, byte for byte.
+#[test]
+fn the_example_of_the_format_is_a_delta() {
+    let format = include_str!("../FORMAT.md");
+    let block = format.split("```text\n").nth(1).unwrap();
+    let block = block.split("```").next().unwrap();
+    let digits = block.lines().flat_map(|line| {
+        let hex = line.split("  ").next().unwrap();
+        hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap())
+    });
+    let bytes: Vec<u8> = digits.collect();
+    let (base, delta) = example();
+    let Edit::Step { positions, steps } = &delta.changes()[0].edit else {
+        panic!("no steps");
+    };
+    assert_eq!((positions.unit, &positions.indexes[..]), (1, &[4, 7][..]));
+    assert_eq!(steps, &[1 << 22, -(1 << 22)]);
+    assert_eq!(Delta::read(&bytes).unwrap(), delta, "{}", example_text(&delta));
+    assert_eq!(delta.write(), bytes);
+    let merged = merge(&base, &delta).unwrap();
+    assert_eq!(merged["head.conv.weight"].data, [1.0, 1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 0.75]);
+}
+
+fn example() -> (Tensors, Delta) {
+    let network = |row: [f32; 4]| {
+        let weights = [[1.0; 4], row].concat();
+        Tensors::from([("head.conv.weight".to_string(), Tensor::new(vec![2, 4], weights))])
+    };
+    let base = network([1.0; 4]);
+    let header = DeltaHeader {
+        provenance: String::new(),
+        ..header(&[])
+    };
+    let tuned = network([1.5, 1.0, 1.0, 0.75]);
+    let delta = Delta::build(&base, &tuned, header, Precision::Lossless).unwrap();
+    (base, delta)
+}
+
+/// The example as FORMAT.md shows it.
+fn example_text(delta: &Delta) -> String {
+    let bytes = delta.write();
+    let coded = bytes.len() - 72;
+    let parts = [
+        (0..4, "magic"),
+        (4..6, "version 3"),
+        (6..7, "flags: neither synthetic nor with a manifest"),
+        (7..11, "model version 7"),
+        (11..43, "base digest"),
+        (43..75, "merged digest"),
+        (75..coded, "coded: `und`, no budget, no provenance, 0 labels, 1 change; tensor 0, step, units of 1, gaps 4 and 2, steps 2^22 and -2^22"),
+        (coded..coded + 64, "signature: none"),
+        (coded + 64..bytes.len(), "checksum"),
+    ];
+    let mut text = String::new();
+    for (range, meaning) in parts {
+        let chunks: Vec<&[u8]> = bytes[range].chunks(32).collect();
+        for (line, chunk) in chunks.iter().enumerate() {
+            let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+            let meaning = if line == 0 { meaning } else { "" };
+            text += format!("{}  {meaning}", hex.join(" ")).trim_end();
+            text += if line == 0 { "\n" } else { "  \n" };
+        }
+    }
+    text
+}
+
+#[test]
+#[ignore = "writes the golden files of a new version, and prints their digests and the example"]
+fn write_golden_files() {
+    for (name, delta, _) in cases() {
+        let path = golden(name);
+        if !path.exists() {
+            std::fs::write(&path, delta.write()).unwrap();
+        }
+        println!("{name}: {}", delta.merged_digest());
+    }
+    println!("{}", example_text(&example().1));
+}
