@@ -1,0 +1,421 @@
+//! Claims about releases: signatures that are required, what `verify`, `diff`, `export` say, and a `pull` that ends with all or nothing.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use minisign::KeyPair;
+use serde_json::Value;
+use swr_core::package::onnx::{Storage, initializers, store};
+use swr_core::package::{
+    Delta, Digest, Entry, INDEX_VERSION, Index, IndexedFile, Manifest, PackageError, PublicKey,
+};
+use swr_runtime::{Engine, Models, ModelsError, cli};
+
+use crate::common::{BASE_LABELS, crafted, delta, manifest, models, onnx, random};
+
+fn keys() -> (KeyPair, String) {
+    let pair = KeyPair::generate_unencrypted_keypair().unwrap();
+    let text = pair.pk.to_box().unwrap().into_string();
+    (pair, text)
+}
+
+/// Signs a file beside it, a delta in its unsigned form.
+fn sign(path: &Path, pair: &KeyPair) -> String {
+    let bytes = fs::read(path).unwrap();
+    let signed = Delta::read(&bytes).map_or(bytes, |delta| delta.write_unsigned());
+    let text = minisign::sign(None, &pair.sk, signed.as_slice(), Some("test"), None).unwrap();
+    let text = text.into_string();
+    fs::write(format!("{}.minisig", path.display()), &text).unwrap();
+    text
+}
+
+fn refused(result: Result<impl Sized, ModelsError>) -> PackageError {
+    match result {
+        Err(ModelsError::Package { source, .. }) => *source,
+        Err(other) => panic!("expected a package error, found: {other}"),
+        Ok(_) => panic!("expected a package error, found success"),
+    }
+}
+
+/// Exit code and standard output of `swr`.
+fn swr(arguments: &[&str]) -> (u8, String) {
+    let mut out = Vec::new();
+    let code = cli::run([&["swr"], arguments].concat(), &mut out);
+    (code, String::from_utf8(out).unwrap())
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn where_keys_are_given_base_and_deltas_must_be_signed_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let at = |name: &str| directory.path().join(name);
+    let ((pair, public), (other, _)) = (keys(), keys());
+    let key: PublicKey = public.parse().unwrap();
+    let open = || Models::open_trusting(directory.path(), std::slice::from_ref(&key));
+
+    assert!(matches!(refused(open()), PackageError::Unsigned { .. }));
+    sign(&at("base.json"), &other);
+    assert!(matches!(refused(open()), PackageError::WrongKey { .. }));
+    sign(&at("base.json"), &pair);
+    assert!(open().unwrap().load("en").is_ok());
+
+    let load = || open().unwrap().load("de");
+    assert!(matches!(refused(load()), PackageError::Unsigned { .. }));
+    sign(&at("de.swr"), &pair);
+    assert!(load().is_ok());
+
+    // Inside the file: the same 64 bytes, and nothing beside it.
+    let beside = fs::read_to_string(at("de.swr.minisig")).unwrap();
+    let signature: swr_core::package::DetachedSignature = beside.parse().unwrap();
+    let unsigned = Delta::read(&fs::read(at("de.swr")).unwrap()).unwrap();
+    let embedded = unsigned.clone().with_signature(signature.signature);
+    fs::write(at("de.swr"), embedded.write()).unwrap();
+    assert!(load().is_ok(), "embedded, and the one beside it");
+    fs::remove_file(at("de.swr.minisig")).unwrap();
+    assert!(load().is_ok(), "embedded alone");
+    fs::write(at("de.swr"), unsigned.with_signature([7; 64]).write()).unwrap();
+    assert!(matches!(refused(load()), PackageError::BadSignature { .. }));
+
+    // A manifest that was altered after signing.
+    let json = fs::read_to_string(at("base.json")).unwrap();
+    fs::write(at("base.json"), json.replacen("0.8", "0.1", 1)).unwrap();
+    assert!(matches!(refused(open()), PackageError::BadSignature { .. }));
+}
+
+#[test]
+fn no_swapped_graph_or_manifest_passes() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = models(directory.path());
+    let at = |name: &str| directory.path().join(name);
+    // The same weights under another manifest: the delta names the one that it was made with.
+    let network = onnx(&base);
+    let mut other = manifest(&base, &network, &BASE_LABELS);
+    other.window_frames = 50;
+    fs::write(at("base.json"), other.to_json().unwrap()).unwrap();
+    let error = refused(Models::open(directory.path()).unwrap().load("de"));
+    assert!(matches!(error, PackageError::WrongManifest { .. }), "{error}");
+    assert!(error.to_string().starts_with("wrong base"));
+    // Another graph with the same weights: the manifest names the file's digest.
+    let mut graph = network.clone();
+    graph.extend([0x12, 1, b'x']);
+    assert_eq!(initializers(&graph).unwrap(), base);
+    fs::write(at("base.onnx"), graph).unwrap();
+    let error = Models::open(directory.path()).unwrap_err();
+    assert!(matches!(error, ModelsError::WrongNetwork { .. }), "{error}");
+}
+
+#[test]
+fn verify_tells_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = models(directory.path());
+    let at = |name: &str| directory.path().join(name);
+    let (pair, public) = keys();
+    fs::write(at("key.pub"), &public).unwrap();
+    let (folder, key) = (text(directory.path()), text(&at("key.pub")));
+    let good = fs::read(at("de.swr")).unwrap();
+    let verdict = |file: &str, more: &[&str]| {
+        let file = text(&at(file));
+        let (code, out) = swr(&[&["verify", &file, "--models", &folder, "--json"], more].concat());
+        let verdict: Value = serde_json::from_str(out.lines().last().unwrap_or("{}")).unwrap();
+        (code, verdict["kind"].as_str().unwrap_or("good").to_owned())
+    };
+    let is = |kind: &str| (u8::from(kind != "good"), kind.to_owned());
+    assert_eq!(verdict("de.swr", &[]), is("good"));
+    assert_eq!(swr(&["verify", "--models", &folder]).0, 0);
+
+    fs::write(at("cut.swr"), &good[..good.len() - 1]).unwrap();
+    assert_eq!(verdict("cut.swr", &[]), is("damaged"));
+    fs::write(at("foreign.swr"), delta(&random(4, 1), "10%").write()).unwrap();
+    assert_eq!(verdict("foreign.swr", &[]), is("wrong base"));
+    for (version, kind) in [(2, "too old a format"), (4, "too new a format")] {
+        let mut other = good.clone();
+        other[4] = version;
+        let body = other.len() - 8;
+        let checksum = Digest::of_bytes(&other[..body]).0;
+        other[body..].copy_from_slice(&checksum[..8]);
+        fs::write(at("version.swr"), other).unwrap();
+        assert_eq!(verdict("version.swr", &[]), is(kind));
+    }
+    fs::write(at("large.swr"), vec![0x9d; 17 << 20]).unwrap();
+    assert_eq!(verdict("large.swr", &[]), is("too large"));
+    assert_eq!(verdict("missing.swr", &[]).0, 2);
+
+    assert_eq!(verdict("de.swr", &["--key", &key]), is("unsigned"));
+    sign(&at("base.json"), &pair);
+    assert_eq!(verdict("de.swr", &["--key", &key]), is("unsigned"));
+    sign(&at("de.swr"), &keys().0);
+    assert_eq!(verdict("de.swr", &["--key", &key]), is("wrong key"));
+    sign(&at("de.swr"), &pair);
+    assert_eq!(verdict("de.swr", &["--key", &key]), is("good"));
+    // A key is as good in one line as in a file.
+    assert_eq!(verdict("de.swr", &["--key", public.lines().nth(1).unwrap()]), is("good"));
+    assert_eq!(verdict("de.swr", &["--key", "nonsense"]).0, 2);
+    let swapped = delta(&base, "20%").write();
+    fs::write(at("de.swr"), swapped).unwrap();
+    assert_eq!(verdict("de.swr", &["--key", &key]), is("bad signature"));
+}
+
+#[test]
+fn diff_names_what_differs() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = models(directory.path());
+    let (a, b) = (directory.path().join("de.swr"), directory.path().join("b.swr"));
+    fs::write(&b, delta(&base, "20%").write()).unwrap();
+    let (a, b, folder) = (text(&a), text(&b), text(directory.path()));
+    assert_eq!(swr(&["diff", &a, &a, "--models", &folder]).0, 0);
+    let (code, out) = swr(&["diff", &a, &b, "--json", "--models", &folder]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["equal"]), (1, &false.into()));
+    assert_eq!(report["header"][0]["field"], "budget");
+    let tensors = report["tensors"].as_array().unwrap();
+    let conv = tensors.iter().find(|row| row["tensor"] == "tail.conv.weight").unwrap();
+    assert_eq!((&conv["changed"][0], &conv["both"], &conv["same"]), (&16.into(), &16.into(), &true.into()));
+    assert_eq!(swr(&["diff", &a, "nowhere.swr"]).0, 2);
+}
+
+/// Logits of a network on frames of a few numbers.
+fn logits(onnx: &[u8]) -> Vec<f32> {
+    let mut engine = Engine::new(onnx, None, 4).unwrap();
+    let frames: Vec<f32> = (0..160).map(|i| (i % 13) as f32 * 0.1).collect();
+    let mut logits = Vec::new();
+    engine.step(&frames, &mut logits).unwrap();
+    logits
+}
+
+#[test]
+fn an_exported_network_is_the_merged_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = models(directory.path());
+    let at = |name: &str| text(&directory.path().join(name));
+    let (out, folder) = (at("de.onnx"), text(directory.path()));
+    assert_eq!(swr(&["export", "--lang", "de", "-o", &out, "--models", &folder]).0, 0);
+    let exported = fs::read(&out).unwrap();
+    let opened = Models::open(directory.path()).unwrap();
+    let merged = opened.merge(&opened.delta("de").unwrap()).unwrap();
+    assert_eq!(initializers(&exported).unwrap(), merged);
+
+    // From two files alone.
+    let again = at("again.onnx");
+    let from_files = ["export", "--base", &at("base.onnx"), "--delta", &at("de.swr"), "-o", &again];
+    assert_eq!(swr(&from_files).0, 0);
+    assert_eq!(fs::read(&again).unwrap(), exported);
+    assert_eq!(swr(&["export", "--lang", "fr", "-o", &out, "--models", &folder]).0, 2);
+    assert_ne!(logits(&exported), logits(&onnx(&base)));
+}
+
+#[test]
+fn a_base_in_f16_or_int8_is_merged_and_runs() {
+    for storage in [Storage::F16, Storage::Int8] {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let small = store(&onnx(&crafted(BASE_LABELS.len(), 0, 1)), storage).unwrap();
+        let base = initializers(&small).unwrap();
+        let json = manifest(&base, &small, &BASE_LABELS).to_json().unwrap();
+        fs::write(at("base.onnx"), &small).unwrap();
+        fs::write(at("base.json"), &json).unwrap();
+        let german = delta(&base, "10%");
+        let mut header = german.header().clone();
+        header.manifest = Some(Digest::of_bytes(json.as_bytes()));
+        let german = german.with_header(header).unwrap();
+        fs::write(at("de.swr"), german.write()).unwrap();
+
+        let opened = Models::open(directory.path()).unwrap();
+        let merged = opened.load("de").unwrap().to_onnx().unwrap();
+        let expected = opened.merge(&opened.delta("de").unwrap()).unwrap();
+        assert_eq!(initializers(&merged).unwrap(), expected, "{storage:?}");
+        // The merged network is that of the same weights in f32; so is the base, whose nodes tract runs.
+        let plain = |tensors: &_| onnx(tensors);
+        assert_eq!(logits(&merged).len(), 4 * 5);
+        assert_eq!(logits(&merged), logits(&plain(&expected)), "{storage:?}");
+        assert_eq!(logits(&small), logits(&plain(&base)), "{storage:?}");
+        assert!(opened.load("de").unwrap().engine(4).is_ok());
+    }
+}
+
+/// Writes `index.json` for what lies in a directory.
+fn write_index(directory: &Path) {
+    let entry = |language: &str, version, names: &[&str]| Entry {
+        language: language.into(),
+        model_version: version,
+        files: names
+            .iter()
+            .filter_map(|name| {
+                let bytes = fs::read(directory.join(name)).ok()?;
+                Some(IndexedFile {
+                    name: name.to_string(),
+                    bytes: bytes.len() as u64,
+                    sha256: Digest::of_bytes(&bytes),
+                })
+            })
+            .collect(),
+    };
+    let manifest = Manifest::parse(&fs::read(directory.join("base.json")).unwrap()).unwrap();
+    let index = Index {
+        format: INDEX_VERSION,
+        base: entry("en", manifest.model_version, &["base.json", "base.onnx", "base.json.minisig"]),
+        languages: vec![entry("de", manifest.model_version, &["de.swr", "de.swr.minisig"])],
+    };
+    fs::write(directory.join("index.json"), index.to_json().unwrap()).unwrap();
+}
+
+/// A release of model version `version`.
+fn release(version: u32) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let base = crafted(BASE_LABELS.len(), 0, 1);
+    let network = onnx(&base);
+    let mut manifest = manifest(&base, &network, &BASE_LABELS);
+    manifest.model_version = version;
+    let json = manifest.to_json().unwrap();
+    let german = delta(&base, "10%");
+    let mut header = german.header().clone();
+    header.manifest = Some(Digest::of_bytes(json.as_bytes()));
+    header.model_version = version;
+    fs::write(directory.path().join("base.onnx"), network).unwrap();
+    fs::write(directory.path().join("base.json"), json).unwrap();
+    let bytes = german.with_header(header).unwrap().write();
+    fs::write(directory.path().join("de.swr"), bytes).unwrap();
+    write_index(directory.path());
+    directory
+}
+
+fn pull(source: &str, to: &Path, more: &[&str]) -> u8 {
+    swr(&[&["models", "pull", source, "--models", &text(to)], more].concat()).0
+}
+
+/// All files of a directory with their contents.
+fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| (text(&path), fs::read(&path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_release_is_pulled_updated_and_never_taken_back() {
+    let (old, new) = (release(3), release(4));
+    let target = tempfile::tempdir().unwrap();
+    let installed = target.path().join("models");
+    assert_eq!(pull(&text(old.path()), &installed, &[]), 0);
+    assert!(Models::open(&installed).unwrap().load("de").is_ok());
+    let (code, out) = swr(&["models", "list", &text(old.path()), "--json", "--models", &text(&installed)]);
+    assert_eq!((code, out.lines().count()), (0, 3));
+    assert!(out.lines().all(|line| line.contains("\"installed\":\"yes\"")), "{out}");
+
+    // The base is updated with every language that is there, though only the base was asked for.
+    assert_eq!(swr(&["models", "verify", &text(new.path()), "--models", &text(&installed)]).0, 1);
+    assert_eq!(pull(&text(new.path()), &installed, &["--lang", "en"]), 0);
+    assert_eq!(swr(&["models", "verify", &text(new.path()), "--models", &text(&installed)]).0, 0);
+    let models = Models::open(&installed).unwrap();
+    assert_eq!(models.manifest().model_version, 4);
+    assert!(models.load("de").is_ok());
+
+    let before = contents(&installed);
+    assert_eq!(pull(&text(old.path()), &installed, &[]), 2, "an older release");
+    assert_eq!(pull(&text(new.path()), &installed, &["--lang", "fr"]), 2, "a language it has not");
+    assert_eq!(contents(&installed), before);
+
+    // Damaged at the source: nothing changes.
+    let newest = release(5);
+    let path = newest.path().join("de.swr");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(pull(&text(newest.path()), &installed, &[]), 2);
+    assert_eq!(contents(&installed), before);
+    // Damaged before it was indexed: the digest is right, the package is not.
+    write_index(newest.path());
+    assert_eq!(pull(&text(newest.path()), &installed, &[]), 2);
+    assert_eq!(contents(&installed), before);
+}
+
+#[test]
+fn a_pull_with_a_key_takes_signed_releases_only() {
+    let source = release(3);
+    let target = tempfile::tempdir().unwrap();
+    let installed = target.path().join("models");
+    let (pair, public) = keys();
+    let key = public.lines().nth(1).unwrap();
+    let pull = || pull(&text(source.path()), &installed, &["--key", key]);
+    assert_eq!(pull(), 2);
+    assert!(!installed.join("base.json").exists());
+    for name in ["base.json", "de.swr"] {
+        sign(&source.path().join(name), &pair);
+    }
+    write_index(source.path());
+    assert_eq!(pull(), 0);
+    let key: PublicKey = public.parse().unwrap();
+    assert!(Models::open_trusting(&installed, &[key]).unwrap().load("de").is_ok());
+}
+
+/// Serves a directory over HTTP with ranges; answer `number` `cut` breaks off in the middle. Gives the address and the bytes sent.
+fn serve(directory: &Path, cut: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (directory, sent) = (directory.to_path_buf(), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&sent);
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let (mut path, mut from) = (String::new(), 0);
+            for (place, line) in reader.by_ref().lines().map_while(Result::ok).enumerate() {
+                if place == 0 {
+                    path = line.split_whitespace().nth(1).unwrap_or("/")[1..].to_owned();
+                }
+                if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
+                    from = range.trim_end_matches('-').parse().unwrap();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            let Ok(bytes) = fs::read(directory.join(path)) else {
+                let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                continue;
+            };
+            let body = &bytes[from..];
+            let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let body = if number == cut { &body[..body.len() / 2] } else { body };
+            counter.fetch_add(body.len(), Ordering::Relaxed);
+            let _ = stream.write_all(body);
+        }
+    });
+    (address, sent)
+}
+
+#[test]
+fn a_pull_over_http_goes_on_where_it_broke_off() {
+    let source = release(3);
+    let target = tempfile::tempdir().unwrap();
+    let installed = target.path().join("models");
+    // Answers: the index, base.json, base.onnx, which breaks off.
+    let (address, sent) = serve(source.path(), 2);
+    assert_eq!(pull(&address, &installed, &[]), 2);
+    assert!(!installed.join("base.json").exists(), "half a release is in place");
+    let before = sent.load(Ordering::Relaxed);
+    assert_eq!(pull(&address, &installed, &[]), 0);
+    let models = Models::open(&installed).unwrap();
+    assert!(models.load("de").is_ok());
+    // The half that was there did not come again.
+    let whole = fs::metadata(installed.join("base.onnx")).unwrap().len() as usize;
+    let index = fs::metadata(source.path().join("index.json")).unwrap().len() as usize;
+    let language = fs::metadata(installed.join("de.swr")).unwrap().len() as usize;
+    let manifest = fs::metadata(installed.join("base.json")).unwrap().len() as usize;
+    let after = sent.load(Ordering::Relaxed) - before;
+    assert!(after <= index + manifest + whole.div_ceil(2) + language, "{after} bytes came");
+    assert_eq!(pull("http://127.0.0.1:9", &installed, &[]), 2);
+    assert_eq!(pull(&format!("{address}/nowhere"), &installed, &[]), 2);
+}
