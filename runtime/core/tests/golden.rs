@@ -6,12 +6,14 @@
 use std::path::{Path, PathBuf};
 
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors, digest, merge, merge_into,
-    onnx::initializers,
+    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors, digest, merge,
+    merge_into, onnx::initializers,
 };
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("golden")
+        .join(name)
 }
 
 fn read(path: &Path) -> Vec<u8> {
@@ -26,12 +28,15 @@ fn weights(count: usize, seed: u32) -> Vec<f32> {
         (state >> 8) as f32 / (1 << 24) as f32 - 0.5
     };
     // The sum of four is nearly normal.
-    (0..count).map(|_| next() + next() + next() + next()).collect()
+    (0..count)
+        .map(|_| next() + next() + next() + next())
+        .collect()
 }
 
 /// A network of every kind of tensor; `rows` are the classifier's.
 fn network(seed: u32, rows: usize) -> Tensors {
-    let tensor = |shape: &[usize], seed| Tensor::new(shape.to_vec(), weights(shape.iter().product(), seed));
+    let tensor =
+        |shape: &[usize], seed| Tensor::new(shape.to_vec(), weights(shape.iter().product(), seed));
     Tensors::from([
         ("a.conv.weight".into(), tensor(&[16, 12, 3], seed)),
         ("a.norm.scale".into(), tensor(&[16], seed + 1)),
@@ -45,12 +50,24 @@ fn network(seed: u32, rows: usize) -> Tensors {
 fn tuned(rows: usize) -> Tensors {
     let (mut tuned, other) = (network(1, 4), network(100, rows));
     let difference = |index: usize| 0.1 * other["a.conv.weight"].data[index];
-    for (index, weight) in tuned.get_mut("a.conv.weight").unwrap().data.iter_mut().enumerate() {
+    for (index, weight) in tuned
+        .get_mut("a.conv.weight")
+        .unwrap()
+        .data
+        .iter_mut()
+        .enumerate()
+    {
         if index % 7 == 3 {
             *weight += difference(index);
         }
     }
-    for (index, weight) in tuned.get_mut("a.norm.scale").unwrap().data.iter_mut().enumerate() {
+    for (index, weight) in tuned
+        .get_mut("a.norm.scale")
+        .unwrap()
+        .data
+        .iter_mut()
+        .enumerate()
+    {
         *weight += difference(index);
     }
     for row in [2, 3, 9] {
@@ -156,7 +173,8 @@ fn the_example_of_the_format_is_a_delta() {
     let block = block.split("```").next().unwrap();
     let digits = block.lines().flat_map(|line| {
         let hex = line.split("  ").next().unwrap();
-        hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        hex.split_whitespace()
+            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
     });
     let bytes: Vec<u8> = digits.collect();
     let (base, delta) = example();
@@ -165,16 +183,27 @@ fn the_example_of_the_format_is_a_delta() {
     };
     assert_eq!((positions.unit, &positions.indexes[..]), (1, &[4, 7][..]));
     assert_eq!(steps, &[1 << 22, -(1 << 22)]);
-    assert_eq!(Delta::read(&bytes).unwrap(), delta, "{}", example_text(&delta));
+    assert_eq!(
+        Delta::read(&bytes).unwrap(),
+        delta,
+        "{}",
+        example_text(&delta)
+    );
     assert_eq!(delta.write(), bytes);
     let merged = merge(&base, &delta).unwrap();
-    assert_eq!(merged["head.conv.weight"].data, [1.0, 1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 0.75]);
+    assert_eq!(
+        merged["head.conv.weight"].data,
+        [1.0, 1.0, 1.0, 1.0, 1.5, 1.0, 1.0, 0.75]
+    );
 }
 
 fn example() -> (Tensors, Delta) {
     let network = |row: [f32; 4]| {
         let weights = [[1.0; 4], row].concat();
-        Tensors::from([("head.conv.weight".to_string(), Tensor::new(vec![2, 4], weights))])
+        Tensors::from([(
+            "head.conv.weight".to_string(),
+            Tensor::new(vec![2, 4], weights),
+        )])
     };
     let base = network([1.0; 4]);
     let header = DeltaHeader {
@@ -197,7 +226,10 @@ fn example_text(delta: &Delta) -> String {
         (7..11, "model version 7"),
         (11..43, "base digest"),
         (43..75, "merged digest"),
-        (75..coded, "coded: `und`, no budget, no provenance, 0 labels, 1 change; tensor 0, step, units of 1, gaps 4 and 2, steps 2^22 and -2^22"),
+        (
+            75..coded,
+            "coded: `und`, no budget, no provenance, 0 labels, 1 change; tensor 0, step, units of 1, gaps 4 and 2, steps 2^22 and -2^22",
+        ),
         (coded..coded + 64, "signature: none"),
         (coded + 64..bytes.len(), "checksum"),
     ];

@@ -52,18 +52,25 @@ fn an_embedded_signature_passes_and_the_detached_one_still_fits() {
     let file = embedded();
     assert!(Delta::read(&file).unwrap().has_signature());
     key().check_embedded(&file).unwrap();
-    key().check(&file, &DELTA_SIGNATURE.parse().unwrap()).unwrap();
+    key()
+        .check(&file, &DELTA_SIGNATURE.parse().unwrap())
+        .unwrap();
     assert_eq!(Delta::read(&file).unwrap().write_unsigned(), DELTA);
 }
 
 #[test]
 fn unsigned_wrong_key_and_altered_are_told_apart() {
     let unsigned = key().check_embedded(DELTA).unwrap_err();
-    assert!(matches!(unsigned, PackageError::Unsigned { .. }), "{unsigned}");
+    assert!(
+        matches!(unsigned, PackageError::Unsigned { .. }),
+        "{unsigned}"
+    );
     assert!(unsigned.to_string().starts_with("unsigned"));
 
     let other: PublicKey = OTHER_KEY.parse().unwrap();
-    let wrong = other.check(DELTA, &DELTA_SIGNATURE.parse().unwrap()).unwrap_err();
+    let wrong = other
+        .check(DELTA, &DELTA_SIGNATURE.parse().unwrap())
+        .unwrap_err();
     let expected = PackageError::WrongKey {
         expected: other.id(),
         found: key().id(),
@@ -71,7 +78,10 @@ fn unsigned_wrong_key_and_altered_are_told_apart() {
     assert_eq!(wrong, expected);
     assert!(wrong.to_string().starts_with("wrong key"));
     let wrong = other.check_embedded(&embedded()).unwrap_err();
-    assert!(matches!(wrong, PackageError::BadSignature { .. }), "{wrong}");
+    assert!(
+        matches!(wrong, PackageError::BadSignature { .. }),
+        "{wrong}"
+    );
 
     let damaged = key().check_embedded(&embedded()[..100]).unwrap_err();
     assert!(matches!(damaged, PackageError::Damaged { .. }), "{damaged}");
@@ -94,7 +104,11 @@ fn no_flipped_bit_passes() {
         // In the signature's own room the detached one does not care: it is another signature, of the same contents.
         let in_signature = (file.len() - 72..file.len() - 8).contains(&(bit / 8));
         let whole = bit / 8 >= file.len() - 72;
-        assert_eq!(key().check(&mended, &signature).is_ok(), in_signature || whole, "bit {bit}, mended");
+        assert_eq!(
+            key().check(&mended, &signature).is_ok(),
+            in_signature || whole,
+            "bit {bit}, mended"
+        );
     }
     let text = DELTA_SIGNATURE.as_bytes();
     let first_line = DELTA_SIGNATURE.find('\n').unwrap();
@@ -113,11 +127,23 @@ fn no_flipped_bit_passes() {
 
 #[test]
 fn what_is_no_key_or_signature_is_refused_with_a_reason() {
-    for text in ["", "RWQ", "untrusted comment: x\n", "a\nb\nc", &"x".repeat(20_000), &KEY.replace("\nRW", "\nSW")] {
+    for text in [
+        "",
+        "RWQ",
+        "untrusted comment: x\n",
+        "a\nb\nc",
+        &"x".repeat(20_000),
+        &KEY.replace("\nRW", "\nSW"),
+    ] {
         let error = text.parse::<PublicKey>().unwrap_err();
         assert!(matches!(error, PackageError::BadKeyFile { .. }), "{error}");
     }
-    for text in ["", "a\nb\nc\nd", LEGACY, &DELTA_SIGNATURE.replace("trusted comment: golden", "comment: golden")] {
+    for text in [
+        "",
+        "a\nb\nc\nd",
+        LEGACY,
+        &DELTA_SIGNATURE.replace("trusted comment: golden", "comment: golden"),
+    ] {
         let error = text.parse::<DetachedSignature>().unwrap_err();
         assert!(matches!(error, PackageError::BadKeyFile { .. }), "{error}");
     }

@@ -101,7 +101,10 @@ fn no_swapped_graph_or_manifest_passes() {
     other.window_frames = 50;
     fs::write(at("base.json"), other.to_json().unwrap()).unwrap();
     let error = refused(Models::open(directory.path()).unwrap().load("de"));
-    assert!(matches!(error, PackageError::WrongManifest { .. }), "{error}");
+    assert!(
+        matches!(error, PackageError::WrongManifest { .. }),
+        "{error}"
+    );
     assert!(error.to_string().starts_with("wrong base"));
     // Another graph with the same weights: the manifest names the file's digest.
     let mut graph = network.clone();
@@ -156,7 +159,10 @@ fn verify_tells_why() {
     sign(&at("de.swr"), &pair);
     assert_eq!(verdict("de.swr", &["--key", &key]), is("good"));
     // A key is as good in one line as in a file.
-    assert_eq!(verdict("de.swr", &["--key", public.lines().nth(1).unwrap()]), is("good"));
+    assert_eq!(
+        verdict("de.swr", &["--key", public.lines().nth(1).unwrap()]),
+        is("good")
+    );
     assert_eq!(verdict("de.swr", &["--key", "nonsense"]).0, 2);
     let swapped = delta(&base, "20%").write();
     fs::write(at("de.swr"), swapped).unwrap();
@@ -167,7 +173,10 @@ fn verify_tells_why() {
 fn diff_names_what_differs() {
     let directory = tempfile::tempdir().unwrap();
     let base = models(directory.path());
-    let (a, b) = (directory.path().join("de.swr"), directory.path().join("b.swr"));
+    let (a, b) = (
+        directory.path().join("de.swr"),
+        directory.path().join("b.swr"),
+    );
     fs::write(&b, delta(&base, "20%").write()).unwrap();
     let (a, b, folder) = (text(&a), text(&b), text(directory.path()));
     assert_eq!(swr(&["diff", &a, &a, "--models", &folder]).0, 0);
@@ -176,8 +185,14 @@ fn diff_names_what_differs() {
     assert_eq!((code, &report["equal"]), (1, &false.into()));
     assert_eq!(report["header"][0]["field"], "budget");
     let tensors = report["tensors"].as_array().unwrap();
-    let conv = tensors.iter().find(|row| row["tensor"] == "tail.conv.weight").unwrap();
-    assert_eq!((&conv["changed"][0], &conv["both"], &conv["same"]), (&16.into(), &16.into(), &true.into()));
+    let conv = tensors
+        .iter()
+        .find(|row| row["tensor"] == "tail.conv.weight")
+        .unwrap();
+    assert_eq!(
+        (&conv["changed"][0], &conv["both"], &conv["same"]),
+        (&16.into(), &16.into(), &true.into())
+    );
     assert_eq!(swr(&["diff", &a, "nowhere.swr"]).0, 2);
 }
 
@@ -196,7 +211,10 @@ fn an_exported_network_is_the_merged_one() {
     let base = models(directory.path());
     let at = |name: &str| text(&directory.path().join(name));
     let (out, folder) = (at("de.onnx"), text(directory.path()));
-    assert_eq!(swr(&["export", "--lang", "de", "-o", &out, "--models", &folder]).0, 0);
+    assert_eq!(
+        swr(&["export", "--lang", "de", "-o", &out, "--models", &folder]).0,
+        0
+    );
     let exported = fs::read(&out).unwrap();
     let opened = Models::open(directory.path()).unwrap();
     let merged = opened.merge(&opened.delta("de").unwrap()).unwrap();
@@ -204,10 +222,21 @@ fn an_exported_network_is_the_merged_one() {
 
     // From two files alone.
     let again = at("again.onnx");
-    let from_files = ["export", "--base", &at("base.onnx"), "--delta", &at("de.swr"), "-o", &again];
+    let from_files = [
+        "export",
+        "--base",
+        &at("base.onnx"),
+        "--delta",
+        &at("de.swr"),
+        "-o",
+        &again,
+    ];
     assert_eq!(swr(&from_files).0, 0);
     assert_eq!(fs::read(&again).unwrap(), exported);
-    assert_eq!(swr(&["export", "--lang", "fr", "-o", &out, "--models", &folder]).0, 2);
+    assert_eq!(
+        swr(&["export", "--lang", "fr", "-o", &out, "--models", &folder]).0,
+        2
+    );
     assert_ne!(logits(&exported), logits(&onnx(&base)));
 }
 
@@ -260,8 +289,16 @@ fn write_index(directory: &Path) {
     let manifest = Manifest::parse(&fs::read(directory.join("base.json")).unwrap()).unwrap();
     let index = Index {
         format: INDEX_VERSION,
-        base: entry("en", manifest.model_version, &["base.json", "base.onnx", "base.json.minisig"]),
-        languages: vec![entry("de", manifest.model_version, &["de.swr", "de.swr.minisig"])],
+        base: entry(
+            "en",
+            manifest.model_version,
+            &["base.json", "base.onnx", "base.json.minisig"],
+        ),
+        languages: vec![entry(
+            "de",
+            manifest.model_version,
+            &["de.swr", "de.swr.minisig"],
+        )],
     };
     fs::write(directory.join("index.json"), index.to_json().unwrap()).unwrap();
 }
@@ -309,21 +346,60 @@ fn a_release_is_pulled_updated_and_never_taken_back() {
     let installed = target.path().join("models");
     assert_eq!(pull(&text(old.path()), &installed, &[]), 0);
     assert!(Models::open(&installed).unwrap().load("de").is_ok());
-    let (code, out) = swr(&["models", "list", &text(old.path()), "--json", "--models", &text(&installed)]);
+    let (code, out) = swr(&[
+        "models",
+        "list",
+        &text(old.path()),
+        "--json",
+        "--models",
+        &text(&installed),
+    ]);
     assert_eq!((code, out.lines().count()), (0, 3));
-    assert!(out.lines().all(|line| line.contains("\"installed\":\"yes\"")), "{out}");
+    assert!(
+        out.lines()
+            .all(|line| line.contains("\"installed\":\"yes\"")),
+        "{out}"
+    );
 
     // The base is updated with every language that is there, though only the base was asked for.
-    assert_eq!(swr(&["models", "verify", &text(new.path()), "--models", &text(&installed)]).0, 1);
+    assert_eq!(
+        swr(&[
+            "models",
+            "verify",
+            &text(new.path()),
+            "--models",
+            &text(&installed)
+        ])
+        .0,
+        1
+    );
     assert_eq!(pull(&text(new.path()), &installed, &["--lang", "en"]), 0);
-    assert_eq!(swr(&["models", "verify", &text(new.path()), "--models", &text(&installed)]).0, 0);
+    assert_eq!(
+        swr(&[
+            "models",
+            "verify",
+            &text(new.path()),
+            "--models",
+            &text(&installed)
+        ])
+        .0,
+        0
+    );
     let models = Models::open(&installed).unwrap();
     assert_eq!(models.manifest().model_version, 4);
     assert!(models.load("de").is_ok());
 
     let before = contents(&installed);
-    assert_eq!(pull(&text(old.path()), &installed, &[]), 2, "an older release");
-    assert_eq!(pull(&text(new.path()), &installed, &["--lang", "fr"]), 2, "a language it has not");
+    assert_eq!(
+        pull(&text(old.path()), &installed, &[]),
+        2,
+        "an older release"
+    );
+    assert_eq!(
+        pull(&text(new.path()), &installed, &["--lang", "fr"]),
+        2,
+        "a language it has not"
+    );
     assert_eq!(contents(&installed), before);
 
     // Damaged at the source: nothing changes.
@@ -356,7 +432,12 @@ fn a_pull_with_a_key_takes_signed_releases_only() {
     write_index(source.path());
     assert_eq!(pull(), 0);
     let key: PublicKey = public.parse().unwrap();
-    assert!(Models::open_trusting(&installed, &[key]).unwrap().load("de").is_ok());
+    assert!(
+        Models::open_trusting(&installed, &[key])
+            .unwrap()
+            .load("de")
+            .is_ok()
+    );
 }
 
 /// Serves a directory over HTTP with ranges; answer `number` `cut` breaks off in the middle. Gives the address and the bytes sent.
@@ -382,13 +463,27 @@ fn serve(directory: &Path, cut: usize) -> (String, Arc<AtomicUsize>) {
                 }
             }
             let Ok(bytes) = fs::read(directory.join(path)) else {
-                let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(
+                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+                );
                 continue;
             };
             let body = &bytes[from..];
-            let status = if from > 0 { "206 Partial Content" } else { "200 OK" };
-            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            let body = if number == cut { &body[..body.len() / 2] } else { body };
+            let status = if from > 0 {
+                "206 Partial Content"
+            } else {
+                "200 OK"
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            let body = if number == cut {
+                &body[..body.len() / 2]
+            } else {
+                body
+            };
             counter.fetch_add(body.len(), Ordering::Relaxed);
             let _ = stream.write_all(body);
         }
@@ -404,18 +499,26 @@ fn a_pull_over_http_goes_on_where_it_broke_off() {
     // Answers: the index, base.json, base.onnx, which breaks off.
     let (address, sent) = serve(source.path(), 2);
     assert_eq!(pull(&address, &installed, &[]), 2);
-    assert!(!installed.join("base.json").exists(), "half a release is in place");
+    assert!(
+        !installed.join("base.json").exists(),
+        "half a release is in place"
+    );
     let before = sent.load(Ordering::Relaxed);
     assert_eq!(pull(&address, &installed, &[]), 0);
     let models = Models::open(&installed).unwrap();
     assert!(models.load("de").is_ok());
     // The half that was there did not come again.
     let whole = fs::metadata(installed.join("base.onnx")).unwrap().len() as usize;
-    let index = fs::metadata(source.path().join("index.json")).unwrap().len() as usize;
+    let index = fs::metadata(source.path().join("index.json"))
+        .unwrap()
+        .len() as usize;
     let language = fs::metadata(installed.join("de.swr")).unwrap().len() as usize;
     let manifest = fs::metadata(installed.join("base.json")).unwrap().len() as usize;
     let after = sent.load(Ordering::Relaxed) - before;
-    assert!(after <= index + manifest + whole.div_ceil(2) + language, "{after} bytes came");
+    assert!(
+        after <= index + manifest + whole.div_ceil(2) + language,
+        "{after} bytes came"
+    );
     assert_eq!(pull("http://127.0.0.1:9", &installed, &[]), 2);
     assert_eq!(pull(&format!("{address}/nowhere"), &installed, &[]), 2);
 }

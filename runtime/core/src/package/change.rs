@@ -17,7 +17,7 @@ const SCALE_FRACTION_BITS: u32 = 7;
 /// Fraction bits that rounded values are rounded to: those of f16. A file can hold any number.
 const ROUNDED_FRACTION_BITS: u32 = 10;
 /// Highest bits of a magnitude whose frequency is learned; the others are as likely set as not.
-const LEARNED_BITS: u32 = 4;
+const LEARNED_BITS: u32 = 3;
 /// Bits that tell the parameter of the gaps' Rice code.
 const RICE_BITS: u32 = 5;
 /// About what it costs to tell another parameter than the change before had, and to learn its statistics.

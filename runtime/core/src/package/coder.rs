@@ -1,6 +1,6 @@
 //! Adaptive binary range coding: the coded part of a delta. Numbers, texts and floats go in, bytes as few as their entropy come out.
 //!
-//! The range coder is G. N. N. Martin's ("Range encoding", 1979) on 32 bits, with a carry into the bytes already written.
+//! The range coder is G. N. N. Martin's ("Range encoding", 1979) on 64 bits, with a carry into the bytes already written.
 //! Probabilities adapt bit by bit, with a rate of 1 / (n + 1.5) after n bits: the estimator of Krichevsky and Trofimov (1981), which
 //! learns a tensor's statistics from its first values, so that no table is stored. All arithmetic is on integers, the same on every machine.
 //!
@@ -11,19 +11,30 @@ use alloc::{string::String, vec, vec::Vec};
 
 use super::PackageError;
 
-/// Bits of a probability as the range is divided by it.
-const PROBABILITY_BITS: u32 = 12;
-/// Below this, the range is widened by another byte.
-const NARROW: u32 = 1 << 24;
+/// Bits of a probability.
+const PROBABILITY_BITS: u32 = 16;
+/// Below this, the range is widened by four more bytes.
+const NARROW: u64 = 1 << 32;
+/// Most bits that are coded at once without a model.
+const RAW_BITS: u32 = 16;
 /// Bits after which the rate of adaptation falls no further.
 const SLOWEST: u8 = 254;
 /// Bytes that a reader looks ahead; it takes zeros for those after the end.
-const LOOKAHEAD: usize = 4;
+const LOOKAHEAD: usize = 8;
+/// The rate of adaptation after n bits, 1 / (n + 1.5) in units of 2^-16.
+const RATES: [u32; SLOWEST as usize + 1] = {
+    let (mut rates, mut n) = ([0; SLOWEST as usize + 1], 0);
+    while n < rates.len() {
+        rates[n] = 131_072 / (2 * n as u32 + 3);
+        n += 1;
+    }
+    rates
+};
 
 /// The probability that a bit is set, learned from the bits before.
 #[derive(Clone, Copy)]
 pub(super) struct Bit {
-    /// In units of 2^-16.
+    /// In units of 2^-16. Learning never leaves 1/512 to 511/512: the rate stops falling before, and its steps are rounded down.
     probability: u16,
     seen: u8,
 }
@@ -34,20 +45,13 @@ impl Bit {
         seen: 0,
     };
 
-    /// In units of 2^-12, never 0 or 1.
-    fn scaled(self) -> u32 {
-        (u32::from(self.probability) >> (16 - PROBABILITY_BITS))
-            .clamp(1, (1 << PROBABILITY_BITS) - 1)
-    }
-
+    #[inline(always)]
     fn learn(&mut self, bit: bool) {
-        let target = if bit { i32::from(u16::MAX) } else { 0 };
-        let old = i32::from(self.probability);
-        let new = old + 2 * (target - old) / (2 * i32::from(self.seen) + 3);
-        self.probability = new as u16;
-        if self.seen < SLOWEST {
-            self.seen += 1;
-        }
+        let (old, rate) = (u32::from(self.probability), RATES[usize::from(self.seen)]);
+        let up = old + ((u32::from(u16::MAX) - old) * rate >> 16);
+        let down = old - (old * rate >> 16);
+        self.probability = if bit { up } else { down } as u16;
+        self.seen = (self.seen + 1).min(SLOWEST);
     }
 }
 
@@ -66,6 +70,7 @@ pub(super) trait Coder {
     fn damaged(&self, what: &'static str) -> PackageError;
 
     /// The lowest `bits` bits of `value`, the highest first, each in the context of those before it; `models` has 2^bits.
+    #[inline(always)]
     fn tree(&mut self, models: &mut [Bit], bits: u32, value: u32) -> Result<u32, PackageError> {
         let mut node = 1usize;
         for place in (0..bits).rev() {
@@ -160,8 +165,8 @@ impl Text {
 #[derive(Clone)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
-    low: u32,
-    range: u32,
+    low: u64,
+    range: u64,
 }
 
 impl Writer {
@@ -169,7 +174,7 @@ impl Writer {
         Self {
             bytes: Vec::new(),
             low: 0,
-            range: u32::MAX,
+            range: u64::MAX,
         }
     }
 
@@ -181,14 +186,14 @@ impl Writer {
     /// The bytes: as few as tell the last range apart when zeros follow, which the reader adds.
     pub(super) fn finish(mut self) -> Vec<u8> {
         for kept in 0..=LOOKAHEAD as u32 {
-            let mask = u32::MAX.checked_shr(8 * kept).unwrap_or(0);
-            let value = (u64::from(self.low) + u64::from(mask)) & !u64::from(mask);
-            if value < u64::from(self.low) + u64::from(self.range) {
-                if value > u64::from(u32::MAX) {
+            let mask = u128::from(u64::MAX.checked_shr(8 * kept).unwrap_or(0));
+            let value = (u128::from(self.low) + mask) & !mask;
+            if value < u128::from(self.low) + u128::from(self.range) {
+                if value > u128::from(u64::MAX) {
                     self.carry();
                 }
-                self.bytes
-                    .extend(&(value as u32).to_be_bytes()[..kept as usize]);
+                let bytes = (value as u64).to_be_bytes();
+                self.bytes.extend(&bytes[..kept as usize]);
                 break;
             }
         }
@@ -205,23 +210,23 @@ impl Writer {
     }
 
     /// Takes the part of the range that begins `from` above its start.
-    fn narrow(&mut self, from: u32, range: u32) {
+    fn narrow(&mut self, from: u64, range: u64) {
         let (low, over) = self.low.overflowing_add(from);
         if over {
             self.carry();
         }
         (self.low, self.range) = (low, range);
-        while self.range < NARROW {
-            self.bytes.push((self.low >> 24) as u8);
-            self.low <<= 8;
-            self.range <<= 8;
+        if self.range < NARROW {
+            self.bytes.extend(&self.low.to_be_bytes()[..4]);
+            self.low <<= 32;
+            self.range <<= 32;
         }
     }
 }
 
 impl Coder for Writer {
     fn bit(&mut self, model: &mut Bit, bit: bool) -> Result<bool, PackageError> {
-        let set = (self.range >> PROBABILITY_BITS) * model.scaled();
+        let set = (self.range >> PROBABILITY_BITS) * u64::from(model.probability);
         if bit {
             self.narrow(0, set);
         } else {
@@ -234,10 +239,11 @@ impl Coder for Writer {
     fn raw(&mut self, count: u32, value: u32) -> Result<u32, PackageError> {
         let mut left = count;
         while left > 0 {
-            let now = left.min(8);
+            let now = left.min(RAW_BITS);
             left -= now;
             let part = self.range >> now;
-            self.narrow(part * (value >> left & ((1 << now) - 1)), part);
+            let bits = value >> left & ((1 << now) - 1);
+            self.narrow(part * u64::from(bits), part);
         }
         Ok(value)
     }
@@ -258,8 +264,9 @@ pub(super) struct Reader<'a> {
     next: usize,
     /// Where in the file `bytes` begins.
     offset: usize,
-    code: u32,
-    range: u32,
+    /// Distance of the code from the start of the range.
+    code: u64,
+    range: u64,
 }
 
 impl<'a> Reader<'a> {
@@ -270,27 +277,32 @@ impl<'a> Reader<'a> {
             next: 0,
             offset,
             code: 0,
-            range: u32::MAX,
+            range: u64::MAX,
         };
-        for _ in 0..LOOKAHEAD {
-            reader.code = reader.code << 8 | reader.next_byte();
-        }
+        reader.code = u64::from(reader.four_bytes()) << 32;
+        reader.code |= u64::from(reader.four_bytes());
         reader
     }
 
-    fn next_byte(&mut self) -> u32 {
-        let byte = self.bytes.get(self.next).copied().unwrap_or(0);
-        self.next += 1;
-        byte.into()
+    fn four_bytes(&mut self) -> u32 {
+        let rest = self.bytes.get(self.next..).unwrap_or_default();
+        let four = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut four = [0; 4];
+            four[..rest.len()].copy_from_slice(rest);
+            four
+        });
+        self.next += 4;
+        u32::from_be_bytes(four)
     }
 
+    #[inline(always)]
     fn widen(&mut self) -> Result<(), PackageError> {
-        while self.range < NARROW {
-            if self.next >= self.bytes.len() + LOOKAHEAD {
+        if self.range < NARROW {
+            if self.next + 4 > self.bytes.len() + LOOKAHEAD {
                 return Err(self.damaged("the end of the coded part"));
             }
-            self.code = self.code << 8 | self.next_byte();
-            self.range <<= 8;
+            self.code = self.code << 32 | u64::from(self.four_bytes());
+            self.range <<= 32;
         }
         Ok(())
     }
@@ -305,24 +317,24 @@ impl<'a> Reader<'a> {
 }
 
 impl Coder for Reader<'_> {
+    #[inline(always)]
     fn bit(&mut self, model: &mut Bit, _: bool) -> Result<bool, PackageError> {
-        let set = (self.range >> PROBABILITY_BITS) * model.scaled();
+        let set = (self.range >> PROBABILITY_BITS) * u64::from(model.probability);
         let bit = self.code < set;
-        if bit {
-            self.range = set;
-        } else {
-            self.code -= set;
-            self.range -= set;
-        }
+        // Without a branch, which could not be foretold.
+        let unset = u64::from(!bit).wrapping_neg();
+        self.code -= set & unset;
+        self.range = set ^ (set ^ (self.range - set)) & unset;
         model.learn(bit);
         self.widen()?;
         Ok(bit)
     }
 
+    #[inline(always)]
     fn raw(&mut self, count: u32, _: u32) -> Result<u32, PackageError> {
         let (mut left, mut value) = (count, 0);
         while left > 0 {
-            let now = left.min(8);
+            let now = left.min(RAW_BITS);
             left -= now;
             let part = self.range >> now;
             let bits = self.code / part;
@@ -331,7 +343,7 @@ impl Coder for Reader<'_> {
             }
             self.code -= bits * part;
             self.range = part;
-            value = value << now | bits;
+            value = value << now | bits as u32;
             self.widen()?;
         }
         Ok(value)
@@ -342,6 +354,7 @@ impl Coder for Reader<'_> {
         (2 * LOOKAHEAD + self.bytes.len() - self.next) * 8
     }
 
+    #[cold]
     fn damaged(&self, what: &'static str) -> PackageError {
         PackageError::Damaged {
             what,

@@ -414,7 +414,8 @@ fn restore(node: &NodeProto, small: &Tensors, tensors: &mut Tensors) -> Result<(
     Ok(())
 }
 
-/// The model with its f32 initialisers stored otherwise; everything else stays, byte for byte. Weights stored before in f16 or int8 stay so.
+/// The model with those of its f32 initialisers stored otherwise that get shorter by it; everything else stays, byte for byte. Weights stored
+/// before in f16 or int8 stay so.
 ///
 /// The result is an ordinary ONNX model, whose weights are what [`initializers`] reads from it; their digest, and so what deltas fit,
 /// changes with the rounding.
@@ -464,9 +465,17 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
         }
         let tensor = read_tensor(&proto).map_err(bad)?;
         let (initialisers, node) = stored(&proto.name, &tensor, storage)?;
-        put_field(1, &node.encode_to_vec(), &mut nodes);
+        let (mut new_node, mut new_rest) = (Vec::new(), Vec::new());
+        put_field(1, &node.encode_to_vec(), &mut new_node);
         for initialiser in initialisers {
-            put_field(5, &initialiser.encode_to_vec(), &mut rest);
+            put_field(5, &initialiser.encode_to_vec(), &mut new_rest);
+        }
+        // A node with its names takes more than a few values save.
+        if new_node.len() + new_rest.len() < whole.len() {
+            nodes.extend(new_node);
+            rest.extend(new_rest);
+        } else {
+            rest.extend_from_slice(whole);
         }
     }
     // Nodes are in topological order: those that make weights come first.
@@ -486,7 +495,7 @@ fn stored(
     let node = |op_type: &str, input: &[String], attribute| NodeProto {
         input: input.to_vec(),
         output: alloc::vec![name.into()],
-        name: format!("{name}.restored"),
+        name: String::new(),
         op_type: op_type.into(),
         attribute: alloc::vec![attribute],
     };
