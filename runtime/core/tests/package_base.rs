@@ -4,8 +4,9 @@ use proptest::{collection::vec, prelude::*};
 use swr_core::{
     FrontendSettings,
     package::{
-        Budget, Counts, Digest, Manifest, PackageError, Tensor, Tensors, Thresholds, digest,
-        onnx::{self, GraphProto, ModelProto, TensorProto},
+        Budget, Counts, Digest, Entry, Index, IndexedFile, Manifest, PackageError, Tensor, Tensors,
+        Thresholds, digest,
+        onnx::{self, GraphProto, ModelProto, NodeProto, Storage, TensorProto},
     },
 };
 
@@ -251,4 +252,155 @@ fn initialisers_that_cannot_be_are_refused() {
     assert!(onnx::initializers(&model(twice)).is_err());
     assert!(onnx::initializers(b"").is_err());
     assert!(onnx::initializers(b"RIFF....WAVE").is_err());
+}
+
+proptest! {
+    #[test]
+    fn numbers_of_a_manifest_are_read_as_written(number in any::<f64>().prop_filter("finite", |n| n.is_finite())) {
+        let mut manifest = manifest();
+        manifest.training.insert("number".into(), number.into());
+        let json = manifest.to_json().unwrap();
+        prop_assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), manifest);
+    }
+}
+
+/// A model of one large and one small weight, and something that is no weight.
+fn two_weights() -> (Tensors, ModelProto) {
+    let tensor = |shape: &[usize]| {
+        let count = shape.iter().product();
+        let data = (0..count).map(|i| ((i * 37) % 101) as f32 / 100.0 - 0.5);
+        Tensor::new(shape.to_vec(), data.collect())
+    };
+    let tensors = Tensors::from([
+        ("a.conv.weight".to_string(), tensor(&[30, 20])),
+        ("a.norm.scale".to_string(), tensor(&[30])),
+    ]);
+    let mut graph = GraphProto {
+        initializer: tensors
+            .iter()
+            .map(|(n, t)| TensorProto::f32(n, t))
+            .collect(),
+        node: vec![NodeProto {
+            op_type: "Mul".into(),
+            input: vec!["a.conv.weight".into(), "a.norm.scale".into()],
+            output: vec!["y".into()],
+            ..NodeProto::default()
+        }],
+        ..GraphProto::default()
+    };
+    graph.initializer.push(TensorProto::int64("axes", &[1, 2]));
+    (tensors, ModelProto::new(graph))
+}
+
+#[test]
+fn weights_stored_smaller_are_read_as_what_they_stand_for() {
+    let (tensors, model) = two_weights();
+    let bytes = model.to_bytes();
+    assert_eq!(onnx::store(&bytes, Storage::F32).unwrap(), bytes);
+    for (storage, error, share) in [
+        (Storage::F16, 3e-4, 0.6),
+        (Storage::Int8, 0.51 / 127.0, 0.5),
+    ] {
+        let stored = onnx::store(&bytes, storage).unwrap();
+        assert!(
+            (stored.len() as f64) < share * bytes.len() as f64,
+            "{} of {}",
+            stored.len(),
+            bytes.len()
+        );
+        let read = onnx::initializers(&stored).unwrap();
+        assert!(read.keys().eq(tensors.keys()));
+        for (name, tensor) in &read {
+            assert_eq!(tensor.shape, tensors[name].shape);
+            let pairs = tensor.data.iter().zip(&tensors[name].data);
+            let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(largest <= error, "{storage:?} {name}: {largest}");
+        }
+        // Stored once, it stays so.
+        assert_eq!(onnx::store(&stored, storage).unwrap().len(), stored.len());
+    }
+}
+
+#[test]
+fn what_cannot_be_stored_smaller_is_refused() {
+    let mut large = two_weights().1;
+    let graph = large.graph.as_mut().unwrap();
+    graph.initializer[0] =
+        TensorProto::f32("a.conv.weight", &Tensor::new(vec![30, 20], vec![1e30; 600]));
+    let error = onnx::store(&large.to_bytes(), Storage::F16).unwrap_err();
+    assert!(matches!(error, PackageError::NotFinite { .. }), "{error}");
+
+    // A node that is no message: nobody looks at it while all weights are f32, but nothing is made with it.
+    let bytes = two_weights().1.to_bytes();
+    let place = bytes.windows(3).position(|w| w == b"Mul").unwrap();
+    let mut damaged = bytes.clone();
+    damaged[place] = 0xff;
+    assert!(onnx::initializers(&damaged).is_ok());
+    assert!(onnx::store(&damaged, Storage::Int8).is_err());
+}
+
+fn index() -> Index {
+    let file = |name: &str| IndexedFile {
+        name: name.into(),
+        bytes: 1_000,
+        sha256: Digest([1; 32]),
+    };
+    let entry = |language: &str, names: &[&str]| Entry {
+        language: language.into(),
+        model_version: 2,
+        files: names.iter().map(|name| file(name)).collect(),
+    };
+    Index {
+        format: 1,
+        base: entry("en", &["base.json", "base.onnx"]),
+        languages: vec![entry("de", &["de.swr", "de.swr.minisig"])],
+    }
+}
+
+#[test]
+fn an_index_is_read_as_written_and_names_no_paths() {
+    let json = index().to_json().unwrap();
+    assert_eq!(Index::parse(json.as_bytes()).unwrap(), index());
+    let refused = |from: &str, to: &str| {
+        assert!(json.contains(from));
+        Index::parse(json.replacen(from, to, 1).as_bytes()).unwrap_err()
+    };
+    for name in [
+        "../de.swr",
+        "/etc/passwd",
+        "a/b",
+        "C:\\\\x",
+        "",
+        ".hidden",
+        "base.onnx",
+    ] {
+        let error = refused("de.swr\"", &format!("{name}\""));
+        assert!(
+            matches!(error, PackageError::BadField { field: "name", .. }),
+            "{name}: {error}"
+        );
+    }
+    assert!(matches!(
+        refused("\"de\"", "\"en\""),
+        PackageError::BadField {
+            field: "language",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused("1000", "999999999999"),
+        PackageError::BadField { field: "bytes", .. }
+    ));
+    assert!(matches!(
+        refused("\"sha256\"", "\"md5\""),
+        PackageError::BadIndex { .. }
+    ));
+    let version = PackageError::UnsupportedVersion {
+        what: "index",
+        found: 2,
+        supported: 1,
+    };
+    assert_eq!(refused("\"format\": 1", "\"format\": 2"), version);
+    let large = Index::parse(&vec![b' '; 2 << 20]).unwrap_err();
+    assert!(matches!(large, PackageError::TooLarge { .. }));
 }

@@ -481,6 +481,8 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
     // Nodes are in topological order: those that make weights come first.
     let mut model = other_fields;
     put_field(7, &[nodes, rest].concat(), &mut model);
+    // Now that some weights are stored smaller, nodes are read that were not before, and may be damaged.
+    initializers(&model)?;
     Ok(model)
 }
 
