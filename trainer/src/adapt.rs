@@ -32,8 +32,6 @@ use crate::train::{Moment, Schedule, Stage, run_stage};
 use crate::weights::{from_package, to_package};
 
 const CLASSIFIER: [&str; 2] = ["classifier.weight", "classifier.bias"];
-/// Differences in int8.
-const INT8: Precision = Precision::Quantised(7);
 const SCORES: &str = "policy.scores";
 /// Batches that the base's statistics on the new language are estimated from.
 const OBSERVED_BATCHES: usize = 20;
@@ -90,7 +88,7 @@ impl Plan {
         }
         let classifier = with_classifier(base, header.labels.len())?;
         // Also checks the header, before anything is trained.
-        let least_bytes = Delta::build(base, &classifier, header.clone(), INT8)?
+        let least_bytes = Delta::build(base, &classifier, header.clone(), Precision::DEFAULT)?
             .sizes()
             .total();
         let fixed = match typed.limit() {
@@ -291,7 +289,12 @@ pub fn adapt(
     let mut tuned = weights(&learner, &body, &plan.units, &Gates::Fixed(gates.clone()))?;
     fold(&mut tuned, &learner.running)?;
     settle_entries(&mut tuned, &deployed, architecture, &learner.running)?;
-    let delta = Delta::build(base, &to_package(&tuned)?, header.clone(), INT8)?;
+    let delta = Delta::build(
+        base,
+        &to_package(&tuned)?,
+        header.clone(),
+        Precision::DEFAULT,
+    )?;
     let merged = merge(base, &Delta::read(&delta.write())?)?;
     let used = plan.typed.used(
         &swr_core::package::changed(base, &merged)?,

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 use swr_core::package::{
     Budget, Delta, DeltaHeader, DetachedSignature, Digest, Entry, INDEX_VERSION, Index,
-    IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Tensor, Tensors, UNKNOWN,
+    IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Steps, Tensor, Tensors, UNKNOWN,
     changed, merge,
     onnx::{Storage, initializers, store},
 };
@@ -27,23 +27,33 @@ struct PrecisionArguments {
     /// Quantise differences to a sign and so many bits: 7 is int8, 3 is int4
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUANTISED_BITS)))]
     bits: Option<u32>,
+    /// Quantise in even steps, which take fewer bytes, instead of steps that grow with the value, which spare small values beside large ones
+    #[arg(long)]
+    even: bool,
     /// Round differences to ten fraction bits, as f16 has
-    #[arg(long, conflicts_with = "bits")]
+    #[arg(long, conflicts_with_all = ["bits", "even"])]
     rounded: bool,
     /// Keep every bit of the tuned network
-    #[arg(long, conflicts_with_all = ["bits", "rounded"])]
+    #[arg(long, conflicts_with_all = ["bits", "even", "rounded"])]
     lossless: bool,
 }
 
 impl PrecisionArguments {
     fn or(self, default: Precision) -> Precision {
+        let steps = if self.even {
+            Steps::Even
+        } else {
+            Steps::Growing
+        };
         match self {
             Self { lossless: true, .. } => Precision::Lossless,
             Self { rounded: true, .. } => Precision::Rounded,
             Self {
-                bits: Some(bits), ..
-            } => Precision::Quantised(bits),
-            _ => default,
+                bits: None,
+                even: false,
+                ..
+            } => default,
+            Self { bits, .. } => Precision::Quantised(bits.unwrap_or(MAX_QUANTISED_BITS), steps),
         }
     }
 }
@@ -339,7 +349,7 @@ fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
         provenance: a.provenance.clone(),
     };
     let tensors = read_tensors(tuned)?;
-    let precision = a.precision.or(Precision::Quantised(MAX_QUANTISED_BITS));
+    let precision = a.precision.or(Precision::DEFAULT);
     let delta = Delta::build(&base.tensors, &tensors, header, precision)
         .with_context(|| tuned.display().to_string())?;
     let bytes = delta.write();

@@ -79,7 +79,7 @@ fn delta(base: &Tensors, by_row: bool) -> Delta {
         synthetic: false,
         provenance: String::new(),
     };
-    Delta::build(base, &tuned, header, Precision::Quantised(7)).expect("a delta")
+    Delta::build(base, &tuned, header, Precision::DEFAULT).expect("a delta")
 }
 
 fn package(criterion: &mut Criterion) {

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors, digest, merge,
-    merge_into, onnx::initializers,
+    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor, Tensors, digest,
+    merge, merge_into, onnx::initializers,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -97,7 +97,7 @@ fn header(labels: &[&str]) -> DeltaHeader {
 const LABELS: [&str; 6] = ["sim", "não", "четыре", "四", "_unknown_", "_silence_"];
 
 /// The golden files of this version: name, delta, digest of the merged tensors.
-fn cases() -> [(&'static str, Delta, &'static str); 4] {
+fn cases() -> [(&'static str, Delta, &'static str); 5] {
     let base = network(1, 4);
     let build = |rows, labels: &[&str], precision| {
         Delta::build(&base, &tuned(rows), header(labels), precision).unwrap()
@@ -105,13 +105,18 @@ fn cases() -> [(&'static str, Delta, &'static str); 4] {
     [
         (
             "delta-v3-int8.swr",
-            build(6, &LABELS, Precision::Quantised(7)),
+            build(6, &LABELS, Precision::DEFAULT),
             "49cb37f5a7cd0f7dc14e535417b2928738740895f39906ae42e5906ee35269bb",
         ),
         (
             "delta-v3-int4.swr",
-            build(6, &LABELS, Precision::Quantised(3)),
+            build(6, &LABELS, Precision::Quantised(3, Steps::Growing)),
             "0800a5743354181e13e4e82d66f14f69bb5449d024aaa48a58dbb7473ff831ef",
+        ),
+        (
+            "delta-v3-even.swr",
+            build(6, &LABELS, Precision::Quantised(7, Steps::Even)),
+            "6b1403452b5f461d0f7f967c1a0f86988236b2d6426e3d3e49b6be786bd00f61",
         ),
         (
             "delta-v3-rounded.swr",

@@ -2,11 +2,11 @@
 
 use proptest::{collection::vec, prelude::*};
 use swr_core::package::{
-    Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Tensor, Tensors,
-    Values, changed, digest, merge, merge_into, quantise, square,
+    Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor,
+    Tensors, Values, changed, digest, merge, merge_into, quantise,
 };
 
-const INT8: Precision = Precision::Quantised(7);
+const INT8: Precision = Precision::DEFAULT;
 
 fn labels(count: usize) -> Vec<String> {
     let keywords = (2..count).map(|number| format!("wort {number}"));
@@ -110,7 +110,7 @@ proptest! {
         for name in ["body.conv.weight", "body.norm.scale"] {
             let (old, new) = (&base[name].data, &tuned[name].data);
             let difference: Vec<f32> = new.iter().zip(old).map(|(n, o)| n - o).collect();
-            let (scale, values) = quantise(&difference, 7);
+            let (scale, values) = quantise(&difference, 7, Steps::Growing);
             for (position, &value) in values.iter().enumerate() {
                 let step = scale * (f32::from(value) * f32::from(value).abs());
                 prop_assert_eq!(merged[name].data[position].to_bits(), (old[position] + step).to_bits());
@@ -155,16 +155,41 @@ proptest! {
     }
 
     #[test]
-    fn quantising_is_within_half_a_step(values in vec(-1e3f32..1e3, 0..50), bits in 1u32..=7) {
-        let (scale, quantised) = quantise(&values, bits);
+    fn quantising_is_within_half_a_step(values in vec(-1e3f32..1e3, 0..50), bits in 1u32..=7, even in any::<bool>()) {
+        let steps = if even { Steps::Even } else { Steps::Growing };
+        let (scale, quantised) = quantise(&values, bits, steps);
         prop_assert_eq!(scale.to_bits() & 0xffff, 0, "no bfloat16");
         let most = (1 << bits) - 1;
         for (value, quantised) in values.iter().zip(&quantised) {
             prop_assert!(i32::from(*quantised).abs() <= most);
+            let width = if even { 1.0 } else { width(*quantised) };
             // The largest value may lie above the last step, by what the scale was rounded down.
-            let width = width(*quantised).max(square(most as i8) / 128.0);
-            prop_assert!((value - scale * square(*quantised)).abs() <= 0.5001 * scale * width);
+            let width = width.max(steps.apply(most as i8) / 128.0);
+            prop_assert!((value - scale * steps.apply(*quantised)).abs() <= 0.5001 * scale * width);
         }
+    }
+
+    #[test]
+    fn even_steps_take_fewer_bytes_for_the_same_error(seed in 1u32..1_000) {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let normal: Vec<f32> = (0..2_000).map(|_| next() + next() + next() + next()).collect();
+        let network = |weights: Vec<f32>| Tensors::from([("any".to_string(), Tensor::new(vec![50, 40], weights))]);
+        let (base, tuned) = (network(vec![0.0; 2_000]), network(normal));
+        let made = [Steps::Growing, Steps::Even].map(|steps| {
+            let delta = Delta::build(&base, &tuned, raw(), Precision::Quantised(7, steps)).unwrap();
+            let read = Delta::read(&delta.write()).unwrap();
+            assert_eq!(read, delta);
+            let merged = merge(&base, &read).unwrap();
+            let pairs = merged["any"].data.iter().zip(&tuned["any"].data);
+            let error = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            (delta.write().len(), error)
+        });
+        prop_assert!(made[1].0 < made[0].0, "{made:?}");
+        prop_assert!(made[1].1 < 1.2 * made[0].1, "{made:?}");
     }
 
     #[test]

@@ -250,7 +250,7 @@ pub(crate) fn delta(base: &Tensors, budget: &str) -> Delta {
         synthetic: true,
         provenance: "made by a test".into(),
     };
-    Delta::build(base, &tuned, header, Precision::Quantised(7)).unwrap()
+    Delta::build(base, &tuned, header, Precision::DEFAULT).unwrap()
 }
 
 /// Writes `base.onnx`, `base.json` and `de.swr` into `directory`; gives the base's tensors.

@@ -72,8 +72,10 @@ pub struct Positions {
 /// Values as a delta holds them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
-    /// `scale * square(value)`; the values are divided evenly among the scales, in order: one scale for all, or one per row.
+    /// `scale * steps.apply(value)`; the values are divided evenly among the scales, in order: one scale for all, or one per row.
     Quantised {
+        /// What a quantised value stands for.
+        steps: Steps,
         /// Factors; finite, not negative, their number divides the number of values.
         scales: Vec<f32>,
         /// Quantised values.
@@ -88,10 +90,14 @@ impl Values {
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::Float(values) => values.clone(),
-            Self::Quantised { scales, values } => values
+            Self::Quantised {
+                steps,
+                scales,
+                values,
+            } => values
                 .chunks(values.len() / scales.len())
                 .zip(scales)
-                .flat_map(|(row, scale)| row.iter().map(move |&value| scale * square(value)))
+                .flat_map(|(row, scale)| row.iter().map(move |&v| scale * steps.apply(v)))
                 .collect(),
         }
     }
@@ -105,7 +111,41 @@ pub enum Precision {
     /// Differences are rounded to ten fraction bits, as f16 has.
     Rounded,
     /// Differences are quantised to a sign and so many bits, 1 to [`MAX_QUANTISED_BITS`]: 7 is int8, 3 is int4.
-    Quantised(u32),
+    Quantised(u32, Steps),
+}
+
+impl Precision {
+    /// int8 in growing steps: what is used unless something else is asked for.
+    pub const DEFAULT: Self = Self::Quantised(MAX_QUANTISED_BITS, Steps::Growing);
+}
+
+/// What a quantised value stands for, in units of its scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// `q * |q|`. The small values beside a few large ones keep their precision: a norm whose input hardly varies has a deployed scale a hundred
+    /// times larger than its neighbours'. For normally distributed values the error is that of even steps, but coding them takes half a bit more each.
+    Growing,
+    /// `q`. The fewest bits where no value is far beyond the others.
+    Even,
+}
+
+impl Steps {
+    /// What `quantised` stands for; exact in f32.
+    pub fn apply(self, quantised: i8) -> f32 {
+        let value = i16::from(quantised);
+        match self {
+            Self::Growing => f32::from(value * value.abs()),
+            Self::Even => f32::from(value),
+        }
+    }
+
+    /// The largest value that stands for at most `units`, which are not negative.
+    fn below(self, units: f32) -> f32 {
+        match self {
+            Self::Growing => libm::sqrtf(units),
+            Self::Even => units,
+        }
+    }
 }
 
 /// Bytes that one change takes in the file. What lies between two parts counts to the second, so that all parts add up to the file.
@@ -128,37 +168,25 @@ impl ChangeBytes {
     }
 }
 
-/// What a quantised value stands for, in units of its scale: its square, with its sign. Exact in f32.
-///
-/// Steps that grow with the value keep the small differences beside a few large ones: a norm whose input hardly varies has a
-/// deployed scale a hundred times larger than its neighbours. For normally distributed values the error is that of even steps.
-pub fn square(quantised: i8) -> f32 {
-    let value = i16::from(quantised);
-    f32::from(value * value.abs())
-}
-
-/// Rounds `values` to a sign and `bits` bits with a common scale: `value ≈ scale * square(q)`, the scale being the largest absolute
-/// value / (2^bits - 1)², rounded to bfloat16.
+/// Rounds `values` to a sign and `bits` bits with a common scale: `value ≈ scale * steps.apply(q)`, the scale being the largest absolute
+/// value over what 2^bits - 1 stands for, rounded to bfloat16.
 ///
 /// All values must be finite, `bits` 1 to [`MAX_QUANTISED_BITS`]. Where all are zero, or so small that the scale is, scale and values are zero.
 /// Of two equally near the one closer to zero is taken; the result is the same on every machine.
-pub fn quantise(values: &[f32], bits: u32) -> (f32, Vec<i8>) {
+pub fn quantise(values: &[f32], bits: u32, steps: Steps) -> (f32, Vec<i8>) {
     let largest = values
         .iter()
         .fold(0.0f32, |largest, value| largest.max(value.abs()));
     let most = ((1u32 << bits) - 1) as i8;
-    let scale = round(largest / square(most), SCALE_FRACTION_BITS);
+    let scale = round(largest / steps.apply(most), SCALE_FRACTION_BITS);
     let quantised = values.iter().map(|value| {
         if scale == 0.0 {
             return 0;
         }
         let units = value.abs() / scale;
-        let below = (libm::sqrtf(units) as i8).min(most - 1);
-        let nearest = if square(below + 1) - units < units - square(below) {
-            below + 1
-        } else {
-            below
-        };
+        let below = (steps.below(units) as i8).min(most - 1);
+        let (up, down) = (steps.apply(below + 1) - units, units - steps.apply(below));
+        let nearest = if up < down { below + 1 } else { below };
         if *value < 0.0 { -nearest } else { nearest }
     });
     (scale, quantised.collect())
@@ -213,7 +241,8 @@ pub(super) struct Models {
     dimension: Number,
     form: [Bit; 4],
     bits: [Bit; 8],
-    magnitudes: [[Bit; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1],
+    /// Per kind of steps and number of bits.
+    magnitudes: [[[Bit; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1]; 2],
     scales: Number,
     fraction_bits: [Bit; 32],
     scale_exponents: [Bit; 256],
@@ -240,7 +269,7 @@ impl Models {
             dimension: Number::NEW,
             form: [Bit::NEW; 4],
             bits: [Bit::NEW; 8],
-            magnitudes: [[Bit::NEW; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1],
+            magnitudes: [[[Bit::NEW; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1]; 2],
             scales: Number::NEW,
             fraction_bits: [Bit::NEW; 32],
             scale_exponents: [Bit::NEW; 256],
@@ -259,8 +288,9 @@ mod kind {
 
 /// Forms of values in the file.
 mod form {
-    pub(super) const QUANTISED: u32 = 0;
+    pub(super) const GROWING: u32 = 0;
     pub(super) const FLOAT: u32 = 1;
+    pub(super) const EVEN: u32 = 2;
 }
 
 impl Change {
@@ -316,13 +346,14 @@ impl Change {
                     ),
                 })
             }
-            Precision::Quantised(bits) => {
+            Precision::Quantised(bits, steps) => {
                 let differences: Vec<f32> = pairs().map(|(n, o)| n - o).collect();
-                let (scale, quantised) = quantise(&differences, bits);
+                let (scale, quantised) = quantise(&differences, bits, steps);
                 let quantised = quantised.into_iter().map(i32::from).collect();
                 edit(quantised, &|positions, values| Edit::Add {
                     positions,
                     values: Values::Quantised {
+                        steps,
                         scales: vec![scale],
                         values: values.iter().map(|value| *value as i8).collect(),
                     },
@@ -336,10 +367,11 @@ impl Change {
         let row = new.data.len() / new.rows().max(1);
         let values = match precision {
             Precision::Lossless => Values::Float(new.data.clone()),
-            Precision::Quantised(bits) if row > 1 => {
-                let rows = new.data.chunks(row).map(|row| quantise(row, bits));
+            Precision::Quantised(bits, steps) if row > 1 => {
+                let rows = new.data.chunks(row).map(|row| quantise(row, bits, steps));
                 let (scales, values): (Vec<_>, Vec<_>) = rows.unzip();
                 Values::Quantised {
+                    steps,
                     scales,
                     values: values.concat(),
                 }
@@ -412,9 +444,18 @@ fn code_edit<C: Coder>(
             let values = values.map(|values| units.spread(values, positions));
             let values = code_values(coder, models, units.weights(), values.as_ref(), false)?;
             let (positions, values) = match values {
-                Values::Quantised { scales, values } => {
+                Values::Quantised {
+                    steps,
+                    scales,
+                    values,
+                } => {
                     let (positions, values) = units.changed(values);
-                    (positions, Values::Quantised { scales, values })
+                    let values = Values::Quantised {
+                        steps,
+                        scales,
+                        values,
+                    };
+                    (positions, values)
                 }
                 Values::Float(values) => {
                     let (positions, values) = units.changed(values);
@@ -502,7 +543,12 @@ impl Units {
 
     fn spread(&self, values: &Values, positions: Option<&Positions>) -> Values {
         match values {
-            Values::Quantised { scales, values } => Values::Quantised {
+            Values::Quantised {
+                steps,
+                scales,
+                values,
+            } => Values::Quantised {
+                steps: *steps,
                 scales: scales.clone(),
                 values: self.fill(values, positions),
             },
@@ -675,13 +721,16 @@ fn code_values<C: Coder>(
     scaled_by_row: bool,
 ) -> Result<Values, PackageError> {
     let form = match given {
-        Some(Values::Quantised { .. }) | None => form::QUANTISED,
+        Some(Values::Quantised {
+            steps: Steps::Even, ..
+        }) => form::EVEN,
+        Some(Values::Quantised { .. }) | None => form::GROWING,
         Some(Values::Float(_)) => form::FLOAT,
     };
     match coder.tree(&mut models.form, 2, form)? {
-        form::QUANTISED => {
+        form @ (form::GROWING | form::EVEN) => {
             let (scales, values) = match given {
-                Some(Values::Quantised { scales, values }) => {
+                Some(Values::Quantised { scales, values, .. }) => {
                     (scales.as_slice(), values.as_slice())
                 }
                 _ => ([].as_slice(), [].as_slice()),
@@ -707,7 +756,7 @@ fn code_values<C: Coder>(
             let (learned, unlearned) = (bits.min(LEARNED_BITS), bits.saturating_sub(LEARNED_BITS));
             let values = code_list(count, values, |value: i8| {
                 let magnitude = u32::from(value.unsigned_abs());
-                let models = &mut models.magnitudes[bits as usize];
+                let models = &mut models.magnitudes[form as usize / 2][bits as usize];
                 let high = coder.tree(models, learned, magnitude >> unlearned)?;
                 let low = magnitude & ((1 << unlearned) - 1);
                 // The sign goes with the lowest bits.
@@ -715,7 +764,16 @@ fn code_values<C: Coder>(
                 let magnitude = (high << unlearned | low >> 1) as i8;
                 Ok(if low & 1 == 1 { -magnitude } else { magnitude })
             })?;
-            Ok(Values::Quantised { scales, values })
+            let steps = if form == form::EVEN {
+                Steps::Even
+            } else {
+                Steps::Growing
+            };
+            Ok(Values::Quantised {
+                steps,
+                scales,
+                values,
+            })
         }
         form::FLOAT => {
             let given = match given {
@@ -818,7 +876,7 @@ mod tests {
                         chosen += 1;
                     }
                 }
-                let change = Change::difference(index, &old, &new, Precision::Quantised(7));
+                let change = Change::difference(index, &old, &new, Precision::DEFAULT);
                 let Some(change) = change else {
                     continue;
                 };

@@ -8,7 +8,7 @@ use super::{
     Tensor, Tensors, Values,
     change::{MAX_RANK, step},
     delta::SIGNATURE_BYTES,
-    digest, square,
+    digest,
     tensors::pairs,
 };
 
@@ -170,11 +170,15 @@ fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError
     // Two roundings, a multiplication's and an addition's, never a fused one: every machine must get the same bits.
     match edit {
         Edit::Add { values, .. } => match values {
-            Values::Quantised { scales, values } => {
+            Values::Quantised {
+                steps,
+                scales,
+                values,
+            } => {
                 let scale = scales[0];
                 for (&position, &value) in positions.iter().zip(values) {
                     let weight = &mut weights[position as usize];
-                    *weight += scale * square(value);
+                    *weight += scale * steps.apply(value);
                     finite &= weight.is_finite();
                 }
             }

@@ -43,7 +43,7 @@ mod tensors;
 
 pub use budget::{Budget, Limit};
 pub use change::{
-    Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Values, quantise, square,
+    Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Steps, Values, quantise,
 };
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes};
 pub use error::PackageError;

@@ -442,17 +442,16 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
     let damaged = || bad("it is damaged or no onnx model".into());
     let (mut nodes, mut rest) = (Vec::new(), Vec::new());
     let mut other_fields = Vec::new();
-    let graph = fields(bytes)
-        .try_fold(None, |graph, field| {
-            let (number, whole, content) = field?;
-            if number == 7 {
-                return Some(Some(content));
-            }
+    let mut graph = None;
+    for field in fields(bytes) {
+        let (number, whole, content) = field.ok_or_else(damaged)?;
+        if number != 7 {
             other_fields.extend_from_slice(whole);
-            Some(graph)
-        })
-        .flatten()
-        .ok_or_else(damaged)?;
+        } else if graph.replace(content).is_some() {
+            return Err(bad("it has two graphs; export the model again".into()));
+        }
+    }
+    let graph = graph.ok_or_else(damaged)?;
     for field in fields(graph) {
         let (number, whole, content) = field.ok_or_else(damaged)?;
         let proto = match number {
