@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use swr_core::package::{Delta, PackageError, merge};
+use swr_core::package::{Delta, Edit, PackageError, Values, merge};
 use swr_runtime::Models;
 use swr_tests::{models, recordings};
 
@@ -86,6 +86,81 @@ fn no_flipped_bit_and_no_cut_of_a_released_delta_gets_through() {
         flipped[bit / 8] ^= 1 << (bit % 8);
     }
     assert!(Delta::read(&bytes).is_ok());
+}
+
+/// Bits of symbols at the entropy of their own frequencies.
+fn entropy_bits<T: Ord>(symbols: impl Iterator<Item = T>) -> f64 {
+    let mut counts = std::collections::BTreeMap::new();
+    symbols.for_each(|symbol| *counts.entry(symbol).or_insert(0u32) += 1);
+    let total: u32 = counts.values().sum();
+    let bits = |count: &u32| f64::from(*count) * (f64::from(total) / f64::from(*count)).log2();
+    counts.values().map(bits).sum()
+}
+
+/// log2 of the number of ways to choose `k` of `n`.
+fn choice_bits(n: usize, k: usize) -> f64 {
+    (0..k.min(n - k))
+        .map(|i| ((n - i) as f64 / (i + 1) as f64).log2())
+        .sum()
+}
+
+#[test]
+fn released_deltas_are_near_the_entropy_of_what_they_hold() {
+    let base = Models::open(models()).expect("the released models");
+    let sizes: Vec<usize> = base
+        .tensors()
+        .values()
+        .map(|tensor| tensor.data.len())
+        .collect();
+    for language in ["ar", "zh", "de", "pl"] {
+        let file = base.delta(language).expect("a delta");
+        let header = file.delta.header();
+        // Digests, signature, checksum, versions and flags are as random as they are long.
+        let mut bits = 8.0 * (3.0 * 32.0 + 64.0 + 8.0 + 11.0) + 32.0;
+        let texts = [&header.language, &header.provenance]
+            .into_iter()
+            .chain(&header.labels[..header.labels.len() - 2]);
+        bits += entropy_bits(texts.flat_map(|text| text.bytes().chain([0])));
+        let (mut values, mut exponents) = (Vec::new(), Vec::new());
+        let mut float = |value: f32| {
+            let fraction = value.to_bits() & 0x7f_ffff;
+            exponents.push(value.to_bits() >> 23);
+            23.0 - f64::from(fraction.trailing_zeros().min(23))
+        };
+        for change in file.delta.changes() {
+            let held = match &change.edit {
+                Edit::Add { positions, values } => {
+                    bits += choice_bits(sizes[change.tensor], positions.indexes.len());
+                    values
+                }
+                Edit::Replace { values, .. } => values,
+                Edit::Step { .. } => panic!("{language}: released deltas are quantised"),
+            };
+            match held {
+                Values::Quantised {
+                    scales,
+                    values: quantised,
+                    ..
+                } => {
+                    bits += scales.iter().map(|scale| float(*scale)).sum::<f64>();
+                    values.extend(quantised.iter().copied());
+                }
+                Values::Float(floats) => {
+                    bits += floats.iter().map(|value| float(*value)).sum::<f64>()
+                }
+            }
+        }
+        bits += entropy_bits(values.into_iter()) + entropy_bits(exponents.into_iter());
+        let (found, entropy) = (file.file_bytes as f64, bits / 8.0);
+        assert!(
+            found <= 1.1 * entropy,
+            "{language}: {found} bytes hold {entropy:.0}"
+        );
+        eprintln!(
+            "{language}: {found} bytes, {:.1} % above the entropy of what they hold",
+            100.0 * (found / entropy - 1.0)
+        );
+    }
 }
 
 #[test]
