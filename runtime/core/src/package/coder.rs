@@ -48,8 +48,8 @@ impl Bit {
     #[inline(always)]
     fn learn(&mut self, bit: bool) {
         let (old, rate) = (u32::from(self.probability), RATES[usize::from(self.seen)]);
-        let up = old + ((u32::from(u16::MAX) - old) * rate >> 16);
-        let down = old - (old * rate >> 16);
+        let up = old + (((u32::from(u16::MAX) - old) * rate) >> 16);
+        let down = old - ((old * rate) >> 16);
         self.probability = if bit { up } else { down } as u16;
         self.seen = (self.seen + 1).min(SLOWEST);
     }

@@ -5,8 +5,8 @@ use alloc::{string::String, vec::Vec};
 
 use super::{
     Budget, Change, ChangeBytes, Digest, PackageError, SILENCE, UNKNOWN,
-    change::Models,
     coder::{Bit, Coder, Number, Reader, Text, Writer},
+    coding::Models,
     fields::{
         MAX_LABEL_BYTES, MAX_LABELS, MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels,
         check_language, check_model_version, check_text, check_thresholds,

@@ -31,6 +31,7 @@
 mod budget;
 mod change;
 mod coder;
+mod coding;
 mod delta;
 mod error;
 mod fields;
