@@ -216,7 +216,7 @@ impl Models {
     /// # Errors
     /// [`ModelsError::Package`] when the delta is not signed as it must be, is for another base, or does not give what it promises.
     pub fn merge(&self, file: &DeltaFile) -> Result<Tensors, ModelsError> {
-        check_signature(&file.path, &file.bytes, &self.keys)?;
+        file.check_signature(&self.keys)?;
         // The tensors' digest first: a base that was trained anew differs in both, and weights are what people know it by.
         let merged = merge(&self.tensors, &file.delta).map_err(package_error(&file.path))?;
         if file.delta.header().manifest.is_some() {
@@ -263,6 +263,14 @@ impl Models {
 }
 
 impl DeltaFile {
+    /// Refuses a delta that none of `keys` signed, beside it or in it. Without keys everything passes.
+    ///
+    /// # Errors
+    /// [`ModelsError::Package`] for what is unsigned, signed with another key, or altered since.
+    pub fn check_signature(&self, keys: &[PublicKey]) -> Result<(), ModelsError> {
+        check_signature(&self.path, &self.bytes, keys)
+    }
+
     /// Reads a delta from anywhere.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::config::{
 use crate::evaluate::{Evaluation, evaluate};
 use crate::examples::{Examples, Language};
 use crate::export::streaming_graph;
-use crate::files::{read, write_atomically};
+use crate::files::{read, write_atomically, write_package};
 use crate::languages;
 use crate::models::{
     Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
@@ -502,7 +502,7 @@ fn adapt_language(
         "calibration": calibrated,
     });
     let path = delta_path(&common.models, lang);
-    write_atomically(&path, &bytes)?;
+    write_package(&path, &bytes)?;
     write_report(&common.models, lang, &report)?;
     println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));

@@ -24,6 +24,19 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// As [`write_atomically`]; a signature beside the file is removed, since it was another file's.
+pub fn write_package(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".minisig");
+    write_atomically(path, bytes)?;
+    match std::fs::remove_file(Path::new(&beside)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| Path::new(&beside).display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a whole file; the error names it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{}: could not be read", path.display()))

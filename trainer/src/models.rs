@@ -14,7 +14,7 @@ use swr_core::package::{
 
 use crate::architecture::Architecture;
 use crate::export::streaming_graph;
-use crate::files::{read, write_atomically};
+use crate::files::{read, write_atomically, write_package};
 use crate::network::Weights;
 use crate::weights::{from_package, to_package};
 
@@ -104,7 +104,7 @@ pub(crate) mod base_files {
         };
         let json = manifest.to_json()?;
         write_atomically(&models.join(BASE_ONNX), onnx)?;
-        write_atomically(&models.join(BASE_JSON), json.as_bytes())
+        write_package(&models.join(BASE_JSON), json.as_bytes())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands of `swr-train` that make files for others: packages of weights that were trained anywhere, deltas between any two networks,
 //! keys, signatures, and the index of a release.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,16 +11,18 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 use swr_core::package::{
     Budget, Delta, DeltaHeader, DetachedSignature, Digest, Entry, INDEX_VERSION, Index,
-    IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Steps, Tensor, Tensors, UNKNOWN,
-    changed, merge,
-    onnx::{Storage, initializers, store},
+    IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, PublicKey, SILENCE, Steps, Tensor,
+    Tensors, UNKNOWN, changed, embed_signature, merge,
+    onnx::{Storage, check_same_graph, initializers, store},
 };
 
-use crate::files::{read, write_atomically};
+use crate::files::{read, write_atomically, write_package};
 use crate::models::{Base, MODEL_VERSION, base_files, delta_path, merged_tensors};
 
 /// Extension of what `unpack` writes and `pack` reads beside ONNX.
 const SAFETENSORS: &str = "safetensors";
+/// What is added to a file's name for the signature beside it.
+const SIGNATURE_SUFFIX: &str = ".minisig";
 
 /// How closely a delta keeps to the tuned network.
 #[derive(Args, Clone, Copy)]
@@ -99,8 +102,8 @@ pub(crate) struct PackArguments {
     #[arg(long, default_value_t = 0.7)]
     threshold: f32,
     /// Version of the model; it must rise with every release
-    #[arg(long, default_value_t = MODEL_VERSION)]
-    model_version: u32,
+    #[arg(long)]
+    model_version: Option<u32>,
     /// Refuse a delta that exceeds this
     #[arg(long, conflicts_with = "base")]
     budget: Option<Budget>,
@@ -230,15 +233,22 @@ pub(crate) struct EmbedArguments {
   swr-train index --models models      then put the folder on any file server, and
   swr models pull https://example.org/models --lang ar")]
 pub(crate) struct IndexArguments {
+    /// Public key that base and deltas must be signed with, beside them
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Folder of models
     #[arg(long, value_name = "DIR", default_value = "models")]
     models: PathBuf,
 }
 
+fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == SAFETENSORS)
+}
+
 /// Weights by name from an ONNX or safetensors file.
 fn read_tensors(path: &Path) -> Result<Tensors> {
     let bytes = read(path)?;
-    if path.extension().is_some_and(|e| e == SAFETENSORS) {
+    if is_safetensors(path) {
         read_safetensors(&bytes).with_context(|| path.display().to_string())
     } else {
         initializers(&bytes).with_context(|| path.display().to_string())
@@ -308,14 +318,19 @@ fn pack_base(a: &PackArguments, network: &Path) -> Result<()> {
     let tensors = initializers(&onnx)?;
     let manifest = match (&a.manifest, &a.lang, &a.labels) {
         (Some(path), _, _) => {
-            Manifest::parse(&read(path)?).with_context(|| path.display().to_string())?
+            let manifest = Manifest::parse(&read(path)?);
+            let manifest = manifest.with_context(|| path.display().to_string())?;
+            Manifest {
+                model_version: a.model_version.unwrap_or(manifest.model_version),
+                ..manifest
+            }
         }
         (_, Some(lang), Some(labels)) => Manifest {
             language: lang.clone(),
             labels: read_labels(labels)?,
             architecture: a.architecture.clone(),
             licence: a.licence.clone(),
-            model_version: a.model_version,
+            model_version: a.model_version.unwrap_or(MODEL_VERSION),
             thresholds: swr_core::package::Thresholds::ForAll(a.threshold),
             training: serde_json::Map::from_iter([("provenance".into(), json!(a.provenance))]),
             ..base_files::manifest(&tensors, &onnx)
@@ -340,7 +355,7 @@ fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
     let labels = read_labels(labels)?;
     let header = DeltaHeader {
         language: lang.clone(),
-        model_version: a.model_version,
+        model_version: a.model_version.unwrap_or(MODEL_VERSION),
         manifest: Some(base.manifest_sha256),
         thresholds: vec![a.threshold; labels.len()],
         labels,
@@ -363,7 +378,7 @@ fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
         );
     }
     let path = delta_path(&a.models, lang);
-    write_atomically(&path, &bytes)?;
+    write_package(&path, &bytes)?;
     println!(
         "{}: {} bytes; largest error {:e}",
         path.display(),
@@ -385,6 +400,9 @@ fn largest_error(wanted: &Tensors, found: &Tensors) -> f32 {
 /// Makes a delta between any two networks of equal tensors.
 pub(crate) fn delta(a: &DeltaArguments) -> Result<()> {
     let (base, tuned) = (read_tensors(&a.base)?, read_tensors(&a.tuned)?);
+    if [&a.base, &a.tuned].iter().all(|path| !is_safetensors(path)) {
+        check_same_graph(&read(&a.base)?, &read(&a.tuned)?)?;
+    }
     let header = DeltaHeader {
         language: "und".into(),
         model_version: a.model_version,
@@ -452,12 +470,17 @@ pub(crate) fn key(a: &KeyArguments) -> Result<()> {
     };
     let pair = pair.context("no key could be made")?;
     let secret_text = pair.sk.to_box(None)?.into_string();
-    write_atomically(&secret, secret_text.as_bytes())?;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
-    }
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+        .open(&secret)
+        .and_then(|mut file| {
+            file.write_all(secret_text.as_bytes())?;
+            file.sync_all()
+        })
+        .with_context(|| format!("{}: could not be written", secret.display()))?;
     write_atomically(&public, pair.pk.to_box()?.into_string().as_bytes())?;
     println!("{}: give it to devices with `swr --key`", public.display());
     println!("{}: keep it secret", secret.display());
@@ -497,11 +520,11 @@ pub(crate) fn sign(a: &SignArguments) -> Result<()> {
         let signature = minisign::sign(None, &key, signed.as_slice(), Some(&comment), None)
             .with_context(|| path.display().to_string())?
             .into_string();
-        let beside = beside(path, ".minisig");
+        let beside = beside(path, SIGNATURE_SUFFIX);
         write_atomically(&beside, signature.as_bytes())?;
         println!("{}", beside.display());
         match delta {
-            Some(delta) if a.embed => embed_signature(path, delta, &signature)?,
+            Some(_) if a.embed => embed_text(path, &signature)?,
             _ => {}
         }
     }
@@ -511,18 +534,19 @@ pub(crate) fn sign(a: &SignArguments) -> Result<()> {
 /// Writes the signatures that lie beside deltas into them.
 pub(crate) fn embed(a: &EmbedArguments) -> Result<()> {
     for path in &a.files {
-        let delta = Delta::read(&read(path)?).with_context(|| path.display().to_string())?;
-        let beside = beside(path, ".minisig");
+        let beside = beside(path, SIGNATURE_SUFFIX);
         let text =
             String::from_utf8(read(&beside)?).with_context(|| beside.display().to_string())?;
-        embed_signature(path, delta, &text)?;
+        embed_text(path, &text)?;
     }
     Ok(())
 }
 
-fn embed_signature(path: &Path, delta: Delta, text: &str) -> Result<()> {
+fn embed_text(path: &Path, text: &str) -> Result<()> {
     let signature: DetachedSignature = text.parse().with_context(|| path.display().to_string())?;
-    write_atomically(path, &delta.with_signature(signature.signature).write())?;
+    let file = embed_signature(&read(path)?, signature.signature)
+        .with_context(|| path.display().to_string())?;
+    write_atomically(path, &file)?;
     println!(
         "{}: signature of key {} embedded",
         path.display(),
@@ -534,15 +558,32 @@ fn embed_signature(path: &Path, delta: Delta, text: &str) -> Result<()> {
 /// Writes `index.json` beside base and deltas, all of which must fit together.
 pub(crate) fn index(a: &IndexArguments) -> Result<()> {
     let base = Base::read(&a.models)?;
+    let key: Option<PublicKey> = match &a.key {
+        Some(path) => {
+            let text = String::from_utf8_lossy(&read(path)?).into_owned();
+            Some(text.parse().with_context(|| path.display().to_string())?)
+        }
+        None => None,
+    };
     let entry = |language: &str, model_version, names: Vec<String>| -> Result<Entry> {
         let mut files = Vec::new();
         for name in names {
-            for name in [name.clone(), format!("{name}.minisig")] {
+            for name in [name.clone(), format!("{name}{SIGNATURE_SUFFIX}")] {
                 let path = a.models.join(&name);
-                if name.ends_with(".minisig") && !path.exists() {
+                if name.ends_with(SIGNATURE_SUFFIX) && !path.exists() {
                     continue;
                 }
                 let bytes = read(&path)?;
+                // The network has no signature: the manifest names its digest.
+                if let Some(key) = &key
+                    && !name.ends_with(SIGNATURE_SUFFIX)
+                    && !name.ends_with(".onnx")
+                {
+                    let beside = beside(&path, SIGNATURE_SUFFIX);
+                    let text = String::from_utf8_lossy(&read(&beside)?).into_owned();
+                    key.check(&bytes, &text.parse()?)
+                        .with_context(|| path.display().to_string())?;
+                }
                 files.push(IndexedFile {
                     name,
                     bytes: bytes.len() as u64,
@@ -576,6 +617,13 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
             .with_context(named)?;
         let header = delta.header();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        ensure!(
+            name == format!("{}.swr", header.language) && !header.labels.is_empty(),
+            "{}: it holds language {:?} with {} labels; a release names files after their language",
+            path.display(),
+            header.language,
+            header.labels.len()
+        );
         let names = vec![name.into_owned()];
         index
             .languages

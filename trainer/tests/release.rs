@@ -175,7 +175,7 @@ fn a_delta_between_any_two_networks_is_exact_unless_asked_otherwise() {
         "-o",
         &at("x.swr"),
     ]);
-    assert!(refusal.contains("presence"), "{refusal}");
+    assert!(refusal.contains("differ in more"), "{refusal}");
     assert!(!Path::new(&at("x.swr")).exists());
     assert!(refuses(&["delta", &at("a.onnx"), &at("ar.swr"), "-o", &at("x.swr")]).contains("onnx"));
 }
@@ -232,6 +232,12 @@ fn keys_sign_and_signatures_are_embedded() {
     let (folder, at) = folder();
     succeeds(&["key", "--out", &at("locked")]);
     succeeds(&["key", "--out", &at("open"), "--no-password"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(at("open.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
     let refusal = refuses(&["key", "--out", &at("open"), "--no-password"]);
     assert!(refusal.contains("is there already"), "{refusal}");
     for key in ["locked", "open"] {
@@ -295,6 +301,15 @@ fn keys_sign_and_signatures_are_embedded() {
         "zh.swr.minisig",
     ];
     assert_eq!(names, expected);
+    // A signature that is another key's, or another file's name, has no place in a release.
+    let models = folder.path().to_str().unwrap();
+    succeeds(&["index", "--models", models, "--key", &at("open.pub")]);
+    assert!(
+        refuses(&["index", "--models", models, "--key", &at("locked.pub")]).contains("wrong key")
+    );
+    fs::copy(at("zh.swr"), at("ja.swr")).unwrap();
+    assert!(refuses(&["index", "--models", models]).contains("after their language"));
+    fs::remove_file(at("ja.swr")).unwrap();
     // A delta that does not fit the base has no place in a release.
     succeeds(&[
         "pack",

@@ -339,6 +339,92 @@ fn what_cannot_be_stored_smaller_is_refused() {
     assert!(onnx::store(&damaged, Storage::Int8).is_err());
 }
 
+/// A model whose one node makes `w` of an int8 matrix of two rows, with the operator and attributes given.
+fn stored_matrix(nodes: &[(&str, &[&str], &[(&str, i64)])]) -> Vec<u8> {
+    let mut values = TensorProto::int64("q", &[]);
+    values.dims = vec![2, 2];
+    values.data_type = 3;
+    values.raw_data = vec![1, 2, 3, 4];
+    let scale = TensorProto::f32("s", &Tensor::new(vec![2], vec![10.0, 100.0]));
+    let node =
+        |(place, (operator, input, attributes)): (usize, &(&str, &[&str], &[(&str, i64)]))| {
+            NodeProto {
+                op_type: operator.to_string(),
+                input: input.iter().map(|name| name.to_string()).collect(),
+                output: vec![if place == 0 {
+                    "w".into()
+                } else {
+                    format!("w{place}")
+                }],
+                attribute: attributes
+                    .iter()
+                    .map(|(name, value)| onnx::AttributeProto::int(name, *value))
+                    .collect(),
+                ..NodeProto::default()
+            }
+        };
+    let graph = GraphProto {
+        node: nodes.iter().enumerate().map(node).collect(),
+        initializer: vec![values, scale],
+        ..GraphProto::default()
+    };
+    ModelProto::new(graph).to_bytes()
+}
+
+#[test]
+fn only_what_a_node_really_makes_is_a_weight() {
+    let weights =
+        |nodes: &[(&str, &[&str], &[(&str, i64)])]| onnx::initializers(&stored_matrix(nodes));
+    let rows = weights(&[("DequantizeLinear", &["q", "s"], &[("axis", 0)])]).unwrap();
+    assert_eq!(rows["w"].data, [10.0, 20.0, 300.0, 400.0]);
+    assert!(!rows.contains_key("s"), "a scale is no weight");
+    let cast = weights(&[("Cast", &["q"], &[("to", 1)])]).unwrap();
+    assert_eq!(cast["w"].data, [1.0, 2.0, 3.0, 4.0]);
+    // Columns, the operator's default; another type; a zero point: not ours, and not misread.
+    for other in [
+        ("DequantizeLinear", &["q", "s"][..], &[][..]),
+        ("DequantizeLinear", &["q", "s"], &[("axis", 1)]),
+        ("Cast", &["q"], &[("to", 7)]),
+        ("DequantizeLinear", &["q", "s", "z"], &[("axis", 0)]),
+    ] {
+        let read = weights(&[other]).unwrap();
+        assert!(
+            !read.contains_key("w") && read.contains_key("s"),
+            "{other:?}"
+        );
+    }
+    // A shared scale serves both; a shared matrix would make two weights of one, as many as a file has nodes.
+    let twice = [("Cast", &["q"][..], &[("to", 1)][..]); 2];
+    assert!(
+        weights(&twice)
+            .unwrap_err()
+            .to_string()
+            .contains("two nodes")
+    );
+}
+
+#[test]
+fn networks_that_differ_in_more_than_weights_are_told() {
+    let a = stored_matrix(&[("DequantizeLinear", &["q", "s"], &[("axis", 0)])]);
+    let b = stored_matrix(&[("DequantizeLinear", &["q", "s"], &[("axis", 1)])]);
+    assert!(onnx::check_same_graph(&a, &a).is_ok());
+    assert!(onnx::check_same_graph(&a, &b).is_err());
+    let mut other_values = a.clone();
+    let place = other_values
+        .windows(4)
+        .position(|w| w == [1, 2, 3, 4])
+        .unwrap();
+    other_values[place] = 9;
+    assert!(onnx::check_same_graph(&a, &other_values).is_err());
+    let mut other_scale = a.clone();
+    let place = other_scale
+        .windows(4)
+        .position(|w| w == 10f32.to_le_bytes())
+        .unwrap();
+    other_scale[place] = 1;
+    assert!(onnx::check_same_graph(&a, &other_scale).is_ok());
+}
+
 fn index() -> Index {
     let file = |name: &str| IndexedFile {
         name: name.into(),

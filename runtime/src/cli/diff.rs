@@ -9,7 +9,7 @@ use serde::Serialize;
 use swr_core::package::{Change, Delta, Edit};
 
 use super::{ModelsArgs, Outcome, json_line};
-use crate::models::DeltaFile;
+use crate::models::{DeltaFile, Models};
 
 /// Compare two deltas: headers, changed tensors, weights changed by both
 #[derive(Debug, Args)]
@@ -64,10 +64,17 @@ struct Row {
 impl Diff {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let (a, b) = (DeltaFile::read(&self.a)?, DeltaFile::read(&self.b)?);
-        // Names come from the base, where there is one.
+        let keys = self.models.keys()?;
+        a.check_signature(&keys)?;
+        b.check_signature(&keys)?;
+        // Names come from the base that both fit, where it is at hand.
+        let fits = |models: &Models| {
+            let base = models.manifest().tensors_sha256;
+            [&a, &b].iter().all(|file| file.delta.base_digest() == base)
+        };
         let names: Vec<String> = match self.models.open() {
-            Ok(models) => models.tensors().keys().cloned().collect(),
-            Err(_) => Vec::new(),
+            Ok(models) if fits(&models) => models.tensors().keys().cloned().collect(),
+            _ => Vec::new(),
         };
         let report = Report {
             equal: a.delta.clone().with_signature([0; 64])

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use swr_core::package::{merge, onnx::initializers};
 
-use super::{ModelsArgs, Outcome};
+use super::{ModelsArgs, Outcome, json_line};
 use crate::engine::merged_onnx;
 use crate::files::write_atomically;
 use crate::models::{DeltaFile, package_error, read};
@@ -36,14 +37,28 @@ pub(super) struct Export {
     /// The file to write
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     models: ModelsArgs,
+}
+
+/// The object of `--json`.
+#[derive(Serialize)]
+struct Written<'a> {
+    file: &'a Path,
+    bytes: usize,
 }
 
 impl Export {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let bytes = match (&self.lang, &self.base, &self.delta) {
-            (_, Some(base), Some(delta)) => merged_from_files(base, delta)?,
+            (_, Some(base), Some(delta)) => {
+                let delta = DeltaFile::read(delta)?;
+                delta.check_signature(&self.models.keys()?)?;
+                merged_from_files(base, &delta)?
+            }
             (lang, _, _) => {
                 let models = self.models.open()?;
                 models
@@ -52,14 +67,24 @@ impl Export {
             }
         };
         write_atomically(&self.out, &bytes)?;
-        writeln!(out, "{}: {} bytes", self.out.display(), bytes.len())?;
+        if self.json {
+            json_line(
+                out,
+                &Written {
+                    file: &self.out,
+                    bytes: bytes.len(),
+                },
+            )?;
+        } else {
+            writeln!(out, "{}: {} bytes", self.out.display(), bytes.len())?;
+        }
         Ok(Outcome::Success)
     }
 }
 
-fn merged_from_files(base: &Path, delta: &Path) -> anyhow::Result<Vec<u8>> {
+fn merged_from_files(base: &Path, delta: &DeltaFile) -> anyhow::Result<Vec<u8>> {
     let onnx = read(base, "give the network that the delta was made from")?;
     let tensors = initializers(&onnx).map_err(package_error(base))?;
-    let merged = merge(&tensors, &DeltaFile::read(delta)?.delta).map_err(package_error(delta))?;
+    let merged = merge(&tensors, &delta.delta).map_err(package_error(&delta.path))?;
     Ok(merged_onnx(&onnx, &merged)?)
 }

@@ -1,23 +1,28 @@
 //! `swr models`: releases of models in a directory or behind a URL, as `index.json` describes them, and what of them is installed.
 //! Files are fetched beside the installed ones, resumed where an earlier attempt broke off, verified together, and only then put in place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
+use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES, Manifest};
 
 use super::{ModelsArgs, Outcome, json_line};
-use crate::models::{Models, SIGNATURE_SUFFIX, beside, read};
+use crate::models::{
+    BASE_FILES, DELTA_EXTENSION, DeltaFile, Models, SIGNATURE_SUFFIX, beside, read,
+};
 
 const INDEX: &str = "index.json";
 /// Folder inside the directory of models where files wait until all of them are good.
 const WAITING: &str = ".pull";
+/// A server that takes longer for a file has stalled; what came is kept.
+const LONGEST_DOWNLOAD: Duration = Duration::from_secs(30 * 60);
 
 /// List, fetch and check releases of models
 #[derive(Debug, Subcommand)]
@@ -97,26 +102,35 @@ impl List {
     }
 
     fn verify(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let installed = self.write(out)?;
-        let models = self.models.open()?;
-        for language in &models.languages()?[1..] {
-            models.merge(&models.delta(language)?)?;
+        let mut good = self.write(out)?;
+        match self.models.open() {
+            Ok(models) => {
+                for language in &models.languages()?[1..] {
+                    if let Err(refused) = models.load(language) {
+                        eprintln!("swr: {refused}");
+                        good = false;
+                    }
+                }
+            }
+            Err(refused) => {
+                eprintln!("swr: {}", super::sentence(&refused));
+                good = false;
+            }
         }
-        Ok(
-            if installed.contains("other") || !installed.contains("yes") {
-                Outcome::Negative
-            } else {
-                Outcome::Success
-            },
-        )
+        Ok(if good {
+            Outcome::Success
+        } else {
+            Outcome::Negative
+        })
     }
 
-    /// Writes a line per file; the states that occurred.
-    fn write(&self, out: &mut dyn Write) -> anyhow::Result<BTreeSet<&'static str>> {
+    /// Writes a line per file; whether the base and every language that is installed are installed whole, as the release has them.
+    fn write(&self, out: &mut dyn Write) -> anyhow::Result<bool> {
         let index = Source::new(&self.source).index()?;
         let directory = self.models.directory()?;
-        let mut states = BTreeSet::new();
+        let mut good = true;
         for entry in index.entries() {
+            let mut states = BTreeSet::new();
             for file in &entry.files {
                 let line = line(entry, file, &directory)?;
                 states.insert(line.installed);
@@ -130,8 +144,10 @@ impl List {
                     )?;
                 }
             }
+            let absent = states == BTreeSet::from(["no"]) && entry.language != index.base.language;
+            good &= absent || states == BTreeSet::from(["yes"]);
         }
-        Ok(states)
+        Ok(good)
     }
 }
 
@@ -171,7 +187,8 @@ impl Pull {
             .clone()
             .unwrap_or_else(|| "models".into());
         let keys = self.models.keys()?;
-        let entries = self.wanted(&index, &directory)?;
+        let installed = Installed::find(&directory)?;
+        let entries = self.wanted(&index, &installed)?;
 
         let waiting = directory.join(WAITING);
         let release = waiting.join("release");
@@ -179,32 +196,30 @@ impl Pull {
             fs::remove_dir_all(&release).with_context(|| release.display().to_string())?;
         }
         fs::create_dir_all(&release).with_context(|| release.display().to_string())?;
-        for file in entries.iter().flat_map(|entry| &entry.files) {
-            let (installed, staged) = (directory.join(&file.name), release.join(&file.name));
-            if digest_of(&installed)? == Some(file.sha256) {
-                fs::copy(&installed, &staged).with_context(|| installed.display().to_string())?;
-            } else {
-                source.fetch(file, &waiting, &staged)?;
+        for entry in &entries {
+            for file in &entry.files {
+                let (there, staged) = (directory.join(&file.name), release.join(&file.name));
+                let from = if digest_of(&there)? == Some(file.sha256) {
+                    there
+                } else {
+                    source.fetch(file, &waiting)?
+                };
+                fs::copy(&from, &staged).with_context(|| from.display().to_string())?;
+            }
+            // The base alone first: what nobody trusted signed is not worth fetching more of.
+            if entry.language == index.base.language {
+                let staged = Models::open_trusting(&release, &keys)?;
+                let checked = staged.manifest().check_not_older(installed.base_version);
+                checked.context("base.json")?;
             }
         }
 
         // As a whole, as it will be used: graph, base, every merge, every signature.
         let staged = Models::open_trusting(&release, &keys)?;
-        let installed = Models::open(&directory).ok();
-        if let Some(installed) = &installed {
-            let version = installed.manifest().model_version;
-            staged
-                .manifest()
-                .check_not_older(version)
-                .context("base.json")?;
-        }
         for language in &staged.languages()?[1..] {
-            let new = staged.delta(language)?;
-            staged.merge(&new)?;
-            let old = installed.as_ref().and_then(|i| i.delta(language).ok());
-            if let Some(old) = old {
-                let version = old.delta.header().model_version;
-                let checked = new.delta.check_not_older(version);
+            staged.load(language)?;
+            if let Some(version) = installed.versions.get(language) {
+                let checked = staged.delta(language)?.delta.check_not_older(*version);
                 checked.with_context(|| format!("{language}.swr"))?;
             }
         }
@@ -241,15 +256,17 @@ impl Pull {
     }
 
     /// The base, the languages asked for, and those that are installed, which need new deltas when the base is new.
-    fn wanted<'a>(&self, index: &'a Index, directory: &Path) -> anyhow::Result<Vec<&'a Entry>> {
+    fn wanted<'a>(
+        &self,
+        index: &'a Index,
+        installed: &Installed,
+    ) -> anyhow::Result<Vec<&'a Entry>> {
         let mut asked: Vec<String> = if self.lang.is_empty() {
             index.languages.iter().map(|e| e.language.clone()).collect()
         } else {
             self.lang.clone()
         };
-        if let Ok(installed) = Models::open(directory) {
-            asked.extend_from_slice(&installed.languages()?[1..]);
-        }
+        asked.extend(installed.versions.keys().cloned());
         let mut entries = vec![&index.base];
         for language in asked {
             let entry = index.languages.iter().find(|e| e.language == language);
@@ -269,6 +286,42 @@ impl Pull {
             }
         }
         Ok(entries)
+    }
+}
+
+/// What lies in a directory of models, whether or not it fits together: an interrupted pull may have left files of two releases.
+struct Installed {
+    /// 0 where there is no base.
+    base_version: u32,
+    /// Of the deltas by language, 0 where a delta cannot be read.
+    versions: BTreeMap<String, u32>,
+}
+
+impl Installed {
+    fn find(directory: &Path) -> anyhow::Result<Self> {
+        let manifest = fs::read(directory.join(BASE_FILES[0])).ok();
+        let manifest = manifest.and_then(|bytes| Manifest::parse(&bytes).ok());
+        let mut found = Self {
+            base_version: manifest.map_or(0, |manifest| manifest.model_version),
+            versions: BTreeMap::new(),
+        };
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(error) => return Err(error).with_context(|| directory.display().to_string()),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            if let Some(language) = stem
+                && path.extension().is_some_and(|e| e == DELTA_EXTENSION)
+            {
+                let delta = DeltaFile::read(&path).ok();
+                let version = delta.map_or(0, |file| file.delta.header().model_version);
+                found.versions.insert(language.to_owned(), version);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -333,8 +386,9 @@ impl Source {
                 );
                 let mut request = ureq::get(self.place(name))
                     .config()
-                    .timeout_connect(Some(std::time::Duration::from_secs(30)))
-                    .timeout_recv_response(Some(std::time::Duration::from_secs(60)))
+                    .timeout_connect(Some(Duration::from_secs(30)))
+                    .timeout_recv_response(Some(Duration::from_secs(60)))
+                    .timeout_recv_body(Some(LONGEST_DOWNLOAD))
                     .build();
                 if from > 0 {
                     request = request.header("Range", format!("bytes={from}-"));
@@ -358,8 +412,8 @@ impl Source {
         Index::parse(&bytes).with_context(|| self.place(INDEX))
     }
 
-    /// Brings a file of the release to `staged`, going on with what an earlier attempt left in `waiting`.
-    fn fetch(&self, file: &IndexedFile, waiting: &Path, staged: &Path) -> anyhow::Result<()> {
+    /// Brings a file of the release into `waiting`, going on with what an earlier attempt left there.
+    fn fetch(&self, file: &IndexedFile, waiting: &Path) -> anyhow::Result<PathBuf> {
         let place = self.place(&file.name);
         let part = waiting.join(format!("{}.part", file.sha256));
         let mut there = fs::metadata(&part).map_or(0, |meta| meta.len());
@@ -403,6 +457,6 @@ impl Source {
                 file.sha256
             );
         }
-        fs::rename(&part, staged).with_context(|| staged.display().to_string())
+        Ok(part)
     }
 }

@@ -8,8 +8,9 @@ use serde::Serialize;
 use swr_core::package::PackageError;
 
 use super::{ModelsArgs, Outcome, json_line};
+use crate::engine::DEFAULT_STEP_FRAMES;
 use crate::error::ModelsError;
-use crate::models::{DELTA_EXTENSION, DeltaFile, Models};
+use crate::models::{DELTA_EXTENSION, DeltaFile};
 
 /// Check deltas, or all of a directory: digests, base, merged result, and with --key the signatures
 #[derive(Debug, Args)]
@@ -18,7 +19,7 @@ use crate::models::{DELTA_EXTENSION, DeltaFile, Models};
   swr verify ar.swr --models models
   swr verify --key publisher.pub --json
 
-Every delta is merged, so that one which passes will load. With --key, base and deltas must be signed with that key: in a .minisig file beside
+Every delta is merged; of a directory, every network is built as well, so that what passes will load. With --key, base and deltas must be signed with that key: in a .minisig file beside
 them, or, a delta, inside. Exits with 0 if all are good, 1 if one is not, with the reason, 2 if one could not be read.")]
 pub(super) struct Verify {
     /// Deltas to check [default: the base and all deltas of the directory of models]
@@ -56,15 +57,19 @@ impl Verify {
             }
         };
         let mut outcome = Outcome::Success;
-        let mut files = self.files.clone();
-        if files.is_empty() {
+        if self.files.is_empty() {
             self.write(out, &base, Ok(()))?;
-            let languages = models.languages()?;
-            let path = |language: &String| directory.join(format!("{language}.{DELTA_EXTENSION}"));
-            files.extend(languages[1..].iter().map(path));
+            for language in &models.languages()?[1..] {
+                let file = directory.join(format!("{language}.{DELTA_EXTENSION}"));
+                let model = models.load(language);
+                let checked = model.and_then(|model| model.engine(DEFAULT_STEP_FRAMES).map(|_| ()));
+                if self.write(out, &file, checked)? == Outcome::Negative {
+                    outcome = Outcome::Negative;
+                }
+            }
         }
-        for file in &files {
-            let checked = check(&models, file);
+        for file in &self.files {
+            let checked = DeltaFile::read(file).and_then(|read| models.merge(&read).map(|_| ()));
             if self.write(out, file, checked)? == Outcome::Negative {
                 outcome = Outcome::Negative;
             }
@@ -104,10 +109,6 @@ impl Verify {
             Some(_) => Outcome::Negative,
         })
     }
-}
-
-fn check(models: &Models, file: &Path) -> Result<(), ModelsError> {
-    models.merge(&DeltaFile::read(file)?).map(|_| ())
 }
 
 /// The kind of refusal in one word.

@@ -162,9 +162,10 @@ fn replace(graph: &mut pb::GraphProto, merged: &Tensors) -> Result<(), EngineErr
     graph.node = kept;
     // What they were made of is in nobody's way, but would stay in an exported file.
     let made_of: HashSet<&String> = gone.iter().flat_map(|node| &node.input).collect();
+    let used: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
     graph
         .initializer
-        .retain(|tensor| !made_of.contains(&tensor.name));
+        .retain(|tensor| !made_of.contains(&tensor.name) || used.contains(&tensor.name));
     Ok(())
 }
 

@@ -147,6 +147,10 @@ fn verify_tells_why() {
         fs::write(at("version.swr"), other).unwrap();
         assert_eq!(verdict("version.swr", &[]), is(kind));
     }
+    // Under another language's name it would not load.
+    fs::write(at("pl.swr"), &good).unwrap();
+    assert_eq!(swr(&["verify", "--models", &folder]).0, 1);
+    fs::remove_file(at("pl.swr")).unwrap();
     fs::write(at("large.swr"), vec![0x9d; 17 << 20]).unwrap();
     assert_eq!(verdict("large.swr", &[]), is("too large"));
     assert_eq!(verdict("missing.swr", &[]).0, 2);
@@ -194,6 +198,10 @@ fn diff_names_what_differs() {
         (&16.into(), &16.into(), &true.into())
     );
     assert_eq!(swr(&["diff", &a, "nowhere.swr"]).0, 2);
+    // With a key, unsigned deltas are not looked at.
+    let (_, public) = keys();
+    let key = public.lines().nth(1).unwrap();
+    assert_eq!(swr(&["diff", &a, &a, "--key", key]).0, 2);
 }
 
 /// Logits of a network on frames of a few numbers.
@@ -233,6 +241,9 @@ fn an_exported_network_is_the_merged_one() {
     ];
     assert_eq!(swr(&from_files).0, 0);
     assert_eq!(fs::read(&again).unwrap(), exported);
+    let (_, public) = keys();
+    let key = ["--key", public.lines().nth(1).unwrap()];
+    assert_eq!(swr(&[&from_files[..], &key].concat()).0, 2, "unsigned");
     assert_eq!(
         swr(&["export", "--lang", "fr", "-o", &out, "--models", &folder]).0,
         2
@@ -395,6 +406,24 @@ fn a_release_is_pulled_updated_and_never_taken_back() {
         2,
         "an older release"
     );
+    // Nor after damage, or a pull that was cut between two files.
+    let onnx = installed.join("base.onnx");
+    let network = fs::read(&onnx).unwrap();
+    fs::write(&onnx, b"half").unwrap();
+    assert_eq!(pull(&text(old.path()), &installed, &[]), 2);
+    assert_eq!(
+        swr(&[
+            "models",
+            "verify",
+            &text(new.path()),
+            "--models",
+            &text(&installed)
+        ])
+        .0,
+        1
+    );
+    assert_eq!(pull(&text(new.path()), &installed, &["--lang", "en"]), 0);
+    assert_eq!(fs::read(&onnx).unwrap(), network);
     assert_eq!(
         pull(&text(new.path()), &installed, &["--lang", "fr"]),
         2,
@@ -496,7 +525,7 @@ fn a_pull_over_http_goes_on_where_it_broke_off() {
     let source = release(3);
     let target = tempfile::tempdir().unwrap();
     let installed = target.path().join("models");
-    // Answers: the index, base.json, base.onnx, which breaks off.
+    // Answers: the index, base.json, base.onnx, which breaks off. What came before is kept as well.
     let (address, sent) = serve(source.path(), 2);
     assert_eq!(pull(&address, &installed, &[]), 2);
     assert!(
@@ -513,10 +542,9 @@ fn a_pull_over_http_goes_on_where_it_broke_off() {
         .unwrap()
         .len() as usize;
     let language = fs::metadata(installed.join("de.swr")).unwrap().len() as usize;
-    let manifest = fs::metadata(installed.join("base.json")).unwrap().len() as usize;
     let after = sent.load(Ordering::Relaxed) - before;
     assert!(
-        after <= index + manifest + whole.div_ceil(2) + language,
+        after <= index + whole.div_ceil(2) + language,
         "{after} bytes came"
     );
     assert_eq!(pull("http://127.0.0.1:9", &installed, &[]), 2);

@@ -15,6 +15,8 @@ const LEARNED_BITS: u32 = 3;
 const RICE_BITS: u32 = 5;
 /// About what it costs to tell another parameter than the change before had, and to learn its statistics.
 const OTHER_RICE_BITS: usize = 8;
+/// Largest index of a tensor.
+pub(super) const MAX_TENSOR: usize = 65_535;
 /// Multiples of the Rice code's parameter that are counted in unary; more are a number.
 const LONG_GAP: u32 = 24;
 
@@ -101,8 +103,11 @@ impl Change {
         part: &mut dyn FnMut(&C, usize),
     ) -> Result<Self, PackageError> {
         let gap = given.map_or(0, |change| change.tensor - next);
-        let gap = coder.number(&mut models.gap_to_tensor, gap as u32)?;
-        let tensor = next + gap as usize;
+        let gap = coder.number(&mut models.gap_to_tensor, gap as u32)? as usize;
+        let tensor = next.saturating_add(gap);
+        if tensor > MAX_TENSOR {
+            return Err(coder.damaged("tensor index"));
+        }
         let edit = code_edit(coder, models, given.map(|change| &change.edit), part)?;
         Ok(Self { tensor, edit })
     }
@@ -288,7 +293,10 @@ fn code_units<C: Coder>(
         return Err(coder.damaged("number of changed weights"));
     }
     let gaps: Vec<u32> = gaps(&units).collect();
-    let best = best_rice(&gaps, models.last_rice);
+    let best = match given {
+        Some(_) => best_rice(&gaps, models.last_rice),
+        None => 0,
+    };
     let rice = if coder.bit(&mut models.same_rice, best == models.last_rice)? {
         models.last_rice
     } else {

@@ -20,6 +20,9 @@ pub const DELTA_VERSION: u16 = 3;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 
+/// Most tensors that a delta changes.
+pub(super) const MAX_CHANGES: usize = 4_096;
+
 /// Flag: synthetic speech was trained on in place of recordings.
 const FLAG_SYNTHETIC: u8 = 1;
 /// Flag: the delta fits the base of one manifest, whose digest it holds.
@@ -180,7 +183,7 @@ impl Delta {
         Self { signature, ..self }
     }
 
-    /// Reads a delta from the bytes of its file. Reading n bytes takes at most 128 n + 64 KiB of memory, whatever they claim.
+    /// Reads a delta from the bytes of its file. Reading n bytes takes at most 128 n + 1 MiB of memory, whatever they claim.
     ///
     /// # Errors
     /// In this order: [`PackageError::TooLarge`], [`PackageError::NotADelta`], [`PackageError::Damaged`] for a wrong checksum,
@@ -401,7 +404,7 @@ fn code<C: Coder>(
     part(coder, Part::Thresholds);
 
     let count = coder.number(&mut counts, given_changes.len() as u32)? as usize;
-    if count > coder.bits_left() {
+    if count > MAX_CHANGES {
         return Err(coder.damaged("number of changes"));
     }
     part(coder, Part::Header);
@@ -484,6 +487,21 @@ fn split_end(body: &[u8]) -> Result<(&[u8], [u8; SIGNATURE_BYTES]), PackageError
             what: "the end of the file",
             offset: body.len(),
         })
+}
+
+/// A delta's file with another embedded signature: 64 bytes of Ed25519 over its form without one. All else stays byte for byte.
+///
+/// # Errors
+/// [`PackageError::NotADelta`] and [`PackageError::Damaged`] for other bytes.
+pub fn embed_signature(
+    file: &[u8],
+    signature: [u8; SIGNATURE_BYTES],
+) -> Result<Vec<u8>, PackageError> {
+    if !file.starts_with(&MAGIC) {
+        return Err(PackageError::NotADelta);
+    }
+    let (body, _) = split_end(unsealed(file)?)?;
+    Ok(sealed(body.to_vec(), signature))
 }
 
 /// A delta file's signature, and the same file without it: what was signed. Only ends and lengths are looked at.

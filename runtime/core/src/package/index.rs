@@ -15,11 +15,11 @@ use super::{
 pub const INDEX_VERSION: u32 = 1;
 /// Largest index that is read.
 pub const MAX_INDEX_BYTES: usize = 1 << 20;
-/// Largest file that an index may name.
+/// Most bytes that the files of an index may have together.
 pub const MAX_INDEXED_BYTES: u64 = 256 << 20;
 
-/// Longest file name.
-const MAX_NAME_BYTES: usize = 100;
+/// So much of a name that should not be there is shown.
+const MAX_SHOWN_CHARACTERS: usize = 100;
 
 /// What a release holds: its `index.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexedFile {
-    /// Its name beside the index; never a path.
+    /// Its name beside the index: `base.json`, `base.onnx`, `<language>.swr`, or one of these with `.minisig`.
     pub name: String,
     /// Its length.
     pub bytes: u64,
@@ -122,37 +122,43 @@ impl Index {
                 return Err(bad("files", format!("{:?} has none", entry.language)));
             }
             for file in &entry.files {
-                check_file(file)?;
+                self.check_file(entry, file)?;
                 if !names.insert(&file.name) {
                     return Err(bad("name", format!("{:?} occurs twice", file.name)));
                 }
             }
         }
+        let files = self.entries().flat_map(|entry| &entry.files);
+        let bytes = files.fold(0u64, |sum, file| sum.saturating_add(file.bytes));
+        if bytes > MAX_INDEXED_BYTES {
+            return Err(bad(
+                "bytes",
+                format!("expected at most {MAX_INDEXED_BYTES} together, found {bytes}"),
+            ));
+        }
         Ok(())
     }
-}
 
-fn check_file(file: &IndexedFile) -> Result<(), PackageError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let name = &file.name;
-    if name.is_empty()
-        || name.len() > MAX_NAME_BYTES
-        || name.starts_with('.')
-        || !name.bytes().all(plain)
-    {
-        let shown: String = name.chars().take(MAX_NAME_BYTES).collect();
-        return Err(bad(
+    /// Only what a directory of models holds has a place in a release: nothing else is ever written by one.
+    fn check_file(&self, entry: &Entry, file: &IndexedFile) -> Result<(), PackageError> {
+        let name = file.name.strip_suffix(".minisig").unwrap_or(&file.name);
+        let fits = if core::ptr::eq(entry, &self.base) {
+            name == "base.json" || file.name == "base.onnx"
+        } else {
+            name.strip_suffix(".swr") == Some(&entry.language)
+        };
+        if fits {
+            return Ok(());
+        }
+        let shown: String = file.name.chars().take(MAX_SHOWN_CHARACTERS).collect();
+        Err(bad(
             "name",
-            format!("{shown:?} is no plain file name of letters, digits, `-`, `_` and `.`"),
-        ));
+            format!(
+                "{shown:?} is no file of a base or of the delta {}.swr",
+                entry.language
+            ),
+        ))
     }
-    if file.bytes > MAX_INDEXED_BYTES {
-        return Err(bad(
-            "bytes",
-            format!("expected at most {MAX_INDEXED_BYTES}, found {}", file.bytes),
-        ));
-    }
-    Ok(())
 }
 
 fn bad(field: &'static str, reason: String) -> PackageError {

@@ -7,7 +7,8 @@ use super::{
     Change, Delta, DeltaHeader, Digest, Edit, Group, MAX_DELTA_BYTES, PackageError, Precision,
     Tensor, Tensors, Values,
     change::{MAX_RANK, step},
-    delta::SIGNATURE_BYTES,
+    coding::MAX_TENSOR,
+    delta::{MAX_CHANGES, SIGNATURE_BYTES},
     digest,
     tensors::pairs,
 };
@@ -84,7 +85,9 @@ impl Delta {
                 new.data.iter().all(|weight| weight.is_finite())
             } else {
                 let mut pairs = old.data.iter().zip(&new.data);
-                pairs.all(|(o, n)| n.is_finite() && (n - o).is_finite())
+                // Steps between f32 are there whatever the difference.
+                let exact = precision == Precision::Lossless;
+                pairs.all(|(o, n)| n.is_finite() && (exact || (n - o).is_finite()))
             };
             if !finite {
                 return Err(PackageError::NotFinite {
@@ -98,6 +101,15 @@ impl Delta {
                 changes.push(Change::replacement(index, new, precision));
             } else {
                 changes.extend(Change::difference(index, old, new, precision));
+            }
+        }
+        let last = changes.last().map_or(0, |change: &Change| change.tensor);
+        for (what, found, limit) in [
+            ("the number of changed tensors", changes.len(), MAX_CHANGES),
+            ("the index of a changed tensor", last, MAX_TENSOR),
+        ] {
+            if found > limit {
+                return Err(PackageError::TooLarge { what, found, limit });
             }
         }
         let mut delta = Self {

@@ -46,7 +46,7 @@ pub use budget::{Budget, Limit};
 pub use change::{
     Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Steps, Values, quantise,
 };
-pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes};
+pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed_signature};
 pub use error::PackageError;
 pub use fields::{SILENCE, UNKNOWN, check_labels};
 pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};

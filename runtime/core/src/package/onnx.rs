@@ -1,7 +1,12 @@
 //! The few ONNX messages that this project writes, and the reader of a model's weights: f32 initialisers, and those stored smaller.
 //! A graph goes out as bytes, named weights come in; nothing is run. Field numbers are those of `onnx.proto` (ONNX 1.17, IR version 8).
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    format,
+    string::String,
+    vec::Vec,
+};
 
 use half::f16;
 use prost::Message;
@@ -343,34 +348,51 @@ pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
         .map_err(|error| bad(format!("it is damaged or no onnx model: {error}")))?
         .graph
         .ok_or_else(|| bad("it has no graph; give an onnx model".into()))?;
-    let (mut tensors, mut small) = (Tensors::new(), Tensors::new());
+    let (mut tensors, mut small) = (Tensors::new(), BTreeMap::new());
     for encoded in &graph.initializer {
         let proto = TensorProto::decode(encoded.as_slice())
             .map_err(|error| bad(format!("an initialiser is damaged: {error}")))?;
-        let tensors = match proto.data_type {
-            FLOAT => &mut tensors,
-            FLOAT16 | INT8 => &mut small,
-            _ => continue,
+        let name = proto.name.clone();
+        let twice = match proto.data_type {
+            FLOAT => tensors.insert(name, read_tensor(&proto)?).is_some(),
+            // Read when a node turns out to make a weight of it.
+            FLOAT16 | INT8 => small.insert(name, Some(proto.clone())).is_some(),
+            _ => false,
         };
-        let tensor = read_tensor(&proto).map_err(|reason| {
-            bad(format!(
-                "initialiser {:?}: {reason}; export the model again",
-                proto.name
-            ))
-        })?;
-        if let Some(_first) = tensors.insert(proto.name.clone(), tensor) {
-            return Err(bad(format!(
-                "initialiser {:?} occurs twice; export the model again",
-                proto.name
-            )));
+        if twice {
+            return Err(unfit(&proto.name, "it occurs twice"));
         }
     }
     if !small.is_empty() {
+        let mut scales = BTreeSet::new();
         for encoded in &graph.node {
             let node = NodeProto::decode(encoded.as_slice())
                 .map_err(|error| bad(format!("a node is damaged: {error}")))?;
-            restore(&node, &small, &mut tensors)?;
+            let Some(restored) = Restored::of(&node, &small, &tensors) else {
+                continue;
+            };
+            let stored = small.get_mut(restored.stored).and_then(Option::take);
+            // Once: a file of many nodes would otherwise make many weights of one.
+            let stored =
+                stored.ok_or_else(|| unfit(restored.stored, "two nodes make weights of it"))?;
+            let mut tensor = read_tensor(&stored)?;
+            if let Some(scale) = restored.scale {
+                scales.insert(String::from(scale));
+                let values = &tensors[scale].data;
+                if !tensor.data.len().is_multiple_of(values.len()) {
+                    return Err(unfit(restored.stored, "its scales do not fit"));
+                }
+                let row = (tensor.data.len() / values.len()).max(1);
+                for (row, scale) in tensor.data.chunks_mut(row).zip(values) {
+                    row.iter_mut().for_each(|value| *value *= scale);
+                }
+            }
+            if tensors.insert(restored.weight.into(), tensor).is_some() {
+                return Err(unfit(restored.weight, "it occurs twice"));
+            }
         }
+        // Scales are no weights, but part of how some are stored.
+        tensors.retain(|name, _| !scales.contains(name));
     }
     if tensors.is_empty() {
         return Err(bad("it has no f32 initialiser; give an f32 model".into()));
@@ -378,40 +400,89 @@ pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
     Ok(tensors)
 }
 
-/// Takes up the weight that `node` makes of an initialiser in f16 or int8, if that is what it does.
-fn restore(node: &NodeProto, small: &Tensors, tensors: &mut Tensors) -> Result<(), PackageError> {
-    let [output] = node.output.as_slice() else {
-        return Ok(());
-    };
-    let tensor = match (node.op_type.as_str(), node.input.as_slice()) {
-        ("Cast", [input]) => small.get(input).cloned(),
-        ("DequantizeLinear", [input, scale]) => {
-            let (Some(tensor), Some(scale)) = (small.get(input), tensors.remove(scale)) else {
-                return Ok(());
-            };
-            if tensor.shape.first() != Some(&scale.data.len()) || tensor.data.is_empty() {
-                return Err(bad(format!(
-                    "node {output:?}: {} scales do not fit the shape {:?}; export the model again",
-                    scale.data.len(),
-                    tensor.shape
-                )));
+fn unfit(initialiser: &str, reason: &str) -> PackageError {
+    bad(format!(
+        "initialiser {initialiser:?}: {reason}; export the model again"
+    ))
+}
+
+/// A node that makes an f32 weight of an initialiser in f16 or int8.
+struct Restored<'a> {
+    weight: &'a str,
+    stored: &'a str,
+    /// f32 initialiser with a factor per row, or one for all.
+    scale: Option<&'a str>,
+}
+
+impl<'a> Restored<'a> {
+    fn of(
+        node: &'a NodeProto,
+        small: &BTreeMap<String, Option<TensorProto>>,
+        tensors: &Tensors,
+    ) -> Option<Self> {
+        let attribute = |name: &str| node.attribute.iter().find(|a| a.name == name)?.i;
+        let [weight] = node.output.as_slice() else {
+            return None;
+        };
+        let (stored, scale) = match (node.op_type.as_str(), node.input.as_slice()) {
+            ("Cast", [stored]) if attribute("to") == Some(FLOAT.into()) => (stored, None),
+            ("DequantizeLinear", [stored, scale]) => {
+                // Rows are the first axis, which is not the operator's default.
+                let scales = tensors.get(scale)?.data.len();
+                let rows = attribute("axis") == Some(0) && scales > 0;
+                (rows || scales == 1).then_some(())?;
+                (stored, Some(scale.as_str()))
             }
-            let rows = tensor.data.chunks(tensor.data.len() / scale.data.len());
-            let values = rows
-                .zip(&scale.data)
-                .flat_map(|(row, scale)| row.iter().map(move |value| value * scale));
-            Some(Tensor::new(tensor.shape.clone(), values.collect()))
-        }
-        _ => None,
-    };
-    if let Some(tensor) = tensor
-        && tensors.insert(output.clone(), tensor).is_some()
-    {
-        return Err(bad(format!(
-            "weight {output:?} occurs twice; export the model again"
-        )));
+            _ => return None,
+        };
+        small.contains_key(stored).then_some(Self {
+            weight,
+            stored,
+            scale,
+        })
     }
-    Ok(())
+}
+
+/// Checks that two models differ in their weights alone: the same nodes but for their names, and the same other initialisers.
+///
+/// # Errors
+/// [`PackageError::BadOnnx`] if they differ in more, or one is damaged.
+pub fn check_same_graph(a: &[u8], b: &[u8]) -> Result<(), PackageError> {
+    if graph_without_weights(a)? == graph_without_weights(b)? {
+        return Ok(());
+    }
+    Err(bad(
+        "the two networks differ in more than the values of f32 weights; give two of one graph, saved by the same program".into(),
+    ))
+}
+
+/// Nodes without names and comments, and initialisers that are not f32, by name.
+type Graph = (Vec<Vec<u8>>, BTreeMap<String, Vec<u8>>);
+
+fn graph_without_weights(bytes: &[u8]) -> Result<Graph, PackageError> {
+    let damaged = || bad("it is damaged or no onnx model".into());
+    let graph = ModelWeights::decode(bytes).map_err(|_| damaged())?.graph;
+    let graph = graph.ok_or_else(damaged)?;
+    let mut nodes = Vec::new();
+    for node in &graph.node {
+        let mut bare = Vec::new();
+        for field in fields(node) {
+            // 3 is the name, 6 the comment.
+            match field.ok_or_else(damaged)? {
+                (3 | 6, ..) => {}
+                (_, whole, _) => bare.extend_from_slice(whole),
+            }
+        }
+        nodes.push(bare);
+    }
+    let mut others = BTreeMap::new();
+    for encoded in graph.initializer {
+        let proto = TensorProto::decode(encoded.as_slice()).map_err(|_| damaged())?;
+        if proto.data_type != FLOAT {
+            others.insert(proto.name, encoded);
+        }
+    }
+    Ok((nodes, others))
 }
 
 /// The model with those of its f32 initialisers stored otherwise that get shorter by it; everything else stays, byte for byte. Weights stored
@@ -462,7 +533,7 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
             rest.extend_from_slice(whole);
             continue;
         }
-        let tensor = read_tensor(&proto).map_err(bad)?;
+        let tensor = read_tensor(&proto)?;
         let (initialisers, node) = stored(&proto.name, &tensor, storage)?;
         let (mut new_node, mut new_rest) = (Vec::new(), Vec::new());
         put_field(1, &node.encode_to_vec(), &mut new_node);
@@ -584,7 +655,11 @@ fn put_field(number: u64, content: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(content);
 }
 
-fn read_tensor(proto: &TensorProto) -> Result<Tensor, String> {
+fn read_tensor(proto: &TensorProto) -> Result<Tensor, PackageError> {
+    tensor_of(proto).map_err(|reason| unfit(&proto.name, &reason))
+}
+
+fn tensor_of(proto: &TensorProto) -> Result<Tensor, String> {
     if proto.data_location == EXTERNAL {
         return Err("its values are in another file, expected inside".into());
     }
