@@ -339,30 +339,30 @@ fn what_cannot_be_stored_smaller_is_refused() {
     assert!(onnx::store(&damaged, Storage::Int8).is_err());
 }
 
+/// Operator, inputs, integer attributes.
+type Node<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, i64)]);
+
 /// A model whose one node makes `w` of an int8 matrix of two rows, with the operator and attributes given.
-fn stored_matrix(nodes: &[(&str, &[&str], &[(&str, i64)])]) -> Vec<u8> {
+fn stored_matrix(nodes: &[Node]) -> Vec<u8> {
     let mut values = TensorProto::int64("q", &[]);
     values.dims = vec![2, 2];
     values.data_type = 3;
     values.raw_data = vec![1, 2, 3, 4];
     let scale = TensorProto::f32("s", &Tensor::new(vec![2], vec![10.0, 100.0]));
-    let node =
-        |(place, (operator, input, attributes)): (usize, &(&str, &[&str], &[(&str, i64)]))| {
-            NodeProto {
-                op_type: operator.to_string(),
-                input: input.iter().map(|name| name.to_string()).collect(),
-                output: vec![if place == 0 {
-                    "w".into()
-                } else {
-                    format!("w{place}")
-                }],
-                attribute: attributes
-                    .iter()
-                    .map(|(name, value)| onnx::AttributeProto::int(name, *value))
-                    .collect(),
-                ..NodeProto::default()
-            }
-        };
+    let node = |(place, (operator, input, attributes)): (usize, &Node)| NodeProto {
+        op_type: operator.to_string(),
+        input: input.iter().map(|name| name.to_string()).collect(),
+        output: vec![if place == 0 {
+            "w".into()
+        } else {
+            format!("w{place}")
+        }],
+        attribute: attributes
+            .iter()
+            .map(|(name, value)| onnx::AttributeProto::int(name, *value))
+            .collect(),
+        ..NodeProto::default()
+    };
     let graph = GraphProto {
         node: nodes.iter().enumerate().map(node).collect(),
         initializer: vec![values, scale],
@@ -373,8 +373,7 @@ fn stored_matrix(nodes: &[(&str, &[&str], &[(&str, i64)])]) -> Vec<u8> {
 
 #[test]
 fn only_what_a_node_really_makes_is_a_weight() {
-    let weights =
-        |nodes: &[(&str, &[&str], &[(&str, i64)])]| onnx::initializers(&stored_matrix(nodes));
+    let weights = |nodes: &[Node]| onnx::initializers(&stored_matrix(nodes));
     let rows = weights(&[("DequantizeLinear", &["q", "s"], &[("axis", 0)])]).unwrap();
     assert_eq!(rows["w"].data, [10.0, 20.0, 300.0, 400.0]);
     assert!(!rows.contains_key("s"), "a scale is no weight");
