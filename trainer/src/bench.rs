@@ -1,21 +1,25 @@
 //! What a training step costs, alone and with the input made beside it. `benches/pytorch.py` measures PyTorch on the same step.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
+use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
 use rand::RngExt;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::architecture::MEL_BINS;
 use crate::base::{base_learner, base_loss};
-use crate::config::BaseConfig;
+use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
 use crate::examples::{Batch, Language};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
 use crate::network::initial_weights;
+use crate::progress::Progress;
 use crate::random::{generator, mix};
 
 /// Classes of the step without data, as in Speech Commands' task of ten words.
@@ -23,6 +27,48 @@ const CLASSES: usize = 12;
 
 /// Epochs that are measured with their input, and as many steps without it.
 const INPUT_ROUNDS: u64 = 5;
+
+#[derive(Args)]
+#[command(
+    after_help = "Without --data, the steps run on one random batch. With it, an epoch of real training is measured as well, augmentation and \
+features made beside the steps, and compared with the steps alone.
+
+Examples:
+  swr-train bench --tau 3 --threads 2 --json
+  swr-train bench --data ../shared/speech --lang ar"
+)]
+pub(crate) struct BenchArguments {
+    /// Width of the network
+    #[arg(long, default_value_t = 1.0)]
+    tau: f64,
+    /// Threads; all cores if absent
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Clips a step
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
+    batch: u32,
+    /// Frames of a random clip
+    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
+    frames: u32,
+    /// Steps that are measured
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before measuring begins
+    #[arg(long, default_value_t = 3)]
+    warmup: u32,
+    /// Channel dropout
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f32,
+    /// Folder with speech, to measure training with its input
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Language of the speech
+    #[arg(long, value_name = "L", default_value = "en")]
+    lang: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -237,4 +283,68 @@ pub fn measure_input(
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Measures and prints what the arguments ask for.
+pub(crate) fn run(a: &BenchArguments, progress: &Progress) -> Result<()> {
+    if let Some(threads) = a.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .context("--threads")?;
+    }
+    let changes = [
+        format!("architecture.tau={}", a.tau),
+        format!("schedule.dropout={}", a.dropout),
+    ];
+    let config: BaseConfig = resolve(None, BASE_DEFAULT, &changes)?;
+    config.check()?;
+    let options = BenchOptions {
+        batch: a.batch as usize,
+        frames: a.frames as usize,
+        steps: a.steps as usize,
+        warmup: a.warmup as usize,
+    };
+    let step = measure_step(&config, &options)?;
+    let input = match &a.data {
+        Some(data) => Some(measure_input(
+            &config,
+            &Language::load(data, &[], &a.lang, 1, progress)?,
+            &options,
+        )?),
+        None => None,
+    };
+    let threads = rayon::current_num_threads();
+    if a.json {
+        let mut line = serde_json::to_value(step)?;
+        line["tau"] = json!(a.tau);
+        line["threads"] = json!(threads);
+        line["batch"] = json!(a.batch);
+        line["frames"] = json!(a.frames);
+        line["dropout"] = json!(a.dropout);
+        line["with_input"] = json!(input);
+        println!("{line}");
+        return Ok(());
+    }
+    println!(
+        "{}, batch {}, {} frames, {threads} threads",
+        config.architecture.name(),
+        a.batch,
+        a.frames
+    );
+    println!(
+        "step: {:.1} ms wall, {:.1} ms CPU, {:.0} clips/s; peak memory {:.0} MiB",
+        step.step_ms_wall, step.step_ms_cpu, step.clips_per_s, step.peak_rss_mib
+    );
+    if let Some(input) = input {
+        println!(
+            "with input: {:.0} clips/s, {:.1} % of {:.0} for steps alone; input {:.1} ms CPU a batch; cores busy {:.1} % of the time",
+            input.clips_per_s,
+            100.0 * input.share_of_step_only,
+            input.step_only_clips_per_s,
+            input.input_ms_cpu,
+            100.0 * input.cores_busy
+        );
+    }
+    Ok(())
 }

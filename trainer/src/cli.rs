@@ -3,19 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use swr_core::MEL_BINS;
-use swr_core::audio::decode_16k_mono;
-use swr_core::frontend::log_mel;
 use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed, check_labels};
 
 use crate::adapt::{Plan, adapt};
 use crate::architecture::TimePadding;
 use crate::base::train_base;
-use crate::bench::{BenchOptions, measure_input, measure_step};
-use crate::calibrate::{Calibrated, calibrate, stream_logits};
+use crate::bench::{self, BenchArguments};
+use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
 use crate::config::{
     ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, EVALUATE_DEFAULT, EvaluateConfig,
@@ -23,17 +20,14 @@ use crate::config::{
 };
 use crate::evaluate::{Evaluation, evaluate};
 use crate::examples::{Examples, Language};
-use crate::export::streaming_graph;
-use crate::files::{read, write_atomically, write_package};
+use crate::files::write_package;
 use crate::languages;
 use crate::models::{
     Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
 };
+use crate::pack::{self, DeltaArguments, ExportArguments, PackArguments, UnpackArguments};
 use crate::progress::Progress;
-use crate::release::{
-    self, DeltaArguments, EmbedArguments, IndexArguments, KeyArguments, PackArguments,
-    SignArguments, UnpackArguments,
-};
+use crate::release::{self, EmbedArguments, IndexArguments, KeyArguments, SignArguments};
 use crate::synth::{self, SynthOptions};
 use crate::weights::to_package;
 
@@ -185,70 +179,6 @@ struct EvaluateArguments {
     json: bool,
 }
 
-#[derive(Args)]
-#[command(
-    after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio recording.wav --logits ar.csv"
-)]
-struct ExportArguments {
-    /// Language to export
-    #[arg(long, value_name = "L")]
-    lang: String,
-    /// The ONNX file
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
-    models: PathBuf,
-    /// Recording whose frames and logits go to --logits
-    #[arg(long, value_name = "FILE", requires = "logits")]
-    audio: Option<PathBuf>,
-    /// CSV with a frame a line: log-mel, then the logits that the trainer's own passes give
-    #[arg(long, value_name = "FILE", requires = "audio")]
-    logits: Option<PathBuf>,
-}
-
-#[derive(Args)]
-#[command(
-    after_help = "Without --data, the steps run on one random batch. With it, an epoch of real training is measured as well, augmentation and \
-features made beside the steps, and compared with the steps alone.
-
-Examples:
-  swr-train bench --tau 3 --threads 2 --json
-  swr-train bench --data ../shared/speech --lang ar"
-)]
-struct BenchArguments {
-    /// Width of the network
-    #[arg(long, default_value_t = 1.0)]
-    tau: f64,
-    /// Threads; all cores if absent
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
-    /// Clips a step
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..))]
-    batch: u32,
-    /// Frames of a random clip
-    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..))]
-    frames: u32,
-    /// Steps that are measured
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    steps: u32,
-    /// Steps before measuring begins
-    #[arg(long, default_value_t = 3)]
-    warmup: u32,
-    /// Channel dropout
-    #[arg(long, default_value_t = 0.1)]
-    dropout: f32,
-    /// Folder with speech, to measure training with its input
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Language of the speech
-    #[arg(long, value_name = "L", default_value = "en")]
-    lang: String,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 #[derive(Subcommand)]
 enum SynthCommand {
     /// Training clips in the MSWC layout, below OUT/synth/<language>
@@ -286,11 +216,11 @@ pub fn main() -> ExitCode {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_languages(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
-        Command::Bench(a) => bench(a, &progress),
-        Command::Export(a) => export(a),
-        Command::Pack(a) => release::pack(a),
-        Command::Unpack(a) => release::unpack(a),
-        Command::Delta(a) => release::delta(a),
+        Command::Bench(a) => bench::run(a, &progress),
+        Command::Export(a) => pack::export(a),
+        Command::Pack(a) => pack::pack(a),
+        Command::Unpack(a) => pack::unpack(a),
+        Command::Delta(a) => pack::delta(a),
         Command::Key(a) => release::key(a),
         Command::Sign(a) => release::sign(a),
         Command::Embed(a) => release::embed(a),
@@ -550,94 +480,6 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         println!("{}: {found}", a.lang);
     }
     Ok(())
-}
-
-fn bench(a: &BenchArguments, progress: &Progress) -> Result<()> {
-    if let Some(threads) = a.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.into())
-            .build_global()
-            .context("--threads")?;
-    }
-    let changes = [
-        format!("architecture.tau={}", a.tau),
-        format!("schedule.dropout={}", a.dropout),
-    ];
-    let config: BaseConfig = resolve(None, BASE_DEFAULT, &changes)?;
-    config.check()?;
-    let options = BenchOptions {
-        batch: a.batch as usize,
-        frames: a.frames as usize,
-        steps: a.steps as usize,
-        warmup: a.warmup as usize,
-    };
-    let step = measure_step(&config, &options)?;
-    let input = match &a.data {
-        Some(data) => Some(measure_input(
-            &config,
-            &Language::load(data, &[], &a.lang, 1, progress)?,
-            &options,
-        )?),
-        None => None,
-    };
-    let threads = rayon::current_num_threads();
-    if a.json {
-        let mut line = serde_json::to_value(step)?;
-        line["tau"] = json!(a.tau);
-        line["threads"] = json!(threads);
-        line["batch"] = json!(a.batch);
-        line["frames"] = json!(a.frames);
-        line["dropout"] = json!(a.dropout);
-        line["with_input"] = json!(input);
-        println!("{line}");
-        return Ok(());
-    }
-    println!(
-        "{}, batch {}, {} frames, {threads} threads",
-        config.architecture.name(),
-        a.batch,
-        a.frames
-    );
-    println!(
-        "step: {:.1} ms wall, {:.1} ms CPU, {:.0} clips/s; peak memory {:.0} MiB",
-        step.step_ms_wall, step.step_ms_cpu, step.clips_per_s, step.peak_rss_mib
-    );
-    if let Some(input) = input {
-        println!(
-            "with input: {:.0} clips/s, {:.1} % of {:.0} for steps alone; input {:.1} ms CPU a batch; cores busy {:.1} % of the time",
-            input.clips_per_s,
-            100.0 * input.share_of_step_only,
-            input.step_only_clips_per_s,
-            input.input_ms_cpu,
-            100.0 * input.cores_busy
-        );
-    }
-    Ok(())
-}
-
-fn export(a: &ExportArguments) -> Result<()> {
-    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
-    write_atomically(
-        &a.out,
-        &streaming_graph(architecture.tau, &to_package(&weights)?)?,
-    )?;
-    println!("{}: {} labels", a.out.display(), labels.len());
-    let (Some(audio), Some(csv)) = (&a.audio, &a.logits) else {
-        return Ok(());
-    };
-    let samples = decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
-    let frames = log_mel(&samples)?;
-    let logits = stream_logits(&architecture, &weights, &frames)?;
-    let mut text = String::new();
-    for (frame, logits) in frames
-        .chunks_exact(MEL_BINS)
-        .zip(logits.chunks_exact(labels.len()))
-    {
-        let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
-        text += &values.join(",");
-        text.push('\n');
-    }
-    write_atomically(csv, text.as_bytes())
 }
 
 fn summary(found: &Evaluation) -> Value {

@@ -20,6 +20,7 @@ pub mod languages;
 pub mod learner;
 pub mod models;
 pub mod network;
+mod pack;
 pub mod progress;
 pub mod random;
 mod release;

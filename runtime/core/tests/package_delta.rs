@@ -294,10 +294,17 @@ fn a_delta_whose_classifier_is_not_the_labels_is_refused() {
             ..
         }
     ));
-    // In a file: the changes of a delta that replaces nothing, under a header with labels.
-    let raw = Delta::build(&base, &base, raw(), INT8).unwrap();
-    let labelled = Delta::read(&raw.write()).unwrap();
-    assert_eq!(merge(&base, &labelled).unwrap(), base);
+    // A delta of six labels that replaces nothing, on a classifier of four rows.
+    let six = network(&[0.5], 6);
+    let labelled = Delta::build(&six, &six, header(6), INT8).unwrap();
+    assert!(matches!(
+        labelled.apply(base).unwrap_err(),
+        PackageError::LabelsDoNotFit {
+            labels: 6,
+            rows: 4,
+            ..
+        }
+    ));
 }
 
 #[test]

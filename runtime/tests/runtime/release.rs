@@ -372,30 +372,14 @@ fn a_release_is_pulled_updated_and_never_taken_back() {
         "{out}"
     );
 
+    let verify = || {
+        let (source, installed) = (text(new.path()), text(&installed));
+        swr(&["models", "verify", &source, "--models", &installed]).0
+    };
     // The base is updated with every language that is there, though only the base was asked for.
-    assert_eq!(
-        swr(&[
-            "models",
-            "verify",
-            &text(new.path()),
-            "--models",
-            &text(&installed)
-        ])
-        .0,
-        1
-    );
+    assert_eq!(verify(), 1);
     assert_eq!(pull(&text(new.path()), &installed, &["--lang", "en"]), 0);
-    assert_eq!(
-        swr(&[
-            "models",
-            "verify",
-            &text(new.path()),
-            "--models",
-            &text(&installed)
-        ])
-        .0,
-        0
-    );
+    assert_eq!(verify(), 0);
     let models = Models::open(&installed).unwrap();
     assert_eq!(models.manifest().model_version, 4);
     assert!(models.load("de").is_ok());
@@ -411,17 +395,7 @@ fn a_release_is_pulled_updated_and_never_taken_back() {
     let network = fs::read(&onnx).unwrap();
     fs::write(&onnx, b"half").unwrap();
     assert_eq!(pull(&text(old.path()), &installed, &[]), 2);
-    assert_eq!(
-        swr(&[
-            "models",
-            "verify",
-            &text(new.path()),
-            "--models",
-            &text(&installed)
-        ])
-        .0,
-        1
-    );
+    assert_eq!(verify(), 1);
     assert_eq!(pull(&text(new.path()), &installed, &["--lang", "en"]), 0);
     assert_eq!(fs::read(&onnx).unwrap(), network);
     assert_eq!(

@@ -1,0 +1,440 @@
+//! The commands of `swr-train` that turn weights into packages and back, whoever trained them: a base, a language, a delta between any two
+//! networks, and merged networks as ONNX and safetensors.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::json;
+use swr_core::MEL_BINS;
+use swr_core::audio::decode_16k_mono;
+use swr_core::frontend::log_mel;
+use swr_core::package::{
+    Budget, Counts, Delta, DeltaHeader, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Steps,
+    Tensor, Tensors, Thresholds, UNKNOWN, changed, merge,
+    onnx::{Storage, check_same_graph, initializers, store},
+};
+
+use crate::calibrate::stream_logits;
+use crate::export::streaming_graph;
+use crate::files::{read, write_atomically, write_package};
+use crate::models::{Base, MODEL_VERSION, base_files, delta_path, merged_tensors, read_language};
+use crate::weights::to_package;
+
+/// Extension of what `unpack` writes and `pack` reads beside ONNX.
+const SAFETENSORS: &str = "safetensors";
+/// How closely a delta keeps to the tuned network.
+#[derive(Args, Clone, Copy)]
+struct PrecisionArguments {
+    /// Quantise differences to a sign and so many bits: 7 is int8, 3 is int4
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_QUANTISED_BITS)))]
+    bits: Option<u32>,
+    /// Quantise in even steps, which take fewer bytes, instead of steps that grow with the value, which spare small values beside large ones
+    #[arg(long)]
+    even: bool,
+    /// Round differences to ten fraction bits, as f16 has
+    #[arg(long, conflicts_with_all = ["bits", "even"])]
+    rounded: bool,
+    /// Keep every bit of the tuned network
+    #[arg(long, conflicts_with_all = ["bits", "even", "rounded"])]
+    lossless: bool,
+}
+
+impl PrecisionArguments {
+    fn or(self, default: Precision) -> Precision {
+        let steps = if self.even {
+            Steps::Even
+        } else {
+            Steps::Growing
+        };
+        match self {
+            Self { lossless: true, .. } => Precision::Lossless,
+            Self { rounded: true, .. } => Precision::Rounded,
+            Self {
+                bits: None,
+                even: false,
+                ..
+            } => default,
+            Self { bits, .. } => Precision::Quantised(bits.unwrap_or(MAX_QUANTISED_BITS), steps),
+        }
+    }
+}
+
+/// How weights lie in a base's file.
+#[derive(Clone, Copy, ValueEnum)]
+enum BaseValues {
+    /// As they are.
+    F32,
+    /// Half the bytes.
+    F16,
+    /// A quarter of the bytes, with a scale per output channel.
+    Int8,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train pack --lang sv --tuned sv.safetensors --labels sv.txt --threshold 0.8
+  swr-train pack --base network.onnx --lang en --labels en.txt --models out
+  swr-train pack --base models/base.onnx --manifest models/base.json --values f16 --models out
+
+The labels file has a keyword a line, in the order of the classifier's rows; `_unknown_` and `_silence_` come last and may be left out.
+A tuned network has the base's tensors under the base's names, as safetensors or ONNX; the classifier has a row per label.")]
+pub(crate) struct PackArguments {
+    /// BCP-47 code of the language
+    #[arg(long, value_name = "L", required_unless_present = "manifest")]
+    lang: Option<String>,
+    /// Weights of the language, to become a delta on the base of --models
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "base",
+        conflicts_with = "base"
+    )]
+    tuned: Option<PathBuf>,
+    /// A streaming ONNX network, to become the base of --models
+    #[arg(long, value_name = "ONNX")]
+    base: Option<PathBuf>,
+    /// Keywords, one a line
+    #[arg(long, value_name = "FILE", required_unless_present = "manifest")]
+    labels: Option<PathBuf>,
+    /// Detection threshold of every keyword
+    #[arg(long, default_value_t = 0.7)]
+    threshold: f32,
+    /// Version of the model; it must rise with every release
+    #[arg(long)]
+    model_version: Option<u32>,
+    /// Refuse a delta that exceeds this
+    #[arg(long, conflicts_with = "base")]
+    budget: Option<Budget>,
+    /// The weights were trained on synthetic speech
+    #[arg(long)]
+    synthetic: bool,
+    /// Where the weights come from, in a sentence
+    #[arg(long, default_value = "swr-train pack")]
+    provenance: String,
+    /// Manifest to take all but the digests from, in place of --lang and --labels
+    #[arg(long, value_name = "FILE", requires = "base")]
+    manifest: Option<PathBuf>,
+    /// How the base's weights are stored; a delta fits the base as it is stored
+    #[arg(long, value_enum, default_value = "f32", requires = "base")]
+    values: BaseValues,
+    /// Name of the network in the manifest
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "unknown",
+        requires = "base"
+    )]
+    architecture: String,
+    /// Licence of the base's weights, an SPDX expression
+    #[arg(
+        long,
+        value_name = "SPDX",
+        default_value = "MIT OR Apache-2.0",
+        requires = "base"
+    )]
+    licence: String,
+    #[command(flatten)]
+    precision: PrecisionArguments,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  swr-train unpack --lang ar --out ar.safetensors")]
+pub(crate) struct UnpackArguments {
+    /// Language whose merged weights are written
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// The safetensors file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train delta base.onnx tuned.onnx --out tuned.swr                 every bit of the tuned network
+  swr-train delta base.onnx tuned.safetensors --out tuned.swr --bits 7
+  swr export --base base.onnx --delta tuned.swr --out again.onnx
+
+Works for any network: the two have the same f32 tensors in the same shapes, whoever trained them.")]
+pub(crate) struct DeltaArguments {
+    /// The network that is there already: .onnx or .safetensors
+    #[arg(value_name = "BASE")]
+    base: PathBuf,
+    /// What it is to become
+    #[arg(value_name = "TUNED")]
+    tuned: PathBuf,
+    /// The delta
+    #[arg(short, long, value_name = "FILE")]
+    out: PathBuf,
+    /// Where the change comes from, in a sentence
+    #[arg(long, default_value = "")]
+    provenance: String,
+    /// Version of the tuned network
+    #[arg(long, default_value_t = 1)]
+    model_version: u32,
+    #[command(flatten)]
+    precision: PrecisionArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn is_safetensors(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == SAFETENSORS)
+}
+
+/// Weights by name from an ONNX or safetensors file.
+fn read_tensors(path: &Path) -> Result<Tensors> {
+    let bytes = read(path)?;
+    if is_safetensors(path) {
+        read_safetensors(&bytes).with_context(|| path.display().to_string())
+    } else {
+        initializers(&bytes).with_context(|| path.display().to_string())
+    }
+}
+
+fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
+    let file = SafeTensors::deserialize(bytes).context("not a safetensors file")?;
+    let convert = |(name, view): (String, TensorView)| {
+        ensure!(
+            view.dtype() == Dtype::F32,
+            "tensor {name}: expected F32, found {:?}; convert it when it is saved",
+            view.dtype()
+        );
+        let values = view.data().chunks_exact(4);
+        let values = values.map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]]));
+        Ok((name, Tensor::new(view.shape().to_vec(), values.collect())))
+    };
+    file.tensors().into_iter().map(convert).collect()
+}
+
+/// Writes the merged weights of a language as safetensors.
+pub(crate) fn unpack(a: &UnpackArguments) -> Result<()> {
+    let tensors = merged_tensors(&a.models, &a.lang)?;
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, tensor)| {
+            let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, tensor.shape, bytes)
+        })
+        .collect();
+    let views = bytes
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
+    write_atomically(&a.out, &safetensors::serialize(views, None)?)?;
+    println!("{}: {} tensors", a.out.display(), bytes.len());
+    Ok(())
+}
+
+/// The keywords of a labels file, with `_unknown_` and `_silence_` at the end.
+fn read_labels(path: &Path) -> Result<Vec<String>> {
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut labels: Vec<String> = lines.map(String::from).collect();
+    labels.retain(|label| label != UNKNOWN && label != SILENCE);
+    labels.extend([UNKNOWN, SILENCE].map(String::from));
+    Ok(labels)
+}
+
+/// Packs weights that were trained anywhere: as a base, or as a delta on the base that is there.
+pub(crate) fn pack(a: &PackArguments) -> Result<()> {
+    match (&a.base, &a.tuned) {
+        (Some(base), _) => pack_base(a, base),
+        (_, Some(tuned)) => pack_language(a, tuned),
+        (None, None) => bail!("give --tuned or --base"),
+    }
+}
+
+fn pack_base(a: &PackArguments, network: &Path) -> Result<()> {
+    let storage = match a.values {
+        BaseValues::F32 => Storage::F32,
+        BaseValues::F16 => Storage::F16,
+        BaseValues::Int8 => Storage::Int8,
+    };
+    let onnx = store(&read(network)?, storage).with_context(|| network.display().to_string())?;
+    let tensors = initializers(&onnx)?;
+    let manifest = match (&a.manifest, &a.lang, &a.labels) {
+        (Some(path), _, _) => {
+            let manifest = Manifest::parse(&read(path)?);
+            let manifest = manifest.with_context(|| path.display().to_string())?;
+            Manifest {
+                model_version: a.model_version.unwrap_or(manifest.model_version),
+                ..manifest
+            }
+        }
+        (_, Some(lang), Some(labels)) => Manifest {
+            language: lang.clone(),
+            labels: read_labels(labels)?,
+            architecture: a.architecture.clone(),
+            licence: a.licence.clone(),
+            model_version: a.model_version.unwrap_or(MODEL_VERSION),
+            thresholds: Thresholds::ForAll(a.threshold),
+            training: serde_json::Map::from_iter([("provenance".into(), json!(a.provenance))]),
+            ..base_files::manifest(&tensors, &onnx)
+        },
+        _ => bail!("give --lang and --labels, or --manifest"),
+    };
+    base_files::write(&a.models, &onnx, manifest)?;
+    println!(
+        "{}: base of {} tensors, {} bytes",
+        a.models.display(),
+        tensors.len(),
+        onnx.len()
+    );
+    Ok(())
+}
+
+fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    let (Some(lang), Some(labels)) = (&a.lang, &a.labels) else {
+        bail!("give --lang and --labels");
+    };
+    let labels = read_labels(labels)?;
+    let header = DeltaHeader {
+        language: lang.clone(),
+        model_version: a.model_version.unwrap_or(MODEL_VERSION),
+        manifest: Some(base.manifest_sha256),
+        thresholds: vec![a.threshold; labels.len()],
+        labels,
+        budget: a.budget.clone(),
+        synthetic: a.synthetic,
+        provenance: a.provenance.clone(),
+    };
+    let tensors = read_tensors(tuned)?;
+    let precision = a.precision.or(Precision::DEFAULT);
+    let delta = Delta::build(&base.tensors, &tensors, header, precision)
+        .with_context(|| tuned.display().to_string())?;
+    let bytes = delta.write();
+    let merged = merge(&base.tensors, &Delta::read(&bytes)?)?;
+    if let Some(budget) = &a.budget {
+        let used = budget.used(&changed(&base.tensors, &merged)?, bytes.len());
+        let allowed = budget.allowed(&Counts::of(&base.tensors));
+        ensure!(
+            used <= allowed,
+            "--budget {budget}: the delta uses {used} of {allowed}; nothing was written"
+        );
+    }
+    let path = delta_path(&a.models, lang);
+    write_package(&path, &bytes)?;
+    println!(
+        "{}: {} bytes; largest error {:e}",
+        path.display(),
+        bytes.len(),
+        largest_error(&tensors, &merged)
+    );
+    Ok(())
+}
+
+/// The largest difference between weights of the same name.
+fn largest_error(wanted: &Tensors, found: &Tensors) -> f32 {
+    let differences = wanted.iter().flat_map(|(name, tensor)| {
+        let pairs = tensor.data.iter().zip(&found[name].data);
+        pairs.map(|(wanted, found)| (wanted - found).abs())
+    });
+    differences.fold(0.0, f32::max)
+}
+
+/// Makes a delta between any two networks of equal tensors.
+pub(crate) fn delta(a: &DeltaArguments) -> Result<()> {
+    let (base, tuned) = (read_tensors(&a.base)?, read_tensors(&a.tuned)?);
+    if [&a.base, &a.tuned].iter().all(|path| !is_safetensors(path)) {
+        check_same_graph(&read(&a.base)?, &read(&a.tuned)?)?;
+    }
+    let header = DeltaHeader {
+        language: "und".into(),
+        model_version: a.model_version,
+        manifest: None,
+        labels: Vec::new(),
+        thresholds: Vec::new(),
+        budget: None,
+        synthetic: false,
+        provenance: a.provenance.clone(),
+    };
+    let precision = a.precision.or(Precision::Lossless);
+    let delta = Delta::build(&base, &tuned, header, precision)
+        .with_context(|| format!("from {} to {}", a.base.display(), a.tuned.display()))?;
+    let bytes = delta.write();
+    let merged = merge(&base, &Delta::read(&bytes)?)?;
+    write_atomically(&a.out, &bytes)?;
+    let error = largest_error(&tuned, &merged);
+    let weights = changed(&base, &merged)?.all();
+    if a.json {
+        let sizes = delta.sizes();
+        println!(
+            "{}",
+            json!({
+                "file": a.out,
+                "bytes": bytes.len(),
+                "changed": weights,
+                "tensors": sizes.changes.len(),
+                "positions_bytes": sizes.changes.iter().map(|c| c.positions_bytes).sum::<usize>(),
+                "values_bytes": sizes.changes.iter().map(|c| c.values_bytes).sum::<usize>(),
+                "largest_error": error,
+            })
+        );
+    } else {
+        println!(
+            "{}: {} bytes, {weights} weights of {} tensors; largest error {error:e}",
+            a.out.display(),
+            bytes.len(),
+            delta.changes().len()
+        );
+    }
+    Ok(())
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio recording.wav --logits ar.csv"
+)]
+pub(crate) struct ExportArguments {
+    /// Language to export
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// The ONNX file
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// Recording whose frames and logits go to --logits
+    #[arg(long, value_name = "FILE", requires = "logits")]
+    audio: Option<PathBuf>,
+    /// CSV with a frame a line: log-mel, then the logits that the trainer's own passes give
+    #[arg(long, value_name = "FILE", requires = "audio")]
+    logits: Option<PathBuf>,
+}
+
+/// Writes a language's merged network as plain ONNX, and what the trainer's own passes make of a recording.
+pub(crate) fn export(a: &ExportArguments) -> Result<()> {
+    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    write_atomically(
+        &a.out,
+        &streaming_graph(architecture.tau, &to_package(&weights)?)?,
+    )?;
+    println!("{}: {} labels", a.out.display(), labels.len());
+    let (Some(audio), Some(csv)) = (&a.audio, &a.logits) else {
+        return Ok(());
+    };
+    let samples = decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
+    let frames = log_mel(&samples)?;
+    let logits = stream_logits(&architecture, &weights, &frames)?;
+    let mut text = String::new();
+    for (frame, logits) in frames
+        .chunks_exact(MEL_BINS)
+        .zip(logits.chunks_exact(labels.len()))
+    {
+        let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
+        text += &values.join(",");
+        text.push('\n');
+    }
+    write_atomically(csv, text.as_bytes())
+}
