@@ -1,5 +1,5 @@
-//! One tensor's change in a delta: a sparse difference, exact steps, or new values; made of two tensors and rounded here. Its coding
-//! is next door.
+//! One tensor's change in a delta: a sparse difference, exact steps, or new values; made of two tensors and rounded here. How it stands in a file
+//! is in `coding`.
 
 use alloc::{vec, vec::Vec};
 
