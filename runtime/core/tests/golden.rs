@@ -97,7 +97,7 @@ fn header(labels: &[&str]) -> DeltaHeader {
 const LABELS: [&str; 6] = ["sim", "não", "четыре", "四", "_unknown_", "_silence_"];
 
 /// The golden files of this version: name, delta, digest of the merged tensors.
-fn cases() -> [(&'static str, Delta, &'static str); 5] {
+fn cases() -> [(&'static str, Delta, &'static str); 6] {
     let base = network(1, 4);
     let build = |rows, labels: &[&str], precision| {
         Delta::build(&base, &tuned(rows), header(labels), precision).unwrap()
@@ -117,6 +117,17 @@ fn cases() -> [(&'static str, Delta, &'static str); 5] {
             "delta-v3-even.swr",
             build(6, &LABELS, Precision::Quantised(7, Steps::Even)),
             "6b1403452b5f461d0f7f967c1a0f86988236b2d6426e3d3e49b6be786bd00f61",
+        ),
+        (
+            "delta-v3-grid.swr",
+            Delta::build_by(&base, &tuned(6), header(&LABELS), &|name| match name
+                .ends_with(".scale")
+            {
+                true => Precision::Shares(0.0625, 0.015625),
+                false => Precision::Multiples(0.03125),
+            })
+            .unwrap(),
+            "22bde42f512c3d378641e4338119439abe11dba266bad19b034284e2e4961ded",
         ),
         (
             "delta-v3-rounded.swr",

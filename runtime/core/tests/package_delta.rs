@@ -209,6 +209,33 @@ proptest! {
     }
 
     #[test]
+    fn grids_are_kept_to_the_step_and_never_exceeded(
+        weights in vec((-2.0f32..2.0, -9.0f32..9.0, 0u8..4), 120),
+        step in 0usize..3,
+        grows in any::<bool>(),
+    ) {
+        let step = [0.125f32, 0.0625, 0.5][step];
+        let floor = step / 4.0;
+        let network = |data: Vec<f32>| Tensors::from([("any.name".to_string(), Tensor::new(vec![8, 15], data))]);
+        let base = network(weights.iter().map(|(w, ..)| *w).collect());
+        // Three of four weights stay.
+        let tuned = network(weights.iter().map(|(w, d, changes)| if *changes == 0 { w + d } else { *w }).collect());
+        let precision = if grows { Precision::Shares(step, floor) } else { Precision::Multiples(step) };
+        let delta = Delta::build(&base, &tuned, raw(), precision).unwrap();
+        let read = Delta::read(&delta.write()).unwrap();
+        prop_assert_eq!(&read, &delta);
+        let merged = merge(&base, &read).unwrap();
+        for ((merged, tuned), base) in merged["any.name"].data.iter().zip(&tuned["any.name"].data).zip(&base["any.name"].data) {
+            let step = if grows { step * base.abs() + floor } else { step };
+            let reachable = (tuned - base).clamp(-127.0 * step, 127.0 * step);
+            prop_assert!((merged - base - reachable).abs() <= 0.5001 * step + 1e-5, "{base} to {tuned}: {merged}");
+        }
+        // What is on the grid already stays as it is.
+        let again = Delta::build(&base, &merged, raw(), precision).unwrap();
+        prop_assert_eq!(merge(&base, &again).unwrap(), merged);
+    }
+
+    #[test]
     fn rounded_deltas_are_as_close_as_f16(differences in vec(-2.0f32..2.0, 40)) {
         let network = |weights: Vec<f32>| Tensors::from([("any.name".to_string(), Tensor::new(vec![8, 5], weights))]);
         let (base, tuned) = (network(vec![1.0; 40]), network(differences.iter().map(|d| 1.0 + d).collect()));
@@ -217,6 +244,31 @@ proptest! {
         for (merged, tuned) in merged["any.name"].data.iter().zip(&tuned["any.name"].data) {
             prop_assert!((merged - tuned).abs() <= (tuned - 1.0).abs() / 2048.0 + 1e-6);
         }
+    }
+}
+
+/// On a grid, all weights of a tensor take less than two bits each, where most are zero and the others small.
+#[test]
+fn few_bits_suffice_on_a_grid() {
+    let network = |weights: Vec<f32>| {
+        let tensor = Tensor::new(vec![64, 64], weights);
+        Tensors::from([("any.name".to_string(), tensor)])
+    };
+    let base = network(vec![0.0; 4_096]);
+    // 1 of 2 is zero, 1 of 4 each of the others: 1.5 bits a weight.
+    let value = |i: u32| match i.wrapping_mul(2_654_435_761) >> 30 {
+        0 => 1.0,
+        1 => -1.0,
+        _ => 0.0,
+    };
+    let tuned = network((0..4_096).map(value).collect());
+    let build = |precision| Delta::build(&base, &tuned, raw(), precision).unwrap();
+    let bytes = |precision| build(precision).write().len() - 200;
+    let entropy = 4_096.0 * 1.5 / 8.0;
+    assert!((bytes(Precision::Multiples(1.0)) as f64) < 1.02 * entropy);
+    // A step that is none changes nothing.
+    for step in [0.0, f32::NAN, f32::INFINITY] {
+        assert!(build(Precision::Multiples(step)).changes().is_empty());
     }
 }
 

@@ -65,7 +65,7 @@ pub enum Values {
     Quantised {
         /// What a quantised value stands for.
         steps: Steps,
-        /// Factors; finite, not negative, their number divides the number of values.
+        /// Factors; finite, not negative, their number divides the number of values; of [`Steps::Share`] two, see there.
         scales: Vec<f32>,
         /// Quantised values.
         values: Vec<i8>,
@@ -93,7 +93,7 @@ impl Values {
 }
 
 /// How closely a delta keeps to the tuned network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Precision {
     /// The merged network has the tuned one's bits.
     Lossless,
@@ -101,6 +101,10 @@ pub enum Precision {
     Rounded,
     /// Differences are quantised to a sign and so many bits, 1 to [`MAX_QUANTISED_BITS`]: 7 is int8, 3 is int4.
     Quantised(u32, Steps),
+    /// Differences are rounded to multiples of this, -127 to 127 of them: for a tensor that was trained on such a grid.
+    Multiples(f32),
+    /// The same for steps that grow with the base's weight: the first number times its size, and the second.
+    Shares(f32, f32),
 }
 
 impl Precision {
@@ -116,6 +120,12 @@ pub enum Steps {
     Growing,
     /// `q`. The fewest bits where no value is far beyond the others.
     Even,
+    /// `q`, as well, with one scale for all values of a tensor. Coded for values most of which are small: a zero takes no sign, and what
+    /// is likely is learned from the values before, so that a few bits a weight suffice for all weights of a tensor.
+    Grid,
+    /// As [`Steps::Grid`], with steps that grow with the base's weight: `w + q * (scale * |w| + floor)`, the two being the scales. For scales of norms,
+    /// which differ by orders of magnitude while all matter alike. Not in replacements.
+    Share,
 }
 
 impl Steps {
@@ -124,7 +134,15 @@ impl Steps {
         let value = i16::from(quantised);
         match self {
             Self::Growing => f32::from(value * value.abs()),
-            Self::Even => f32::from(value),
+            Self::Even | Self::Grid | Self::Share => f32::from(value),
+        }
+    }
+
+    /// What one step is worth for the base's `weight`.
+    pub(super) fn size(self, scales: &[f32], weight: f32) -> f32 {
+        match (self, scales) {
+            (Self::Share, [scale, floor]) => scale * weight.abs() + floor,
+            _ => scales[0],
         }
     }
 
@@ -132,7 +150,7 @@ impl Steps {
     fn below(self, units: f32) -> f32 {
         match self {
             Self::Growing => libm::sqrtf(units),
-            Self::Even => units,
+            Self::Even | Self::Grid | Self::Share => units,
         }
     }
 }
@@ -181,6 +199,15 @@ pub fn quantise(values: &[f32], bits: u32, steps: Steps) -> (f32, Vec<i8>) {
     (scale, quantised.collect())
 }
 
+/// The nearest multiple of `step`, in steps, of two equally near the one with an even last bit, from -127 to 127; zero where the step is.
+pub fn multiple(value: f32, step: f32) -> i8 {
+    if step == 0.0 {
+        return 0;
+    }
+    let most = f32::from(i8::MAX);
+    libm::rintf(value / step).clamp(-most, most) as i8
+}
+
 /// The nearest f32 with so many fraction bits, of two equally near the one with an even last bit; where that is infinite, the largest finite.
 fn round(value: f32, fraction_bits: u32) -> f32 {
     let dropped = 23 - fraction_bits;
@@ -211,15 +238,16 @@ fn steps(old: f32, new: f32) -> i32 {
 }
 
 impl Change {
-    /// The change that turns `old` into `new` of equal shape; none where nothing differs, or nothing after rounding.
+    /// The change that turns `old` into `new` of equal shape, and follows those that `models` has seen; none where nothing differs, or nothing after rounding.
     pub(super) fn difference(
         tensor: usize,
         old: &Tensor,
         new: &Tensor,
         precision: Precision,
+        models: &mut Models,
     ) -> Option<Self> {
         let pairs = || new.data.iter().zip(&old.data);
-        let edit = |values: Vec<_>, edit: &dyn Fn(Positions, Vec<i32>) -> Edit| {
+        let mut edit = |values: Vec<_>, edit: &dyn Fn(Positions, Vec<i32>) -> Edit| {
             let (indexes, values): (Vec<u32>, Vec<i32>) = (0u32..)
                 .zip(values)
                 .filter(|(_, value)| *value != 0)
@@ -227,17 +255,29 @@ impl Change {
             if values.is_empty() {
                 return None;
             }
-            let row = old.data.len() / old.rows().max(1);
-            // The cheapest by measure, of equal ones the first.
+            let row = (old.data.len() / old.rows().max(1)) as u32;
             let last = indexes[indexes.len() - 1];
-            let candidates = [last + 1, row as u32, 1];
-            let edits = candidates.into_iter().filter(|unit| *unit > 0).map(|unit| {
-                let indexes = indexes.clone();
-                edit(Positions { unit, indexes }, values.clone())
-            });
-            edits
-                .map(|edit| Self { tensor, edit })
-                .min_by_key(Self::bits_alone)
+            let candidates = [last + 1, row, 1, models.last_unit()];
+            // So many that a reader takes them for a claim.
+            let fits = |unit: &u32| {
+                let mut units: Vec<u32> = indexes.iter().map(|index| index / unit).collect();
+                units.dedup();
+                units.len() * *unit as usize <= 8 * indexes.len()
+            };
+            // The cheapest by measure, of equal ones the first.
+            let measured = candidates
+                .into_iter()
+                .filter(|unit| *unit > 0 && (*unit == 1 || fits(unit)))
+                .map(|unit| {
+                    let indexes = indexes.clone();
+                    let edit = edit(Positions { unit, indexes }, values.clone());
+                    let change = Self { tensor, edit };
+                    let (bits, models) = change.bits_after(models);
+                    (bits, change, models)
+                });
+            let (_, change, learned) = measured.min_by_key(|(bits, ..)| *bits)?;
+            *models = learned;
+            Some(change)
         };
         match precision {
             Precision::Lossless => {
@@ -276,6 +316,25 @@ impl Change {
                     },
                 })
             }
+            Precision::Multiples(_) | Precision::Shares(..) => {
+                let (steps, scales) = match precision {
+                    Precision::Shares(scale, floor) => (Steps::Share, vec![scale, floor]),
+                    Precision::Multiples(step) => (Steps::Grid, vec![step]),
+                    _ => (Steps::Grid, Vec::new()),
+                };
+                let quantised = pairs().map(|(n, o)| {
+                    let step = steps.size(&scales, *o);
+                    i32::from(multiple(n - o, step))
+                });
+                edit(quantised.collect(), &|positions, values| Edit::Add {
+                    positions,
+                    values: Values::Quantised {
+                        steps,
+                        scales: scales.clone(),
+                        values: values.iter().map(|value| *value as i8).collect(),
+                    },
+                })
+            }
         }
     }
 
@@ -284,6 +343,11 @@ impl Change {
         let row = new.data.len() / new.rows().max(1);
         let values = match precision {
             Precision::Lossless => Values::Float(new.data.clone()),
+            Precision::Multiples(step) | Precision::Shares(_, step) => Values::Quantised {
+                steps: Steps::Grid,
+                scales: vec![step],
+                values: new.data.iter().map(|v| multiple(*v, step)).collect(),
+            },
             Precision::Quantised(bits, steps) if row > 1 => {
                 let rows = new.data.chunks(row).map(|row| quantise(row, bits, steps));
                 let (scales, values): (Vec<_>, Vec<_>) = rows.unzip();
@@ -307,16 +371,11 @@ impl Change {
         Self { tensor, edit }
     }
 
-    /// Bits of positions and values if the change were the only one; what its unit costs to tell is shared with other changes.
-    fn bits_alone(&self) -> usize {
-        let (mut writer, mut frame) = (Writer::new(), 0);
-        let mut measure = |writer: &Writer, part| {
-            if part == 0 {
-                frame = writer.bits();
-            }
-        };
-        Self::code(&mut writer, &mut Models::new(), 0, Some(self), &mut measure)
+    /// Bits of the change behind those that `models` has seen, and what they are then.
+    fn bits_after(&self, models: &Models) -> (usize, Models) {
+        let (mut writer, mut models) = (Writer::new(), models.clone());
+        Self::code(&mut writer, &mut models, 0, Some(self), &mut |_, _| {})
             .expect("a writer refuses nothing");
-        writer.bits() - frame
+        (writer.bits(), models)
     }
 }

@@ -11,6 +11,12 @@ use super::{
 
 /// Highest bits of a magnitude whose frequency is learned; the others are as likely set as not.
 const LEARNED_BITS: u32 = 3;
+/// Magnitudes on a grid that are counted in unary; what is beyond is a number.
+const COUNTED: u32 = 14;
+/// Sizes of the two values before, together: 0, 1, 2, and more.
+const NEIGHBOURS: usize = 4;
+/// Weights that a change may name beyond eight for every bit that is left.
+const FREE_WEIGHTS: usize = 65_536;
 /// Bits that tell the parameter of the gaps' Rice code.
 const RICE_BITS: u32 = 5;
 /// About what it costs to tell another parameter than the change before had, and to learn its statistics.
@@ -42,6 +48,10 @@ pub(super) struct Models {
     bits: [Bit; 8],
     /// Per kind of steps and number of bits.
     magnitudes: [[[Bit; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1]; 2],
+    /// Of values on a grid: per size of the two before, whether the magnitude is larger than 0, 1 and more.
+    share: Bit,
+    larger: [[Bit; COUNTED as usize]; NEIGHBOURS],
+    large: Number,
     scales: Number,
     fraction_bits: [Bit; 32],
     scale_exponents: [Bit; 256],
@@ -69,12 +79,20 @@ impl Models {
             form: [Bit::NEW; 4],
             bits: [Bit::NEW; 8],
             magnitudes: [[[Bit::NEW; 1 << LEARNED_BITS]; MAX_QUANTISED_BITS as usize + 1]; 2],
+            share: Bit::NEW,
+            larger: [[Bit::NEW; COUNTED as usize]; NEIGHBOURS],
+            large: Number::NEW,
             scales: Number::NEW,
             fraction_bits: [Bit::NEW; 32],
             scale_exponents: [Bit::NEW; 256],
             value_exponents: [Bit::NEW; 256],
             step_digits: Number::NEW,
         }
+    }
+
+    /// The number of weights in a unit of the change before, which costs least to name.
+    pub(super) fn last_unit(&self) -> u32 {
+        self.last_unit
     }
 }
 
@@ -90,6 +108,7 @@ mod form {
     pub(super) const GROWING: u32 = 0;
     pub(super) const FLOAT: u32 = 1;
     pub(super) const EVEN: u32 = 2;
+    pub(super) const GRID: u32 = 3;
 }
 
 impl Change {
@@ -275,7 +294,7 @@ fn code_unit<C: Coder>(
     Ok(models.last_unit)
 }
 
-/// Every weight of the units takes at least a bit of its value behind, so that a claim beyond that is refused before anything is made of it.
+/// Every unit takes at least a bit of a value behind, and of eight weights one does, so that a claim beyond that is refused before anything is made of it.
 fn code_units<C: Coder>(
     coder: &mut C,
     models: &mut Models,
@@ -289,7 +308,8 @@ fn code_units<C: Coder>(
     let count =
         coder.number(&mut models.units, (units.len() as u32).saturating_sub(1))? as usize + 1;
     let weights = count.checked_mul(unit as usize);
-    if weights.is_none_or(|weights| weights > coder.bits_left()) {
+    let fits = |weights| weights <= most_weights(coder) && count <= coder.bits_left();
+    if !weights.is_some_and(fits) {
         return Err(coder.damaged("number of changed weights"));
     }
     let gaps: Vec<u32> = gaps(&units).collect();
@@ -317,6 +337,14 @@ fn code_units<C: Coder>(
         }
     }
     Ok(Units { unit, firsts })
+}
+
+/// The most weights that a change may name: a weight that changes takes a bit at least, and a writer leaves no more than seven of eight as they are.
+fn most_weights<C: Coder>(coder: &C) -> usize {
+    coder
+        .bits_left()
+        .saturating_mul(8)
+        .saturating_add(FREE_WEIGHTS)
 }
 
 /// The first position, then how many units stay unchanged between one changed unit and the next.
@@ -403,12 +431,12 @@ fn code_shape<C: Coder>(
         .iter()
         .try_fold(1usize, |product, &dimension| product.checked_mul(dimension));
     match values {
-        Some(values) if values > 0 && values <= coder.bits_left() => Ok(shape),
+        Some(values) if values > 0 && values <= most_weights(coder) => Ok(shape),
         _ => Err(coder.damaged("shape")),
     }
 }
 
-/// `count` values, `scaled_by_row` or all alike; every one takes at least its sign's bit.
+/// `count` values, `scaled_by_row` or all alike.
 fn code_values<C: Coder>(
     coder: &mut C,
     models: &mut Models,
@@ -420,6 +448,10 @@ fn code_values<C: Coder>(
         Some(Values::Quantised {
             steps: Steps::Even, ..
         }) => form::EVEN,
+        Some(Values::Quantised {
+            steps: Steps::Grid | Steps::Share,
+            ..
+        }) => form::GRID,
         Some(Values::Quantised { .. }) | None => form::GROWING,
         Some(Values::Float(_)) => form::FLOAT,
     };
@@ -471,6 +503,46 @@ fn code_values<C: Coder>(
                 values,
             })
         }
+        form::GRID => {
+            let (scales, values) = match given {
+                Some(Values::Quantised { scales, values, .. }) => {
+                    (scales.as_slice(), values.as_slice())
+                }
+                _ => ([].as_slice(), [].as_slice()),
+            };
+            let share = matches!(
+                given,
+                Some(Values::Quantised {
+                    steps: Steps::Share,
+                    ..
+                })
+            );
+            let share = coder.bit(&mut models.share, share)?;
+            if share && scaled_by_row {
+                return Err(coder.damaged("shares of weights that are replaced"));
+            }
+            let fraction_bits = code_fraction_bits(coder, models, scales)?;
+            let scales = code_list(1 + usize::from(share), scales, |scale: f32| {
+                coder.float(&mut models.scale_exponents, fraction_bits, scale)
+            })?;
+            let mut before = [0u32; 2];
+            let values = code_list(count, values, |value: i8| {
+                let size = u32::from(value.unsigned_abs());
+                let neighbours = (before[0] + before[1]).min(NEIGHBOURS as u32 - 1);
+                let size = code_size(coder, models, neighbours as usize, size)?;
+                before = [before[1], size];
+                Ok(match size {
+                    0 => 0,
+                    _ if coder.raw(1, u32::from(value < 0))? == 1 => -(size as i8),
+                    _ => size as i8,
+                })
+            })?;
+            Ok(Values::Quantised {
+                steps: if share { Steps::Share } else { Steps::Grid },
+                scales,
+                values,
+            })
+        }
         form::FLOAT => {
             let given = match given {
                 Some(Values::Float(values)) => values.as_slice(),
@@ -490,6 +562,28 @@ fn code_values<C: Coder>(
             found: unknown,
         }),
     }
+}
+
+/// The magnitude of a value on a grid, 0 to 127.
+fn code_size<C: Coder>(
+    coder: &mut C,
+    models: &mut Models,
+    neighbours: usize,
+    given: u32,
+) -> Result<u32, PackageError> {
+    let mut size = 0;
+    while size < COUNTED
+        && coder.bit(&mut models.larger[neighbours][size as usize], size < given)?
+    {
+        size += 1;
+    }
+    if size == COUNTED {
+        size += coder.number(&mut models.large, given.saturating_sub(COUNTED))?;
+    }
+    if size > i8::MAX as u32 {
+        return Err(coder.damaged("a value beyond its grid"));
+    }
+    Ok(size)
 }
 
 /// The fraction bits of the value that needs most.
@@ -573,7 +667,8 @@ mod tests {
                         chosen += 1;
                     }
                 }
-                let change = Change::difference(index, &old, &new, Precision::DEFAULT);
+                let mut seen = models.clone();
+                let change = Change::difference(index, &old, &new, Precision::DEFAULT, &mut seen);
                 let Some(change) = change else {
                     continue;
                 };

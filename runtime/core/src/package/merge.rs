@@ -7,7 +7,7 @@ use super::{
     Change, Delta, DeltaHeader, Digest, Edit, Group, MAX_DELTA_BYTES, PackageError, Precision,
     Tensor, Tensors, Values,
     change::{MAX_RANK, step},
-    coding::MAX_TENSOR,
+    coding::{MAX_TENSOR, Models},
     delta::{MAX_CHANGES, SIGNATURE_BYTES},
     digest,
     tensors::pairs,
@@ -64,14 +64,28 @@ impl Delta {
         header: DeltaHeader,
         precision: Precision,
     ) -> Result<Self, PackageError> {
+        Self::build_by(base, tuned, header, &|_| precision)
+    }
+
+    /// As [`Delta::build`], with a precision for each tensor by its name.
+    ///
+    /// # Errors
+    /// Those of [`Delta::build`].
+    pub fn build_by(
+        base: &Tensors,
+        tuned: &Tensors,
+        header: DeltaHeader,
+        precision: &dyn Fn(&str) -> Precision,
+    ) -> Result<Self, PackageError> {
         header.check()?;
         let replaced =
             |name: &str| !header.labels.is_empty() && Group::of(name) == Group::Classifier;
         if !header.labels.is_empty() {
             check_classifier(tuned, header.labels.len())?;
         }
-        let mut changes = Vec::new();
+        let (mut changes, mut models) = (Vec::new(), Models::new());
         for (index, (name, old, new)) in pairs(base, tuned)?.into_iter().enumerate() {
+            let precision = precision(name);
             if !replaced(name) && old.shape != new.shape {
                 return Err(PackageError::DoesNotFit {
                     tensor: name.into(),
@@ -100,7 +114,7 @@ impl Delta {
             if replaced(name) {
                 changes.push(Change::replacement(index, new, precision));
             } else {
-                changes.extend(Change::difference(index, old, new, precision));
+                changes.extend(Change::difference(index, old, new, precision, &mut models));
             }
         }
         let last = changes.last().map_or(0, |change: &Change| change.tensor);
@@ -187,10 +201,9 @@ fn edit(name: &str, tensor: &mut Tensor, edit: &Edit) -> Result<(), PackageError
                 scales,
                 values,
             } => {
-                let scale = scales[0];
                 for (&position, &value) in positions.iter().zip(values) {
                     let weight = &mut weights[position as usize];
-                    *weight += scale * steps.apply(value);
+                    *weight += steps.size(scales, *weight) * steps.apply(value);
                     finite &= weight.is_finite();
                 }
             }

@@ -44,7 +44,8 @@ mod tensors;
 
 pub use budget::{Budget, Limit};
 pub use change::{
-    Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Steps, Values, quantise,
+    Change, ChangeBytes, Edit, MAX_QUANTISED_BITS, Positions, Precision, Steps, Values, multiple,
+    quantise,
 };
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed_signature};
 pub use error::PackageError;
