@@ -84,7 +84,9 @@ def card(swr, data, language):
         lines += [f"{inspected['file_bytes']} bytes; budget {inspected['budget']}: {inspected['changed']} of {inspected['allowed']} convolution "
                   f"weights changed. With norms and classifier: {sum(report['changed'].values())} values.", "", "| part | bytes |", "|---|---|"]
         lines += [f"| {part} | {size} |" for part, size in grouped(inspected["parts"]).items()]
-        lines += ["", "Units chosen by the policy: " + ", ".join(f"`{t.removesuffix('.conv.weight')}`" for t in report["chosen"]) + ".", ""]
+        most = sorted(report["changed_by_tensor"].items(), key=lambda pair: -pair[1])
+        convolutions = [f"`{t.removesuffix('.conv.weight')}` {n}" for t, n in most if t.endswith(".conv.weight")]
+        lines += ["", "Convolution weights chosen by the gates, by tensor: " + ", ".join(convolutions) + ".", ""]
         lines += ["## Command", "", "```sh", "cargo train synth clips --out target/synth",
                   f"cargo train adapt --data ../shared/speech --extra target/synth --lang {language} --budget {inspected['budget']}", "```", ""]
     (MODELS / f"{'base' if base else language}.md").write_text("\n".join(lines))

@@ -1,7 +1,5 @@
 //! Training of the base network, from its first random weight to its deployed tensors.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use candle_core::Tensor;
 
@@ -69,18 +67,16 @@ pub fn train_base(
         augment: &config.augment,
         seed: config.seed,
         statistics: &statistics,
+        progress,
     };
-    let mode = NormMode::Batch {
-        statistics: statistics.clone(),
-        deployed: Arc::default(),
-    };
+    let mode = NormMode::batch_into(&statistics);
     run_stage(
         &stage,
         run,
         language,
         &mut learner,
         reached,
-        progress,
+        |_, _| Ok(()),
         |learner, batch, moment| {
             let seed = mix(config.seed, moment.step as u64);
             base_loss(

@@ -1,7 +1,6 @@
 //! What a training step costs, alone and with the input made beside it. `benches/pytorch.py` measures PyTorch on the same step.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -153,10 +152,7 @@ impl<'a> Training<'a> {
 
     fn step(&mut self, batch: &Batch) -> Result<f32> {
         let schedule = &self.config.schedule;
-        let mode = NormMode::Batch {
-            statistics: self.statistics.clone(),
-            deployed: Arc::default(),
-        };
+        let mode = NormMode::batch_into(&self.statistics);
         let (_, loss) = base_loss(
             &self.config.architecture,
             &self.learner,
@@ -167,6 +163,7 @@ impl<'a> Training<'a> {
         )?;
         self.step += 1;
         let update = Update {
+            longest: f64::MAX,
             rate: 0.01,
             momentum: schedule.momentum,
             decay: schedule.weight_decay,

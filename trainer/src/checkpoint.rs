@@ -14,7 +14,7 @@ use crate::files::{read, write_atomically};
 use crate::learner::Learner;
 
 /// Layout of the checkpoint's tensors and names.
-const CHECKPOINT_FORMAT: usize = 2;
+const CHECKPOINT_FORMAT: usize = 3;
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,18 +95,35 @@ impl Run {
         write_atomically(&self.checkpoint_path(), &bytes)
     }
 
+    /// How far the last checkpoint has come; the start if there is none.
+    pub fn position(&self) -> Result<Position> {
+        Ok(self
+            .read()?
+            .map_or(Position::default(), |(position, _)| position))
+    }
+
     /// Restores the learner from the last checkpoint, if there is one.
     pub fn restore(&self, learner: &mut Learner) -> Result<Option<Position>> {
+        let Some((position, state)) = self.read()? else {
+            return Ok(None);
+        };
+        learner.restore(&state).with_context(|| self.damaged())?;
+        Ok(Some(position))
+    }
+
+    fn damaged(&self) -> String {
+        format!(
+            "{}: damaged checkpoint; give --restart to begin anew",
+            self.checkpoint_path().display()
+        )
+    }
+
+    fn read(&self) -> Result<Option<(Position, BTreeMap<String, Tensor>)>> {
         let path = self.checkpoint_path();
         if !path.exists() {
             return Ok(None);
         }
-        let damaged = || {
-            format!(
-                "{}: damaged checkpoint; give --restart to begin anew",
-                path.display()
-            )
-        };
+        let damaged = || self.damaged();
         let bytes = read(&path)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
         let text = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
@@ -129,8 +146,7 @@ impl Run {
                 .with_context(damaged)?
                 .into_iter()
                 .collect();
-        learner.restore(&state).with_context(damaged)?;
-        Ok(Some(position))
+        Ok(Some((position, state)))
     }
 
     /// Adds a line to the log.

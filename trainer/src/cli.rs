@@ -1,19 +1,23 @@
 //! The commands of `swr-train`: arguments in, files and figures out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use swr_core::package::{Budget, Counts, DeltaHeader, Digest, changed, check_labels};
+use swr_core::package::{
+    Budget, Counts, DeltaHeader, Digest, Group, Tensor, Tensors, changed, check_labels,
+};
 
-use crate::adapt::{Plan, adapt};
+use crate::adapt::{Adaptation, Aids, adapt, check_budget};
 use crate::architecture::TimePadding;
 use crate::base::train_base;
 use crate::bench::{self, BenchArguments};
 use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
+use crate::compare::command::{self as compare, CompareArguments};
 use crate::config::{
     ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, EVALUATE_DEFAULT, EvaluateConfig,
     EvaluateSplit, resolve,
@@ -67,6 +71,8 @@ enum Command {
     Adapt(AdaptArguments),
     /// Accuracy of a language's merged network on a split, by the trainer's own passes
     Evaluate(EvaluateArguments),
+    /// Compare SWR with its baselines: one row of results per run
+    Compare(CompareArguments),
     /// What a training step costs, alone and with its input
     Bench(BenchArguments),
     /// Write a language's merged network as plain ONNX, with the trainer's own logits to compare other runtimes with
@@ -152,6 +158,9 @@ struct AdaptArguments {
     /// How much may change
     #[arg(long, default_value = "10%")]
     budget: Budget,
+    /// Train without development clips: threshold and accuracy are then a guess
+    #[arg(long)]
+    no_dev: bool,
 }
 
 #[derive(Args)]
@@ -216,6 +225,7 @@ pub fn main() -> ExitCode {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_languages(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Compare(a) => compare::run(a, &progress),
         Command::Bench(a) => bench::run(a, &progress),
         Command::Export(a) => pack::export(a),
         Command::Pack(a) => pack::pack(a),
@@ -355,7 +365,11 @@ fn adapt_language(
         lang,
         config.unknown_pool,
         progress,
-    )?;
+    )?
+    .with_epochs_of(config.epoch_clips);
+    if !a.no_dev {
+        language.check_development()?;
+    }
     let resolved = json!({
         "config": config,
         "language": lang,
@@ -382,23 +396,20 @@ fn adapt_language(
         provenance: format!("adapt seed {} run {}", config.seed, &record[..16]),
     };
     // Before hours of training: a budget that cannot hold is refused now.
-    let plan = Plan::new(&base.tensors, &header)?;
-    progress.say(&format!(
-        "{} units, {} of budget {} for them",
-        plan.units.len(),
-        plan.allowed,
-        a.budget
-    ));
+    check_budget(&base.tensors, &header)?;
     let run = Run::open(work, resolved.clone(), common.restart)?;
-    let adapted = adapt(
+    let adapted = adapt(&Adaptation {
         config,
-        &architecture,
-        &base.tensors,
-        &language,
-        &header,
-        &run,
+        method: config.method,
+        network: &architecture,
+        base: &base.tensors,
+        language: &language,
+        header: &header,
+        run: &run,
+        dense: None,
+        aids: &Aids::default(),
         progress,
-    )?;
+    })?;
 
     let calibrated = calibrate(&architecture, &adapted.merged, &language.task, config.seed)?;
     header
@@ -413,21 +424,22 @@ fn adapt_language(
         &language.labels,
         EVALUATION_BATCH,
     )?;
-    let counts = changed(&base.tensors, &to_package(&adapted.merged)?)?;
+    let merged = to_package(&adapted.merged)?;
+    let counts = changed(&base.tensors, &merged)?;
     let used = a.budget.used(&counts, bytes.len());
-    let chosen: Vec<&String> = adapted
-        .chosen
-        .iter()
-        .flat_map(|unit| &unit.tensors)
-        .collect();
+    ensure!(
+        used <= adapted.allowed || !config.method.is_budgeted(),
+        "the delta uses {used} of a budget of {}: nothing was written",
+        adapted.allowed
+    );
     let report = json!({
         "run": record,
         "resolved": resolved,
-        "allowed": plan.budget,
+        "allowed": adapted.allowed,
         "used": used,
         "changed": counts,
+        "changed_by_tensor": changed_by_tensor(&base.tensors, &merged),
         "file_bytes": bytes.len(),
-        "chosen": chosen,
         "development": summary(&dev),
         "calibration": calibrated,
     });
@@ -438,10 +450,23 @@ fn adapt_language(
     println!("threshold: {}", describe(calibrated));
     println!(
         "budget {}: {used} of {} used; changed {} convolution weights, {} of norms, {} of the classifier",
-        a.budget, plan.budget, counts.convolution, counts.norms, counts.classifier
+        a.budget, adapted.allowed, counts.convolution, counts.norms, counts.classifier
     );
     println!("{}: {} bytes", path.display(), bytes.len());
     Ok(())
+}
+
+/// How many weights of every tensor differ, where any do.
+fn changed_by_tensor(base: &Tensors, merged: &Tensors) -> BTreeMap<String, usize> {
+    let count = |(name, old): (&String, &Tensor)| {
+        let pairs = old.data.iter().zip(&merged[name].data);
+        (name.clone(), pairs.filter(|(a, b)| a != b).count())
+    };
+    let counts = base
+        .iter()
+        .filter(|(name, _)| Group::of(name) != Group::Classifier)
+        .map(count);
+    counts.filter(|(_, count)| *count > 0).collect()
 }
 
 fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {

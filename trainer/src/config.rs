@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::architecture::Architecture;
 use crate::augment::Augment;
+use crate::baselines::Method;
+use crate::reparam::policy::{Input, Penalty};
 use crate::train::Schedule;
 
 /// How a base is trained.
@@ -30,8 +32,12 @@ pub struct BaseConfig {
 pub struct AdaptConfig {
     /// Seed of everything random.
     pub seed: u64,
+    /// What selects; `swr` unless something is to be compared with it.
+    pub method: Method,
     /// Training holds this many times the unknown clips that an epoch draws from them.
     pub unknown_pool: usize,
+    /// Clips of an epoch, at least: fewer are gone over several times.
+    pub epoch_clips: usize,
     /// Variation of clips.
     pub augment: Augment,
     /// The classifier's start: a linear probe on the base's features.
@@ -40,10 +46,18 @@ pub struct AdaptConfig {
     pub dense: Schedule,
     /// Stage 2: the policy learns which units to change.
     pub select: Schedule,
-    /// The policy of stage 2.
-    pub policy: Policy,
-    /// Stage 3: the chosen units alone.
+    /// The gates of stage 2.
+    pub gates: GateSettings,
+    /// The policy of stage 2, where the published method is asked for.
+    pub policy: PolicySettings,
+    /// Stage 3: the chosen units alone. Where norms are gated, its epochs are added to the next stage's.
     pub tune: Schedule,
+    /// Stage 4: the same on the grids of the file.
+    pub quantise: Schedule,
+    /// These grids.
+    pub grids: GridSettings,
+    /// Settings of methods that SWR is compared with.
+    pub baselines: BaselineSettings,
 }
 
 /// A linear probe, trained with Adam on features of clips as they are.
@@ -58,11 +72,25 @@ pub struct Probe {
     pub learning_rate: f64,
 }
 
-/// The policy: one pair of scores per unit, gates drawn from them by Gumbel-Softmax, hard forward and soft backward.
+/// Gates held at the budget in every step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Policy {
+pub struct GateSettings {
     /// Adam's learning rate of the scores.
+    pub learning_rate: f64,
+    /// Width of the gates' sigmoid when the stage begins, in deviations of the scores they start with; it falls geometrically.
+    pub first_temperature: f64,
+    /// Width when it ends.
+    pub last_temperature: f64,
+}
+
+/// The published policy, as far as it is known; see [`crate::reparam::policy`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySettings {
+    /// What the policy sees.
+    pub input: Input,
+    /// Adam's learning rate of its variables.
     pub learning_rate: f64,
     /// Probability of change that every unit starts with.
     pub initial_probability: f64,
@@ -70,10 +98,36 @@ pub struct Policy {
     pub first_temperature: f64,
     /// Temperature when it ends.
     pub last_temperature: f64,
-    /// Factor of the penalty on the expected cost.
-    pub penalty_weight: f64,
-    /// Shape of the penalty.
+    /// Shape of the penalty on the expected cost.
     pub penalty: Penalty,
+    /// Its factor; of the dual penalty, the learning rate of the multiplier. Diff pruning and TAPS weigh their own penalties by it.
+    pub penalty_weight: f64,
+    /// Draws of the gates that share a batch; as many as it has clips: one per clip.
+    pub draws: usize,
+    /// Whether the deltas go on training beside the policy, or stay as the dense stage left them.
+    pub train_deltas: bool,
+    /// Whether all convolutions of a block share a gate.
+    pub by_block: bool,
+}
+
+/// Settings of methods that SWR is compared with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineSettings {
+    /// Rank of low-rank differences.
+    pub rank: usize,
+}
+
+/// The grids that differences are stored on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GridSettings {
+    /// Steps of a changed weight, root mean square, under a budget in bytes that not everything fits into.
+    pub levels: f64,
+    /// The same under a budget in weights, where bytes do not count.
+    pub fine_levels: f64,
+    /// Last epochs in which grids stay; before, they are set anew with every epoch, such that the file keeps to its budget.
+    pub settle_epochs: usize,
 }
 
 impl BaseConfig {
@@ -102,6 +156,7 @@ impl AdaptConfig {
             ("dense", &self.dense),
             ("select", &self.select),
             ("tune", &self.tune),
+            ("quantise", &self.quantise),
         ] {
             schedule.check(name)?;
         }
@@ -110,14 +165,23 @@ impl AdaptConfig {
             p > 0.0 && p < 1.0,
             "policy.initial_probability = {p}: expected between 0 and 1"
         );
-        let lowest = self
-            .policy
-            .first_temperature
-            .min(self.policy.last_temperature);
         ensure!(
-            lowest > 0.0,
-            "policy temperatures: expected above 0, found {lowest}"
+            self.policy.draws > 0,
+            "policy.draws = 0: expected at least 1"
         );
+        for (name, value) in [
+            ("policy.first_temperature", self.policy.first_temperature),
+            ("policy.last_temperature", self.policy.last_temperature),
+            ("gates.first_temperature", self.gates.first_temperature),
+            ("gates.last_temperature", self.gates.last_temperature),
+            ("grids.levels", self.grids.levels),
+            ("grids.fine_levels", self.grids.fine_levels),
+        ] {
+            ensure!(
+                value > 0.0 && value.is_finite(),
+                "{name} = {value}: expected above 0"
+            );
+        }
         Ok(())
     }
 }
@@ -144,16 +208,6 @@ pub enum EvaluateSplit {
     #[value(name = "dev+test")]
     #[serde(rename = "dev+test")]
     DevTest,
-}
-
-/// Penalty on the expected share of cost `c` against the budget's share `t`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Penalty {
-    /// `max(0, c - t)`: only excess counts. Uniformly low probabilities satisfy it.
-    Hinge,
-    /// `|c - t|`: also pulls up to the budget, so that the gates are decided where it lies.
-    Absolute,
 }
 
 /// The configuration that `swr-train base` uses without `--config`.

@@ -1,6 +1,7 @@
 //! A language's clips in memory, and the batches made of them: decoding, augmentation and features on all cores, ahead of the
 //! training step. Which example a batch holds, and how it is varied, depends only on seed, stage and epoch.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -76,9 +77,10 @@ impl Examples {
         self.labels.is_empty()
     }
 
-    /// Files of the clips with these indexes.
+    /// Files of the clips at these places.
     pub fn files(&self, indexes: &[usize]) -> Vec<&str> {
-        indexes.iter().map(|i| self.names[*i].as_str()).collect()
+        let names = indexes.iter().map(|i| &self.names[*i % self.len()]);
+        names.map(String::as_str).collect()
     }
 }
 
@@ -98,6 +100,8 @@ pub struct Language {
     pub task: Task,
     /// An epoch draws one of so many unknown clips.
     unknown_pool: usize,
+    /// An epoch goes over the clips so many times.
+    rounds: usize,
 }
 
 /// A batch: log-mel `[B, 1, 40, T]`, labels `[B]`, and which examples these are.
@@ -106,7 +110,7 @@ pub struct Batch {
     pub log_mel: Tensor,
     /// Label indexes, `[B]`, u32.
     pub labels: Tensor,
-    /// Indexes into the examples.
+    /// Places in the epoch: indexes into the examples, beyond their number once more.
     pub indexes: Vec<usize>,
 }
 
@@ -133,6 +137,11 @@ impl Language {
                 data.display()
             );
         }
+        Self::of(task, unknown_pool, progress)
+    }
+
+    /// Decodes the training and development clips of a task, which was read with this pool of unknown clips.
+    pub fn of(task: Task, unknown_pool: usize, progress: &Progress) -> Result<Self> {
         if !task
             .train
             .iter()
@@ -151,20 +160,48 @@ impl Language {
                 .chain(&task.dev)
                 .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
             unknown_pool: unknown_pool.max(1),
+            rounds: 1,
             task,
         })
+    }
+
+    /// The same with epochs of at least so many clips: few clips are gone over several times, each time varied anew.
+    pub fn with_epochs_of(mut self, clips: usize) -> Self {
+        self.rounds = 1;
+        self.rounds = clips.div_ceil(self.epoch_clips().max(1)).max(1);
+        self
+    }
+
+    /// Refuses a language that nothing can be judged on: no keyword clips in DEV, because nobody else speaks or the data has no such split.
+    pub fn check_development(&self) -> Result<()> {
+        let keywords = self.task.unknown_label();
+        if self.task.dev.iter().any(|clip| clip.label < keywords) {
+            return Ok(());
+        }
+        let words = self.task.train.iter().filter(|clip| clip.label < keywords);
+        let speakers: BTreeSet<&str> = words.map(|clip| clip.speaker.as_str()).collect();
+        let found = match speakers.len() {
+            1 => "all training clips are of one speaker, who cannot be the one to judge by as well"
+                .to_string(),
+            many => format!("its {many} speakers are all in TRAIN"),
+        };
+        bail!(
+            "`{}` has no development clips of its keywords ({found}); add recordings of other speakers, about one in ten goes to DEV, or give --no-dev \
+             to train without: threshold and accuracy are then a guess",
+            self.code
+        )
     }
 
     /// Clips in an epoch.
     pub fn epoch_clips(&self) -> usize {
         let is_unknown = |label: &&u32| **label as usize == self.task.unknown_label();
         let unknown = self.train.labels.iter().filter(is_unknown).count();
-        self.train.len() - unknown + unknown.div_ceil(self.unknown_pool)
+        self.rounds * (self.train.len() - unknown + unknown.div_ceil(self.unknown_pool))
     }
 
     /// The clips of one epoch in seeded order, for what is done before training.
     pub fn an_epoch(&self, seed: u64) -> Examples {
-        self.train.subset(&self.epoch(seed, [u64::MAX, 0]))
+        self.train.subset(&self.round(seed, &[u64::MAX, 0]))
     }
 
     /// Number and digest of the training clips: what a run was made from, wherever the folders lie.
@@ -188,16 +225,25 @@ impl Language {
         json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes())})
     }
 
-    /// Indexes of an epoch's clips in seeded order; of the unknown ones a part, drawn anew each time.
-    fn epoch(&self, seed: u64, place: [u64; 2]) -> Vec<usize> {
+    /// Indexes of the clips in seeded order; of the unknown ones a part, drawn anew each time.
+    fn round(&self, seed: u64, place: &[u64]) -> Vec<usize> {
         let unknown = self.task.unknown_label() as u32;
         let (mut pool, mut order): (Vec<usize>, Vec<usize>) =
             (0..self.train.len()).partition(|i| self.train.labels[*i] == unknown);
-        pool.shuffle(&mut generator(seed, &[place[0], place[1], u64::MAX]));
+        pool.shuffle(&mut generator(seed, &[place, &[u64::MAX]].concat()));
         order.extend(&pool[..pool.len().div_ceil(self.unknown_pool)]);
         order.sort_unstable();
-        order.shuffle(&mut generator(seed, &place));
+        order.shuffle(&mut generator(seed, place));
         order
+    }
+
+    /// Places of an epoch's examples in seeded order: the clip, and beyond the number of clips those of further rounds.
+    fn epoch(&self, seed: u64, place: [u64; 2]) -> Vec<usize> {
+        let later = (1..self.rounds).flat_map(|round| {
+            let order = self.round(seed, &[place[0], place[1], round as u64]);
+            order.into_iter().map(move |i| i + round * self.train.len())
+        });
+        self.round(seed, &place).into_iter().chain(later).collect()
     }
 
     /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on threads of their own meanwhile.
@@ -234,8 +280,9 @@ impl Language {
             let (order, material, train) = (&order, &material, &self.train);
             scope.spawn(move || {
                 for indexes in even_batches(order, batch) {
-                    let varied = |i: usize| {
-                        let mut rng = generator(seed, &[place[0], place[1], i as u64]);
+                    let varied = |at: usize| {
+                        let mut rng = generator(seed, &[place[0], place[1], at as u64]);
+                        let i = at % train.len();
                         let label = train.labels[i];
                         let fragment = rng.random::<f32>() < augment.fragment_probability;
                         let (kind, label) = match unknown {
@@ -334,7 +381,7 @@ fn make_batch(
                 let (samples, label) = varied(*i);
                 frontend
                     .push(&samples, &mut frames)
-                    .with_context(|| format!("clip {}", examples.names[*i]))?;
+                    .with_context(|| format!("clip {}", examples.names[*i % examples.len()]))?;
                 Ok((transpose(&frames), label))
             },
         )

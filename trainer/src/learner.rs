@@ -46,14 +46,18 @@ pub struct Update {
     pub decay: f64,
     /// Updates since the stage began, from 1; Adam corrects its start by it.
     pub step: usize,
+    /// Largest Euclidean norm of the SGD variables' gradient; a longer one is shortened to it.
+    pub longest: f64,
 }
 
 /// All that training changes.
 #[derive(Default)]
 pub struct Learner {
     learned: BTreeMap<String, Learned>,
-    /// NormStatistics statistics of the norms that standardise.
+    /// Running statistics of the norms that standardise.
     pub running: NormStatistics,
+    /// What earlier stages decided, by name: it does not change any more and is kept with checkpoints.
+    pub decided: BTreeMap<String, Tensor>,
 }
 
 impl Learner {
@@ -115,6 +119,15 @@ impl Learner {
 
     /// One update of every variable that has a gradient.
     fn update(&mut self, gradients: &GradStore, update: Update) -> Result<()> {
+        let mut square = 0.0;
+        for learned in self.learned.values() {
+            if let (Rule::Sgd { .. }, Some(gradient)) =
+                (&learned.rule, gradients.get(learned.var.as_tensor()))
+            {
+                square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            }
+        }
+        let shorten = (update.longest / square.sqrt().max(f64::MIN_POSITIVE)).min(1.0);
         for learned in self.learned.values_mut() {
             let Some(gradient) = gradients.get(learned.var.as_tensor()) else {
                 continue;
@@ -123,7 +136,8 @@ impl Learner {
             // Without `detach` the graph of every past step would stay alive.
             match &learned.rule {
                 Rule::Sgd { anchor } => {
-                    let gradient = (gradient + ((&value - anchor)? * update.decay)?)?;
+                    let decay = ((&value - anchor)? * update.decay)?;
+                    let gradient = ((gradient * shorten)? + decay)?;
                     learned.first = ((&learned.first * update.momentum)? + gradient)?.detach();
                     learned
                         .var
@@ -168,6 +182,9 @@ impl Learner {
             state.insert(format!("first:{name}"), learned.first.clone());
             state.insert(format!("second:{name}"), learned.second.clone());
         }
+        for (name, tensor) in &self.decided {
+            state.insert(format!("decided:{name}"), tensor.clone());
+        }
         for (name, (mean, variance)) in &self.running {
             state.insert(
                 format!("mean:{name}"),
@@ -193,6 +210,12 @@ impl Learner {
             learned.second = get("second")?;
         }
         self.running.clear();
+        self.decided.clear();
+        for (key, tensor) in state {
+            if let Some(name) = key.strip_prefix("decided:") {
+                self.decided.insert(name.to_string(), tensor.clone());
+            }
+        }
         for (key, mean) in state {
             let Some(name) = key.strip_prefix("mean:") else {
                 continue;

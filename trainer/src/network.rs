@@ -45,6 +45,60 @@ impl Pass {
     }
 }
 
+/// What adapting needs to know of a network: its tensors, and what it makes of them. All weights come as one flat vector, in the order of
+/// [`Network::tensors`].
+pub trait Network: Sync {
+    /// Names and shapes of all tensors of a network with `classes` labels, `classifier.weight` `[classes, width, 1, 1]` and `classifier.bias` last.
+    fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)>;
+
+    /// Features averaged over a clip's last [`WINDOW_FRAMES`] frames, before the classifier: `[B, 1, F, T]` to `[B, width]`.
+    fn pooled(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor>;
+
+    /// Number of features that the classifier sees.
+    fn width(&self) -> usize;
+
+    /// The tensors of the norms, by part: `part.norm.scale` and `part.norm.shift`.
+    fn norms(&self) -> Vec<String> {
+        let tensors = self.tensors(2).into_iter();
+        let part =
+            |(name, _): (String, Vec<usize>)| name.strip_suffix(".norm.scale").map(String::from);
+        tensors.filter_map(part).collect()
+    }
+}
+
+impl Network for Architecture {
+    fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)> {
+        [self.body_tensors(), self.classifier_tensors(classes)].concat()
+    }
+
+    fn pooled(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let body = BodyOp::new(self, pass.mode.clone(), pass.dropout);
+        let packed = weights.narrow(0, 0, self.parameters(0))?.contiguous()?;
+        let features = log_mel.contiguous()?.apply_op2(&packed, body)?;
+        pool(&features)?.squeeze(2)
+    }
+
+    fn width(&self) -> usize {
+        self.tail_width()
+    }
+}
+
+/// Logits `[B, classes]` and pooled features `[B, width]` of a batch `[B, 1, F, T]`, under all weights in a flat vector.
+pub fn flat_logits(
+    network: &dyn Network,
+    weights: &Tensor,
+    classes: usize,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> Result<(Tensor, Tensor)> {
+    let (width, all) = (network.width(), weights.dim(0)?);
+    let pooled = network.pooled(weights, log_mel, pass)?;
+    let rows = weights.narrow(0, all - classes * (width + 1), classes * width)?;
+    let bias = weights.narrow(0, all - classes, classes)?;
+    let logits = pooled.matmul(&rows.reshape((classes, width))?.t()?)?;
+    Ok((logits.broadcast_add(&bias)?, pooled))
+}
+
 /// The network before the classifier: `[B, 1, F, T]` to `[B, width, T]`.
 pub fn features(
     architecture: &Architecture,
@@ -90,7 +144,10 @@ pub fn pooled_features(
     log_mel: &Tensor,
     pass: &Pass,
 ) -> Result<Tensor> {
-    let features = features(architecture, weights, log_mel, pass)?;
+    pool(&features(architecture, weights, log_mel, pass)?)
+}
+
+pub(crate) fn pool(features: &Tensor) -> Result<Tensor> {
     let frames = features.dim(2)?;
     let window = WINDOW_FRAMES.min(frames);
     features.narrow(2, frames - window, window)?.mean_keepdim(2)
@@ -209,7 +266,7 @@ fn every_row(x: &Tensor, stride: usize) -> Result<Tensor> {
 }
 
 /// Norm over `groups` sub-bands per channel (arXiv 2103.13620 for more than one).
-fn norm(
+pub(crate) fn norm(
     x: &Tensor,
     weights: &Weights,
     part: &str,
@@ -221,7 +278,7 @@ fn norm(
     let scale = get(weights, &format!("{part}.norm.scale"))?.reshape(shape)?;
     let shift = get(weights, &format!("{part}.norm.shift"))?.reshape(shape)?;
     let mut y = x.reshape((b, c * groups, (f / groups) * t))?;
-    if let Some(statistics) = mode.statistics_for(part) {
+    if let Some(statistics) = mode.statistics() {
         let mean = y.mean_keepdim(2)?.mean_keepdim(0)?;
         let centred = y.broadcast_sub(&mean)?;
         let variance = centred.sqr()?.mean_keepdim(2)?.mean_keepdim(0)?;
@@ -229,7 +286,7 @@ fn norm(
         let unbiased = (&variance * (count / (count - 1.0).max(1.0)))?;
         let values = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
         statistics.record(part, values(&mean)?, values(&unbiased)?);
-        if mode.standardises(part) {
+        if mode.standardises() {
             y = centred.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
         }
     }
@@ -238,35 +295,39 @@ fn norm(
         .reshape((b, c, f, t))
 }
 
-/// Seeded starting weights: convolutions uniform within `1 / sqrt(fan in)` (PyTorch's default), norms identity.
+/// Seeded starting weights of an architecture with `classes` labels.
 pub fn initial_weights(architecture: &Architecture, classes: usize, seed: u64) -> Result<Weights> {
+    initial_weights_of(&architecture.tensors(classes), architecture.width(), seed)
+}
+
+/// Seeded starting weights of named tensors: convolutions uniform within `1 / sqrt(fan in)` (PyTorch's default), norms identity. `width` is the number
+/// of features that the classifier sees.
+pub fn initial_weights_of(
+    tensors: &[(String, Vec<usize>)],
+    width: usize,
+    seed: u64,
+) -> Result<Weights> {
     use rand::RngExt;
     let mut weights = Weights::new();
-    for (i, (name, shape)) in architecture
-        .body_tensors()
-        .into_iter()
-        .chain(architecture.classifier_tensors(classes))
-        .enumerate()
-    {
-        let tensor = if name.ends_with(".scale") {
-            Tensor::ones(shape, DType::F32, &candle_core::Device::Cpu)?
+    for (i, (name, shape)) in tensors.iter().enumerate() {
+        let count = shape.iter().product::<usize>();
+        let values = if name.ends_with(".scale") {
+            vec![1.0; count]
         } else if name.ends_with(".shift") {
-            Tensor::zeros(shape, DType::F32, &candle_core::Device::Cpu)?
+            vec![0.0; count]
         } else {
-            let fan_in = if name == "classifier.bias" {
-                architecture.tail_width()
-            } else {
-                shape[1..].iter().product()
+            let fan_in = match name.as_str() {
+                "classifier.bias" => width,
+                _ => shape[1..].iter().product(),
             };
             let bound = 1.0 / (fan_in as f32).sqrt();
             let mut rng = crate::random::generator(seed, &[i as u64]);
-            let count = shape.iter().product::<usize>();
-            let values: Vec<f32> = (0..count)
+            (0..count)
                 .map(|_| rng.random_range(-bound..bound))
-                .collect();
-            Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?
+                .collect()
         };
-        weights.insert(name, tensor);
+        let tensor = Tensor::from_vec(values, shape.as_slice(), &candle_core::Device::Cpu)?;
+        weights.insert(name.clone(), tensor);
     }
     Ok(weights)
 }

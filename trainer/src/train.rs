@@ -33,6 +33,8 @@ pub struct Schedule {
     pub weight_decay: f64,
     /// Channel dropout in the blocks' temporal branch.
     pub dropout: f32,
+    /// Largest norm of the gradient; a longer one is shortened to it. Matters where norms are in deployed form, whose outputs nothing bounds.
+    pub longest_gradient: f64,
 }
 
 impl Schedule {
@@ -91,9 +93,11 @@ pub struct Stage<'a> {
     pub seed: u64,
     /// Where the objective leaves the batch's norm statistics.
     pub statistics: &'a Statistics,
+    /// Talk to people.
+    pub progress: &'a Progress,
 }
 
-/// Runs a stage from where the run stands to its end. `objective` gives logits `[B, C]` and loss of a batch and leaves the
+/// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives logits `[B, C]` and loss of a batch and leaves the
 /// batch's norm statistics where the stage says.
 ///
 /// A loss that is not finite ends training with an error that names step, clips and the last checkpoint, which stays usable.
@@ -103,7 +107,7 @@ pub fn run_stage(
     language: &Language,
     learner: &mut Learner,
     reached: Position,
-    progress: &Progress,
+    mut begin_epoch: impl FnMut(&mut Learner, usize) -> Result<()>,
     mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Tensor)>,
 ) -> Result<()> {
     let schedule = stage.schedule;
@@ -116,11 +120,12 @@ pub fn run_stage(
         learner.forget_momentum()?;
     }
     let steps = language.epoch_clips().div_ceil(schedule.batch);
-    let bar = progress.bar(stage.name, schedule.epochs * steps);
+    let bar = stage.progress.bar(stage.name, schedule.epochs * steps);
     bar.set_position((first * steps) as u64);
     bar.reset_eta();
     for epoch in first..schedule.epochs {
         let started = Instant::now();
+        begin_epoch(learner, epoch)?;
         let (mut loss_sum, mut correct, mut step) = (0f64, 0usize, epoch * steps);
         language.for_each_batch(stage.augment, schedule.batch, stage.seed, [stage.index as u64, epoch as u64], |batch| {
             let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
@@ -145,7 +150,7 @@ pub fn run_stage(
                 );
             }
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
-            let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1 };
+            let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1, longest: schedule.longest_gradient };
             learner.learn(&loss, stage.statistics, update)?;
             loss_sum += f64::from(value) * batch.indexes.len() as f64;
             let labels: Vec<u32> = batch.labels.to_vec1()?;

@@ -67,7 +67,7 @@ fn run(
         loss: loss.to_dtype(DType::F32).unwrap().to_scalar().unwrap(),
         gradients: vars.iter().map(|(n, v)| (n.clone(), gradient(v))).collect(),
         statistics: match mode {
-            NormMode::Batch { statistics, .. } => statistics.take(),
+            NormMode::Batch { statistics } => statistics.take(),
             _ => NormStatistics::new(),
         },
     }
@@ -237,10 +237,7 @@ fn a_training_on_recordings_follows_the_same_losses() {
             learner.add(name, value, Rule::Sgd { anchor }).unwrap();
         }
         let statistics = Statistics::default();
-        let mode = NormMode::Batch {
-            statistics: statistics.clone(),
-            deployed: Default::default(),
-        };
+        let mode = NormMode::batch_into(&statistics);
         let pass = Pass {
             path,
             mode,
@@ -254,6 +251,7 @@ fn a_training_on_recordings_follows_the_same_losses() {
             let loss = cross_entropy(&logits, &batch.labels).unwrap();
             losses.push(loss.to_scalar::<f32>().unwrap());
             let update = Update {
+                longest: f64::MAX,
                 rate: 0.02,
                 momentum: 0.9,
                 decay: 1e-3,

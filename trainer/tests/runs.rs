@@ -78,7 +78,10 @@ fn finish_after_kills(arguments: &[&str], work: &Path, models: &Path, epochs: &[
         let started = Instant::now();
         let finished = || {
             let log = std::fs::read_to_string(work.join("log.jsonl")).unwrap_or_default();
-            log.lines().count() >= *epochs
+            log.lines()
+                .filter(|line| line.contains("\"epoch\""))
+                .count()
+                >= *epochs
         };
         while !finished() {
             let ended = child.try_wait().expect("a child");
@@ -151,17 +154,21 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
 
     let other = speech(&at("xx"), &[("tief", 450.0), ("hoch", 2_500.0)]);
     let other = other.to_str().expect("a readable path");
-    // Rates for tones in digital silence, where a norm that stays in deployed form meets what it never saw.
-    let short = ["dense", "select", "tune"]
+    let short = ["dense", "select", "tune", "quantise"]
         .map(|stage| {
-            ["epochs=2", "batch=16", "learning_rate=5e-4"].map(|set| format!("{stage}.{set}"))
+            ["epochs=2", "batch=16", "learning_rate=5e-3"].map(|set| format!("{stage}.{set}"))
         })
         .concat();
     let mut adapt = vec!["adapt", "--data", other, "--lang", "de", "--budget", "10%"];
     adapt.extend(short.iter().flat_map(|set| ["--set", set]));
     finish(&adapt, &at("whole-de"), &at("models"));
-    // In the middle of dense, of select and of tune.
-    finish_after_kills(&adapt, &at("killed-de"), &at("models-killed"), &[1, 3, 5]);
+    // In the middle of dense, of select, of tune and of quantise.
+    finish_after_kills(
+        &adapt,
+        &at("killed-de"),
+        &at("models-killed"),
+        &[1, 3, 5, 7],
+    );
     assert!(
         bytes("models", "de.swr") == bytes("models-killed", "de.swr"),
         "de.swr differs"
@@ -199,6 +206,8 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
     for (budget, words) in [
         ("200B", ["--budget 200B", "give at least"]),
         ("1%all", ["--budget 1%all", "give at least"]),
+        ("0%", ["--budget 0%", "give at least 0.02%"]),
+        ("101%", ["101%", "100"]),
     ] {
         adapt[6] = budget;
         refused(
@@ -267,6 +276,8 @@ fn several_languages_are_each_done_once() {
             "select.epochs=1",
             "--set",
             "tune.epochs=1",
+            "--set",
+            "quantise.epochs=1",
         ]);
         command(&arguments, &at("runs"), &at("models"))
             .output()
@@ -350,7 +361,7 @@ fn a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint() {
     };
     std::fs::write(at("work").join("checkpoint.safetensors"), of_format("9"))
         .expect("a spoilt file");
-    refused(run(), &["format 9", "reads 2", "--restart"]);
+    refused(run(), &["format 9", "reads 3", "--restart"]);
 }
 
 #[test]

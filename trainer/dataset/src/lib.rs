@@ -17,6 +17,7 @@ mod layout;
 mod load;
 mod noise;
 mod stream;
+mod subset;
 mod task;
 mod unknown;
 

@@ -3,9 +3,6 @@
 //! Batch statistics are the only point where samples meet: every pass leaves per-sample sums, which are reduced here in f64
 //! and in the order of the samples, whatever the number of threads.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use super::Statistics;
 
 /// Added to the variance. A hundred times PyTorch's default, equal to Keras's: a group that hardly varies in the base's language
@@ -19,8 +16,6 @@ pub enum NormMode {
     Batch {
         /// Where the statistics of the batch are reported.
         statistics: Statistics,
-        /// Norms that stay in the deployed form, by the name of their part, such as `block03.time`.
-        deployed: Arc<BTreeSet<String>>,
     },
     /// Scale and shift alone: the deployed form.
     Affine,
@@ -31,24 +26,27 @@ pub enum NormMode {
 impl NormMode {
     /// All norms standardise by the batch.
     pub fn batch() -> Self {
+        Self::batch_into(&Statistics::default())
+    }
+
+    /// All norms standardise by the batch, whose statistics go into `statistics`.
+    pub fn batch_into(statistics: &Statistics) -> Self {
         NormMode::Batch {
-            statistics: Statistics::default(),
-            deployed: Arc::default(),
+            statistics: statistics.clone(),
         }
     }
 
-    /// Where the norm of `part` reports its statistics, if it does.
-    pub(crate) fn statistics_for(&self, part: &str) -> Option<&Statistics> {
+    /// Where norms report their statistics, if they do.
+    pub(crate) fn statistics(&self) -> Option<&Statistics> {
         match self {
-            NormMode::Batch { statistics, .. } if self.standardises(part) => Some(statistics),
-            NormMode::Observe(statistics) => Some(statistics),
-            _ => None,
+            NormMode::Batch { statistics } | NormMode::Observe(statistics) => Some(statistics),
+            NormMode::Affine => None,
         }
     }
 
-    /// Whether the norm of `part` standardises by the batch.
-    pub(crate) fn standardises(&self, part: &str) -> bool {
-        matches!(self, NormMode::Batch { deployed, .. } if !deployed.contains(part))
+    /// Whether norms standardise by the batch.
+    pub(crate) fn standardises(&self) -> bool {
+        matches!(self, NormMode::Batch { .. })
     }
 }
 
@@ -85,7 +83,7 @@ impl Norm {
             standard: None,
             count: n,
         };
-        let Some(statistics) = mode.statistics_for(name) else {
+        let Some(statistics) = mode.statistics() else {
             return deployed;
         };
         let mut standard = Vec::with_capacity(scale.len());
@@ -99,7 +97,7 @@ impl Norm {
             variances.push((variance * n / (n - 1.0).max(1.0)) as f32);
         }
         statistics.record(name, means, variances);
-        if !mode.standardises(name) {
+        if !mode.standardises() {
             return deployed;
         }
         let factor = |g: usize| scale[g] as f64 * standard[g].1;

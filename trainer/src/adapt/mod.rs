@@ -1,0 +1,167 @@
+//! Adding a language to a base: linear probe, a dense stage in which everything may change, a stage that selects what does, a stage that tunes the
+//! chosen weights, and one that tunes them on the grids of the delta. Then the packed delta, which never exceeds its budget.
+//!
+//! All methods of [`crate::baselines`] take this way, with the same number of epochs; they differ in what they may train and how they select.
+//! Norms standardise by the batch until the last stage, in which all is in the form that is stored. Under a budget on convolution weights, norms and
+//! classifier always change; under one on all weights or on bytes, they are gated as well.
+
+mod estimates;
+mod fit;
+mod frame;
+mod probe;
+mod select;
+mod stage;
+mod training;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use swr_core::package::{Counts, Delta, DeltaHeader, Limit, Precision, Tensors, changed, merge};
+
+pub use estimates::observe;
+pub use frame::{CLASSIFIER, Fold, Frame};
+use training::Way;
+
+use crate::baselines::Method;
+use crate::checkpoint::Run;
+use crate::config::AdaptConfig;
+use crate::examples::Language;
+use crate::fused::NormStatistics;
+use crate::network::{Network, Weights};
+use crate::progress::Progress;
+use crate::weights::from_package;
+
+/// A language to be added, and how.
+#[derive(Clone, Copy)]
+pub struct Adaptation<'a> {
+    /// Stages, rates and settings.
+    pub config: &'a AdaptConfig,
+    /// What selects.
+    pub method: Method,
+    /// The base's network.
+    pub network: &'a dyn Network,
+    /// The base's weights.
+    pub base: &'a Tensors,
+    /// Clips to learn from.
+    pub language: &'a Language,
+    /// Everything that the delta says beside the weights; its budget is the one that is kept.
+    pub header: &'a DeltaHeader,
+    /// Where the run stands.
+    pub run: &'a Run,
+    /// Where a finished dense stage lies that this one would repeat.
+    pub dense: Option<&'a Run>,
+    /// What only some methods need.
+    pub aids: &'a Aids,
+    /// Talk to people.
+    pub progress: &'a Progress,
+}
+
+/// What only some methods need.
+#[derive(Default)]
+pub struct Aids {
+    /// Statistics of what enters the norms when the base hears its own language, for [`Method::HeadStatistics`].
+    pub source: Option<NormStatistics>,
+    /// Changed weights of every tensor under SWR, for [`Method::RandomDensity`].
+    pub density: BTreeMap<String, usize>,
+}
+
+/// What adapting came to.
+pub struct Adapted {
+    /// The delta, on its grids, within its budget.
+    pub delta: Delta,
+    /// Weights that differ from the base's.
+    pub changed: Counts,
+    /// Deployed weights of base and delta merged, as the runtime computes with them.
+    pub merged: Weights,
+    /// What the budget allows, in its own unit.
+    pub allowed: usize,
+    /// What is used of it.
+    pub used: usize,
+}
+
+/// Refuses a budget that cannot be kept, with what would work; gives what it allows, in its own unit.
+pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
+    let budget = header
+        .budget
+        .as_ref()
+        .context("adapting needs a budget; give one with --budget")?;
+    let counts = Counts::of(base);
+    let allowed = budget.allowed(&counts);
+    let classes = header.labels.len();
+    let width = base
+        .get(CLASSIFIER[0])
+        .map_or(0, |tensor| tensor.data.len() / tensor.rows().max(1));
+    match budget.limit() {
+        Limit::ConvolutionShare(share) => ensure!(
+            share > 0 && allowed > 0,
+            "--budget {budget}: allows no weight of {} to change; give at least {:.2}%",
+            counts.convolution,
+            100.0 / counts.convolution as f64 + 0.005
+        ),
+        Limit::AllShare(_) => {
+            let head = classes * (width + 1);
+            let least = ((head + 1) as f64 / counts.all() as f64 * 1000.0).ceil() / 10.0;
+            ensure!(
+                allowed > head,
+                "--budget {budget}: allows {allowed} weights, but the classifier of {classes} labels has {head} already; give at least {least:.1}%all"
+            );
+        }
+        Limit::FileBytes(_) => {
+            // One bit a weight of the classifier is the least that tells labels apart.
+            let mut tensors = base.clone();
+            for name in CLASSIFIER {
+                let tensor = tensors
+                    .get_mut(name)
+                    .with_context(|| format!("the base has no `{name}`"))?;
+                tensor.shape[0] = classes;
+                tensor.data = vec![0.0; tensor.shape.iter().product()];
+            }
+            let nothing = |_: &str| Precision::Multiples(1.0);
+            let empty = Delta::build_by(base, &tensors, header.clone(), &nothing)?
+                .sizes()
+                .total();
+            let least = empty + classes * width / 8;
+            ensure!(
+                allowed >= least,
+                "--budget {budget}: labels, digests and signature take {empty} bytes, and a classifier of {classes} labels at least {} more; give at least {least}B",
+                least - empty
+            );
+        }
+    }
+    Ok(allowed)
+}
+
+/// Adds a language to a base, from where the run stands.
+///
+/// # Errors
+/// For a budget that cannot be kept, a loss that is not finite, and files that cannot be written.
+pub fn adapt(job: &Adaptation) -> Result<Adapted> {
+    let allowed = check_budget(job.base, job.header)?;
+    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
+    let way = Way::new(job, &frame, allowed)?;
+    let delta = way.go()?;
+    let merged = merge(job.base, &Delta::read(&delta.write())?)?;
+    let counts = changed(job.base, &merged)?;
+    let budget = job.header.budget.as_ref().context("a budget")?;
+    let used = budget.used(&counts, delta.sizes().total());
+    let by_bytes = matches!(budget.limit(), Limit::FileBytes(_));
+    if used > allowed && (job.method.is_budgeted() || by_bytes) {
+        bail!("the delta uses {used} of a budget of {allowed}: nothing was written");
+    }
+    Ok(Adapted {
+        delta,
+        changed: counts,
+        merged: from_package(&merged)?,
+        allowed,
+        used,
+    })
+}
+
+/// Runs the dense stage alone, which methods that begin alike share.
+///
+/// # Errors
+/// Those of [`adapt`].
+pub fn dense_stage(job: &Adaptation) -> Result<()> {
+    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
+    Way::new(job, &frame, 0)?.dense().map(|_| ())
+}

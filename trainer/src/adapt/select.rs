@@ -1,0 +1,262 @@
+//! Gates that are trained in the select stage: SWR's, the published policy's, and those of two baselines.
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+
+use crate::baselines::Choice;
+use crate::config::AdaptConfig;
+use crate::learner::{Learner, Rule};
+use crate::random::generator;
+use crate::reparam::policy::{Policy, draw, expected_share, preferences};
+use crate::reparam::{Units, gates};
+use crate::train::Moment;
+
+const SCORES: &str = "gates.scores";
+const MULTIPLIER: &str = "policy.multiplier";
+/// Units above which gates are decided by their probability instead of drawn: a draw of thousands is its own mean.
+const MANY_UNITS: usize = 5_000;
+/// Diff pruning (arXiv 2012.07463, section 3.1): the hard-concrete distribution is stretched to this interval, and its logits begin here.
+const STRETCH: (f64, f64) = (-1.5, 1.5);
+const HARD_CONCRETE_START: f32 = 5.0;
+/// TAPS (arXiv 2203.16708, and its code): gates are open from this score on, and begin above it.
+const TAPS_THRESHOLD: f64 = 0.1;
+const TAPS_START: f32 = 0.15;
+
+/// What one step's gates are.
+pub(super) struct Drawn {
+    /// Gates of all units, one set or several that share the batch.
+    pub(super) gates: Vec<Tensor>,
+    /// What the loss gains.
+    pub(super) extra: Option<Tensor>,
+    /// What the gates cost as a share of what is allowed: expected, and of those more open than shut.
+    pub(super) cost: [f64; 2],
+}
+
+/// Gates to be trained.
+pub(super) struct Selector<'a> {
+    choice: Choice,
+    config: &'a AdaptConfig,
+    units: &'a Units,
+    /// What the units may cost together.
+    allowed: f64,
+    policy: Policy,
+    features: usize,
+}
+
+impl<'a> Selector<'a> {
+    /// The gates of a choice over units; `features` are the features' number.
+    pub(super) fn new(
+        choice: Choice,
+        config: &'a AdaptConfig,
+        units: &'a Units,
+        allowed: f64,
+        features: usize,
+    ) -> Result<Self> {
+        let policy = Policy::new(config.policy.input, units)?;
+        Ok(Self {
+            choice,
+            config,
+            units,
+            allowed,
+            policy,
+            features,
+        })
+    }
+
+    /// Whether the gates depend on features of the batch.
+    pub(super) fn sees_features(&self) -> bool {
+        self.choice == Choice::Policy
+            && self.config.policy.input == crate::reparam::policy::Input::Features
+    }
+
+    /// Its variables as they start; SWR's scores start from the units' importance.
+    pub(super) fn add_variables(&self, learner: &mut Learner, importance: &[f32]) -> Result<()> {
+        let flat = |values: Vec<f32>| Tensor::from_slice(&values, values.len(), &Device::Cpu);
+        let (count, policy) = (self.units.len(), &self.config.policy);
+        let adam = |rate| Rule::Adam { rate };
+        match self.choice {
+            Choice::Gates => learner.add(
+                SCORES,
+                &flat(standardised(importance))?,
+                adam(self.config.gates.learning_rate),
+            ),
+            Choice::HardConcrete => {
+                learner.add(SCORES, &flat(vec![HARD_CONCRETE_START; count])?, adam(0.1))
+            }
+            Choice::Threshold => {
+                let start = flat(vec![TAPS_START; count])?;
+                let anchor = start.clone();
+                learner.add(SCORES, &start, Rule::Sgd { anchor })
+            }
+            Choice::Policy => {
+                let mut rng = generator(self.config.seed, &[9]);
+                for (name, value) in
+                    self.policy
+                        .variables(policy.initial_probability, self.features, &mut rng)?
+                {
+                    learner.add(name, &value, adam(policy.learning_rate))?;
+                }
+                learner.add(MULTIPLIER, &flat(vec![0.0])?, adam(policy.penalty_weight))
+            }
+            Choice::Fixed | Choice::Scored => Ok(()),
+        }
+    }
+
+    /// The gates of a step. `features` is `[1, features]`, of the batch if they are seen.
+    pub(super) fn draw(
+        &self,
+        learner: &Learner,
+        features: &Tensor,
+        moment: Moment,
+    ) -> Result<Drawn> {
+        let rng = |draw: usize| {
+            generator(
+                self.config.seed,
+                &[1, u64::MAX, moment.step as u64, draw as u64],
+            )
+        };
+        let falling = |first: f64, last: f64| first * (last / first).powf(moment.done);
+        let costs = self.units.costs();
+        let total: f64 = costs.iter().sum();
+        let share = (self.allowed / total).min(1.0);
+        match self.choice {
+            Choice::Gates => {
+                let g = &self.config.gates;
+                let op = gates::Budgeted {
+                    costs: costs.to_vec(),
+                    budget: self.allowed,
+                    temperature: falling(g.first_temperature, g.last_temperature),
+                };
+                let p = learner.get(SCORES)?.apply_op1(op)?;
+                let gate = if self.units.len() > MANY_UNITS {
+                    decided(&p)?
+                } else {
+                    gates::draw(&p, &mut rng(0))?
+                };
+                Ok(Drawn {
+                    gates: vec![gate],
+                    extra: None,
+                    cost: self.cost(&p.to_vec1()?),
+                })
+            }
+            Choice::Policy => {
+                let policy = &self.config.policy;
+                let scores = self.policy.scores(|name| learner.get(name), features)?;
+                let temperature = falling(policy.first_temperature, policy.last_temperature);
+                let drawn = (0..policy.draws).map(|i| draw(&scores, temperature, &mut rng(i)));
+                let expected = expected_share(&scores, costs)?;
+                let extra = policy.penalty.of(
+                    &expected,
+                    share,
+                    policy.penalty_weight,
+                    learner.get(MULTIPLIER)?,
+                )?;
+                let p: Vec<f32> = candle_nn::ops::sigmoid(&preferences(&scores)?)?.to_vec1()?;
+                Ok(Drawn {
+                    gates: drawn.collect::<Result<_>>()?,
+                    extra: Some(extra),
+                    cost: self.cost(&p),
+                })
+            }
+            Choice::HardConcrete => {
+                let alpha = learner.get(SCORES)?;
+                let uniform = uniform(self.units.len(), &mut rng(0))?;
+                let noise = (uniform.log()? - (1.0 - &uniform)?.log()?)?;
+                let (low, high) = STRETCH;
+                let s = candle_nn::ops::sigmoid(&(noise + alpha)?)?;
+                let gate = ((s * (high - low))? + low)?.clamp(0.0, 1.0)?;
+                let p = candle_nn::ops::sigmoid(&(alpha - (-low / high).ln())?)?;
+                let shares: Vec<f32> = costs.iter().map(|cost| (cost / total) as f32).collect();
+                let expected =
+                    (&p * Tensor::from_vec(shares, costs.len(), &Device::Cpu)?)?.sum_all()?;
+                let extra = (expected * self.config.policy.penalty_weight)?;
+                Ok(Drawn {
+                    gates: vec![gate],
+                    extra: Some(extra),
+                    cost: self.cost(&p.to_vec1()?),
+                })
+            }
+            _ => {
+                let s = learner.get(SCORES)?;
+                let open = s.ge(TAPS_THRESHOLD)?.to_dtype(s.dtype())?;
+                let gate = ((&open - s.detach())? + s)?;
+                let extra = (s.abs()?.mean_all()? * self.config.policy.penalty_weight)?;
+                Ok(Drawn {
+                    gates: vec![gate],
+                    extra: Some(extra),
+                    cost: self.cost(&open.to_vec1()?),
+                })
+            }
+        }
+    }
+
+    /// Cost of probabilities, as a share of what is allowed: expected, and of those above a half.
+    fn cost(&self, p: &[f32]) -> [f64; 2] {
+        let units = || p.iter().zip(self.units.costs());
+        let expected: f64 = units().map(|(p, cost)| f64::from(*p) * cost).sum();
+        let open: f64 = units()
+            .filter(|(p, _)| **p > 0.5)
+            .map(|(_, cost)| cost)
+            .sum();
+        [expected / self.allowed, open / self.allowed]
+    }
+
+    /// Scores of all units when training is over: logits of a change for layers, anything that ranks for weights. `sizes` are the squares of the
+    /// units' deltas.
+    pub(super) fn scores(
+        &self,
+        learner: &Learner,
+        features: &Tensor,
+        sizes: &[f64],
+    ) -> Result<Vec<f32>> {
+        match self.choice {
+            Choice::Policy => Ok(preferences(
+                &self.policy.scores(|name| learner.get(name), features)?,
+            )?
+            .to_vec1()?),
+            Choice::HardConcrete => {
+                // What survives of diff pruning is projected to the budget by size.
+                let alpha: Vec<f32> = learner.get(SCORES)?.to_vec1()?;
+                let (low, high) = STRETCH;
+                let gate = |alpha: &f32| {
+                    ((high - low) / (1.0 + f64::from(-alpha).exp()) + low).clamp(0.0, 1.0)
+                };
+                Ok(alpha
+                    .iter()
+                    .zip(sizes)
+                    .map(|(alpha, size)| (gate(alpha).powi(2) * size) as f32)
+                    .collect())
+            }
+            _ => Ok(learner.get(SCORES)?.to_vec1()?),
+        }
+    }
+}
+
+/// 1 where a probability is at least a half, 0 elsewhere; backward the probabilities.
+fn decided(p: &Tensor) -> Result<Tensor> {
+    let open = p.ge(0.5)?.to_dtype(p.dtype())?;
+    Ok(((open - p.detach())? + p)?)
+}
+
+fn uniform(count: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
+    use rand::RngExt;
+    let values: Vec<f32> = (0..count)
+        .map(|_| rng.random_range(1e-6..1.0 - 1e-6))
+        .collect();
+    Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
+}
+
+/// Logarithms of importance, of mean 0 and deviation 1.
+fn standardised(importance: &[f32]) -> Vec<f32> {
+    let logs: Vec<f64> = importance
+        .iter()
+        .map(|s| f64::from(s.max(1e-30)).ln())
+        .collect();
+    let n = logs.len().max(1) as f64;
+    let mean = logs.iter().sum::<f64>() / n;
+    let deviation = (logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / n).sqrt();
+    logs.iter()
+        .map(|l| ((l - mean) / deviation.max(1e-9)) as f32)
+        .collect()
+}

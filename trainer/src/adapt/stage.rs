@@ -1,0 +1,212 @@
+//! One stage of an adaptation, and what its steps train.
+
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
+use rand::RngExt;
+
+use super::training::{DELTA, GRIDS, Way, flat};
+use super::{Adaptation, Fold};
+use crate::baselines::Method;
+use crate::checkpoint::Position;
+use crate::examples::Batch;
+use crate::fused::{Dropout, NormMode, Statistics};
+use crate::learner::{Learner, Rule};
+use crate::network::{Pass, Path, cross_entropy, flat_logits};
+use crate::random::{generator, mix};
+use crate::reparam::quantise::Grids;
+use crate::train::{Moment, Schedule, Stage, run_stage};
+
+/// In which coordinates a stage trains.
+pub(super) enum Coordinates {
+    /// Norms standardise by the batch; the weights that training started from.
+    Batch(Tensor),
+    /// Norms as they are stored; the base's weights by these statistics.
+    Deployed(Tensor, Fold),
+}
+
+/// What a step trains: `W + gates * delta`, on grids or not.
+pub(super) struct Step {
+    pub(super) delta: Tensor,
+    /// Gates of all weights; several share the batch evenly.
+    pub(super) gates: Vec<Tensor>,
+    /// What the loss gains.
+    pub(super) extra: Option<Tensor>,
+}
+
+impl Way<'_> {
+    /// Variables of low-rank differences, where the method has them: one factor begins random, the other at zero.
+    pub(super) fn add_low_rank(&self, learner: &mut Learner) -> Result<()> {
+        for (place, name, [rows, columns]) in self.low_rank() {
+            let rank = self.job.config.baselines.rank.min(rows).min(columns);
+            let mut rng = generator(self.job.config.seed, &[11, place as u64]);
+            let bound = 1.0 / (columns as f32).sqrt();
+            let values: Vec<f32> = (0..rank * columns)
+                .map(|_| rng.random_range(-bound..bound))
+                .collect();
+            let right = Tensor::from_vec(values, (rank, columns), &Device::Cpu)?;
+            let left = Tensor::zeros((rows, rank), DType::F32, &Device::Cpu)?;
+            for (side, value) in [("left", left), ("right", right)] {
+                learner.add(
+                    &format!("{side}.{name}"),
+                    &value,
+                    Rule::Sgd {
+                        anchor: value.zeros_like()?,
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Place, name, rows and columns of the tensors whose differences are of low rank.
+    pub(super) fn low_rank(&self) -> Vec<(usize, &str, [usize; 2])> {
+        if self.job.method != Method::LowRank {
+            return Vec::new();
+        }
+        let slots = self.frame.layout.slots().iter().enumerate();
+        let pointwise =
+            slots.filter(|(_, slot)| crate::baselines::is_pointwise(&slot.name, &slot.shape));
+        pointwise
+            .map(|(place, slot)| (place, slot.name.as_str(), [slot.shape[0], slot.shape[1]]))
+            .collect()
+    }
+
+    /// The differences as a flat vector.
+    pub(super) fn delta(&self, learner: &Learner) -> Result<Tensor> {
+        let delta = learner.get(DELTA)?;
+        let low_rank = self.low_rank();
+        if low_rank.is_empty() || learner.decided.contains_key(GRIDS) {
+            return Ok(delta.clone());
+        }
+        let (mut parts, mut next) = (Vec::new(), 0);
+        for (place, name, _) in low_rank {
+            let range = &self.frame.layout.slots()[place].range;
+            parts.push(delta.narrow(0, next, range.start - next)?);
+            let product = learner
+                .get(&format!("left.{name}"))?
+                .matmul(learner.get(&format!("right.{name}"))?)?;
+            parts.push(product.flatten_all()?);
+            next = range.end;
+        }
+        parts.push(delta.narrow(0, next, self.frame.base.len() - next)?);
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn stage(
+        &self,
+        index: usize,
+        name: &str,
+        schedule: &Schedule,
+        learner: &mut Learner,
+        reached: Position,
+        at: &Coordinates,
+        step: impl FnMut(&Learner, &Batch, Moment) -> Result<Step>,
+    ) -> Result<()> {
+        self.stage_on(
+            index,
+            name,
+            schedule,
+            learner,
+            reached,
+            at,
+            |_, _| Ok(()),
+            step,
+        )
+    }
+
+    /// Runs one stage; `step` gives what is trained. In deployed coordinates, it is trained on the grids that are decided, if they are.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn stage_on(
+        &self,
+        index: usize,
+        name: &str,
+        schedule: &Schedule,
+        learner: &mut Learner,
+        reached: Position,
+        at: &Coordinates,
+        begin_epoch: impl FnMut(&mut Learner, usize) -> Result<()>,
+        mut step: impl FnMut(&Learner, &Batch, Moment) -> Result<Step>,
+    ) -> Result<()> {
+        if reached.stage > index {
+            return Ok(());
+        }
+        let Adaptation {
+            config,
+            network,
+            language,
+            run,
+            progress,
+            ..
+        } = *self.job;
+        let statistics = Statistics::default();
+        let stage = Stage {
+            index,
+            name,
+            schedule,
+            augment: &config.augment,
+            seed: config.seed,
+            statistics: &statistics,
+            progress,
+        };
+        let base = flat(&self.frame.base)?;
+        let objective = |learner: &Learner, batch: &Batch, moment: Moment| {
+            let Step {
+                delta,
+                gates,
+                extra,
+            } = step(learner, batch, moment)?;
+            let steps = match learner.decided.get(GRIDS) {
+                Some(steps) => Some(self.frame.steps(&Grids {
+                    steps: steps.to_vec1()?,
+                })),
+                None => None,
+            };
+            let clips = batch.labels.dim(0)?;
+            let sets = gates.len().min(clips);
+            let mut logits = Vec::new();
+            for (set, gates) in gates.iter().take(sets).enumerate() {
+                let (weights, mode) = match at {
+                    Coordinates::Batch(start) => (
+                        (start + (&delta * gates)?)?,
+                        NormMode::batch_into(&statistics),
+                    ),
+                    Coordinates::Deployed(start, fold) => {
+                        let standard = (start + (&delta * gates)?)?;
+                        (
+                            fold.deployed(&standard, steps.as_deref().map(|steps| (&base, steps)))?,
+                            NormMode::Affine,
+                        )
+                    }
+                };
+                let dropout = Dropout {
+                    rate: schedule.dropout,
+                    seed: mix(config.seed, (index << 32 | moment.step) as u64),
+                };
+                let pass = Pass {
+                    path: Path::Fused,
+                    mode,
+                    dropout: (dropout.rate > 0.0).then_some(dropout),
+                };
+                let (first, end) = (set * clips / sets, (set + 1) * clips / sets);
+                let log_mel = batch.log_mel.narrow(0, first, end - first)?;
+                logits.push(flat_logits(network, &weights, self.frame.classes, &log_mel, &pass)?.0);
+            }
+            let logits = Tensor::cat(&logits, 0)?;
+            let mut loss = cross_entropy(&logits, &batch.labels)?;
+            if let Some(extra) = extra {
+                loss = (loss + extra)?;
+            }
+            Ok((logits, loss))
+        };
+        run_stage(
+            &stage,
+            run,
+            language,
+            learner,
+            reached,
+            begin_epoch,
+            objective,
+        )
+    }
+}

@@ -1,0 +1,614 @@
+//! The stages of one adaptation.
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use serde_json::json;
+use swr_core::package::{Delta, Limit, Precision, Steps};
+
+use super::estimates::observe;
+use super::fit::Packer;
+use super::probe::probe;
+use super::select::Selector;
+use super::stage::{Coordinates, Step};
+use super::{Adaptation, CLASSIFIER, Fold, Frame};
+use crate::baselines::select::{Evidence, scores};
+use crate::baselines::{Choice, Method};
+use crate::checkpoint::Position;
+use crate::examples::{Examples, for_each_plain_batch};
+use crate::learner::{Learner, Rule};
+use crate::network::{Pass, initial_weights_of};
+use crate::reparam::Units;
+use crate::reparam::choose::choose;
+use crate::reparam::quantise::Grids;
+
+pub(super) const DELTA: &str = "delta";
+/// Decided after the dense stage: what the units may cost together.
+const ALLOWED: &str = "allowed";
+/// Decided by the select stage: whether every weight changes.
+const MASK: &str = "mask";
+/// Decided before the last stage: the same once more, the grid of every tensor, and the loss's curvature in every weight.
+const FINAL_MASK: &str = "final mask";
+pub(super) const GRIDS: &str = "grids";
+const CURVATURE: &str = "curvature";
+/// Stages, in order.
+const DENSE: usize = 0;
+const SELECT: usize = 1;
+const TUNE: usize = 2;
+const QUANTISE: usize = 3;
+/// Steps of the select stage from one record of what the gates cost to the next.
+const GATES_LOGGED: usize = 10;
+
+/// One adaptation under way.
+pub(super) struct Way<'a> {
+    pub(super) job: &'a Adaptation<'a>,
+    pub(super) frame: &'a Frame,
+    /// What the budget allows, in its own unit.
+    allowed: usize,
+    limit: Limit,
+    pub(super) units: Units,
+    /// Clips that estimates are made from.
+    pub(super) sample: Examples,
+}
+
+/// Position of a run, learner and coordinates after the dense stage.
+pub(super) struct AfterDense {
+    reached: Position,
+    learner: Learner,
+    start: Tensor,
+}
+
+impl<'a> Way<'a> {
+    pub(super) fn new(job: &'a Adaptation<'a>, frame: &'a Frame, allowed: usize) -> Result<Self> {
+        let budget = job.header.budget.as_ref().context("a budget")?;
+        let tensors = job.network.tensors(frame.classes);
+        let groups = job
+            .method
+            .groups(&tensors, budget.limit(), job.config.policy.by_block);
+        Ok(Self {
+            job,
+            frame,
+            allowed,
+            limit: budget.limit(),
+            units: Units::new(&frame.layout, &groups, |_| 1.0)?,
+            sample: job.language.an_epoch(job.config.seed),
+        })
+    }
+
+    /// Which weights the method may train at all, as gates.
+    fn trainable(&self) -> Result<Tensor> {
+        let tensors = self.job.network.tensors(self.frame.classes);
+        let trains = self.job.method.trains(&tensors);
+        mask(&self.frame.layout.by_tensor(|name| trains.contains(name)))
+    }
+
+    /// Probe and dense stage, or what a checkpoint holds instead.
+    pub(super) fn dense(&self) -> Result<AfterDense> {
+        let Adaptation {
+            config,
+            method,
+            network,
+            run,
+            aids,
+            ..
+        } = *self.job;
+        let frame = self.frame;
+        // Training standardises by the batch, so scale and shift are rewritten for the statistics that the base meets in this language;
+        // where only the statistics are to change, for those that it met in its own.
+        let observed = observe(network, &frame.base, &self.sample, config.dense.batch)?;
+        let met0 = observed.clone();
+        let met = match method {
+            Method::HeadStatistics => aids
+                .source
+                .as_ref()
+                .context("this method needs clips of the base's own language below --data")?,
+            _ => &met0,
+        };
+        let start = frame.fold(met)?.standard(&frame.base);
+        let from = match self.job.dense {
+            Some(dense) if run.position()? == Position::default() => dense,
+            _ => run,
+        };
+        let reached = from.position()?;
+        let mut delta = vec![0.0; start.len()];
+        let mut anchor = delta.clone();
+        if method == Method::Scratch {
+            let random = initial_weights_of(
+                &network.tensors(frame.classes),
+                network.width(),
+                config.seed,
+            )?;
+            delta = frame
+                .layout
+                .pack(&random)?
+                .iter()
+                .zip(&start)
+                .map(|(w, s)| w - s)
+                .collect();
+            anchor = start.iter().map(|s| -s).collect();
+        } else if reached == Position::default() {
+            let values = self.probe()?;
+            for (name, values) in CLASSIFIER.into_iter().zip(values) {
+                delta[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
+            }
+        }
+        let mut learner = Learner::default();
+        learner.running = observed;
+        learner.add(
+            DELTA,
+            &flat(&delta)?,
+            Rule::Sgd {
+                anchor: flat(&anchor)?,
+            },
+        )?;
+        self.add_low_rank(&mut learner)?;
+        if reached.stage >= SELECT {
+            // Whatever they start as, the checkpoint has what has become of them.
+            let zeros = vec![0.0; self.units.len()];
+            self.selector(1.0)?.add_variables(&mut learner, &zeros)?;
+        }
+        from.restore(&mut learner)?;
+        let start = flat(&start)?;
+        let trainable = self.trainable()?;
+        let at = self.coordinates(&start, &learner)?;
+        self.stage(
+            DENSE,
+            "dense",
+            &config.dense,
+            &mut learner,
+            reached,
+            &at,
+            |learner, _, _| self.step(learner, &trainable),
+        )?;
+        Ok(AfterDense {
+            reached,
+            learner,
+            start,
+        })
+    }
+
+    /// Whether norms standardise by the batch until the last stage. They do where they always change; where they are gated, a weight that does not change
+    /// must mean what it means in the base. Weights that nobody trained yet have no statistics that would hold.
+    fn batch_norms(&self) -> bool {
+        matches!(self.limit, Limit::ConvolutionShare(_)) || self.job.method == Method::Scratch
+    }
+
+    /// The coordinates of the stages before the last.
+    fn coordinates(&self, start: &Tensor, learner: &Learner) -> Result<Coordinates> {
+        if self.batch_norms() {
+            return Ok(Coordinates::Batch(start.clone()));
+        }
+        Ok(Coordinates::Deployed(
+            start.clone(),
+            self.frame.fold(&learner.running)?,
+        ))
+    }
+
+    fn probe(&self) -> Result<[Vec<f32>; 2]> {
+        let Adaptation {
+            config,
+            network,
+            progress,
+            ..
+        } = *self.job;
+        probe(
+            &config.probe,
+            config.seed,
+            network,
+            &self.frame.base,
+            &self.sample,
+            self.frame.classes,
+            progress,
+        )
+    }
+
+    fn selector(&self, allowed: f64) -> Result<Selector<'_>> {
+        let Adaptation {
+            config,
+            method,
+            network,
+            ..
+        } = *self.job;
+        Selector::new(
+            method.choice(),
+            config,
+            &self.units,
+            allowed,
+            network.width(),
+        )
+    }
+
+    /// All stages; the delta on its grids.
+    pub(super) fn go(&self) -> Result<Delta> {
+        let Adaptation { config, method, .. } = *self.job;
+        let frame = self.frame;
+        let AfterDense {
+            reached,
+            mut learner,
+            start,
+        } = self.dense()?;
+        let at = self.coordinates(&start, &learner)?;
+        let everything = self.trainable()?;
+        let by_bytes = matches!(self.limit, Limit::FileBytes(_));
+        // Select.
+        if method.choice() != Choice::Fixed
+            && !learner.decided.contains_key(MASK)
+            && method != Method::MagnitudeOnce
+        {
+            let evidence = self.evidence(&learner, &start)?;
+            let begin = scores(
+                if method.choice() == Choice::Scored {
+                    method
+                } else {
+                    Method::Taylor
+                },
+                &evidence,
+            )?;
+            let allowed = match learner.decided.get(ALLOWED) {
+                Some(allowed) => f64::from(allowed.to_vec1::<f32>()?[0]),
+                None => self.unit_budget(&learner, &start, &begin)?,
+            };
+            learner
+                .decided
+                .insert(ALLOWED.into(), flat(&[allowed as f32])?);
+            let scores = if method.choice() == Choice::Scored {
+                begin
+            } else {
+                let selector = self.selector(allowed)?;
+                if reached.stage < SELECT {
+                    selector.add_variables(&mut learner, &begin)?;
+                }
+                self.select(&mut learner, reached, &at, &selector)?
+            };
+            let open = choose(&scores, self.units.costs(), allowed);
+            learner
+                .decided
+                .insert(MASK.into(), mask(&self.units.mask(&open))?);
+        }
+        let mut chosen = learner.decided.get(MASK).unwrap_or(&everything).clone();
+        if matches!(method.choice(), Choice::Fixed | Choice::Scored) {
+            self.stage(
+                SELECT,
+                "select",
+                &config.select,
+                &mut learner,
+                reached,
+                &at,
+                |learner, _, _| self.step(learner, &chosen),
+            )?;
+        }
+        let mut last = config.quantise.clone();
+        if self.batch_norms() || !method.trains_on_grids() {
+            self.stage(
+                TUNE,
+                "tune",
+                &config.tune,
+                &mut learner,
+                reached,
+                &at,
+                |learner, _, _| self.step(learner, &chosen),
+            )?;
+        } else {
+            // In the form that is stored already.
+            last.epochs += config.tune.epochs;
+        }
+        if !method.trains_on_grids() {
+            self.stage(
+                QUANTISE,
+                "quantise",
+                &config.quantise,
+                &mut learner,
+                reached,
+                &at,
+                |learner, _, _| self.step(learner, &chosen),
+            )?;
+        }
+        if method == Method::MagnitudeOnce {
+            let evidence = self.evidence(&learner, &start)?;
+            let scores = scores(method, &evidence)?;
+            let allowed = self.unit_budget(&learner, &start, &scores)?;
+            chosen = mask(
+                &self
+                    .units
+                    .mask(&choose(&scores, self.units.costs(), allowed)),
+            )?;
+        }
+
+        // From here on in the form that is stored, by the statistics that training ended with.
+        let fold = frame.fold(&learner.running)?;
+        let base = fold.standard(&frame.base);
+        if !learner.decided.contains_key(GRIDS) {
+            let standard = self.standard(&learner, &start, &chosen)?;
+            let moved: Vec<f32> = standard.iter().zip(&base).map(|(w, b)| w - b).collect();
+            let curvature = self.curvature(&fold, &standard)?;
+            let packer = self.packer(&fold, &standard, &curvature);
+            let (open, grids) = match self.limit {
+                Limit::FileBytes(_) => {
+                    // Norms whose gates are shut meet other statistics than the base's; they may change, if that matters enough.
+                    let mut may = self.stored(&chosen)?;
+                    let norms = frame.layout.by_tensor(is_norm);
+                    may.iter_mut()
+                        .zip(norms)
+                        .for_each(|(may, norm)| *may |= norm);
+                    let importance = packer
+                        .importance()
+                        .into_iter()
+                        .zip(may)
+                        .map(|(i, may)| if may { i } else { 0.0 });
+                    let by_unit = self.units.sum(&importance.collect::<Vec<f32>>());
+                    let score = |sum: &f64| {
+                        if *sum > 0.0 {
+                            *sum as f32
+                        } else {
+                            f32::NEG_INFINITY
+                        }
+                    };
+                    let scores: Vec<f32> = by_unit.iter().map(score).collect();
+                    let (open, grids) =
+                        packer.open(&self.units, &scores, self.allowed, config.grids.levels)?;
+                    (self.units.mask(&open), grids)
+                }
+                _ => {
+                    let open = self.stored(&chosen)?;
+                    let grids = packer.grids(&open, config.grids.fine_levels);
+                    (open, grids)
+                }
+            };
+            learner.set(DELTA, &flat(&moved)?)?;
+            learner.decided.insert(FINAL_MASK.into(), mask(&open)?);
+            learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
+            learner.decided.insert(CURVATURE.into(), flat(&curvature)?);
+        }
+        let open = learner.decided[FINAL_MASK].clone();
+        let curvature: Vec<f32> = learner.decided[CURVATURE].to_vec1()?;
+        let start = flat(&base)?;
+        if let Some(bits) = method.plain_bits() {
+            // As they are, on even steps of every tensor's own size.
+            let standard = self.standard(&learner, &start, &open)?;
+            let deployed: Vec<f32> = fold.deployed(&flat(&standard)?, None)?.to_vec1()?;
+            let (base, header) = (self.job.base, self.job.header.clone());
+            return Ok(Delta::build(
+                base,
+                &frame.tensors(&deployed),
+                header,
+                Precision::Quantised(bits, Steps::Even),
+            )?);
+        }
+        if method.trains_on_grids() {
+            let at = Coordinates::Deployed(start.clone(), fold);
+            let frozen = (method == Method::HeadStatistics).then_some(&everything);
+            let refits = last.epochs.saturating_sub(config.grids.settle_epochs);
+            let fold = frame.fold(&learner.running)?;
+            let refit = |learner: &mut Learner, epoch: usize| -> Result<()> {
+                if epoch == 0 || epoch > refits || !by_bytes {
+                    return Ok(());
+                }
+                let mask = learner.decided[FINAL_MASK].clone();
+                let standard = self.standard(learner, &start, &mask)?;
+                let packer = self.packer(&fold, &standard, &curvature);
+                let open: Vec<bool> = mask
+                    .to_vec1::<f32>()?
+                    .iter()
+                    .map(|open| *open > 0.0)
+                    .collect();
+                let (_, grids) =
+                    packer.open(&Units::fixed(&open), &[], self.allowed, config.grids.levels)?;
+                learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
+                Ok(())
+            };
+            self.stage_on(
+                QUANTISE,
+                "quantise",
+                &last,
+                &mut learner,
+                reached,
+                &at,
+                refit,
+                |learner, _, _| {
+                    let mut step = self.step(learner, &open)?;
+                    if let Some(trained) = frozen {
+                        step.delta =
+                            ((&step.delta * trained)? + (step.delta.detach() * (1.0 - trained)?)?)?;
+                    }
+                    Ok(step)
+                },
+            )?;
+        }
+        let grids = Grids {
+            steps: learner.decided[GRIDS].to_vec1()?,
+        };
+        let fold = frame.fold(&learner.running)?;
+        let standard = self.standard(&learner, &start, &open)?;
+        let packer = self.packer(&fold, &standard, &curvature);
+        let open: Vec<bool> = open
+            .to_vec1::<f32>()?
+            .iter()
+            .map(|open| *open > 0.0)
+            .collect();
+        // Thresholds are calibrated afterwards; other ones may take the range code a byte more to end.
+        packer.finish(
+            &self.units,
+            &open,
+            &grids,
+            by_bytes.then_some(self.allowed - 1),
+        )
+    }
+
+    fn packer<'b>(
+        &'b self,
+        fold: &'b Fold,
+        standard: &'b [f32],
+        curvature: &'b [f32],
+    ) -> Packer<'b> {
+        let (frame, Adaptation { base, header, .. }) = (self.frame, self.job);
+        Packer {
+            frame,
+            base,
+            header,
+            fold,
+            standard,
+            curvature,
+        }
+    }
+
+    /// Weights that may differ from the base's in the file: those that are trained, and norms where their statistics are new.
+    fn stored(&self, chosen: &Tensor) -> Result<Vec<bool>> {
+        let mut open: Vec<bool> = chosen
+            .to_vec1::<f32>()?
+            .iter()
+            .map(|open| *open > 0.0)
+            .collect();
+        if self.job.method == Method::HeadStatistics {
+            let norms = self.frame.layout.by_tensor(is_norm);
+            open.iter_mut()
+                .zip(norms)
+                .for_each(|(open, norm)| *open |= norm);
+        }
+        Ok(open)
+    }
+
+    /// What the units may cost together.
+    fn unit_budget(&self, learner: &Learner, start: &Tensor, scores: &[f32]) -> Result<f64> {
+        let classifier = self.frame.classes * (self.job.network.width() + 1);
+        Ok(match self.limit {
+            Limit::ConvolutionShare(_) => self.allowed as f64,
+            Limit::AllShare(_) => (self.allowed - classifier) as f64,
+            // As many as the file has room for.
+            Limit::FileBytes(_) => {
+                let fold = self.frame.fold(&learner.running)?;
+                let standard = self.standard(learner, start, &self.trainable()?)?;
+                let curvature = self.curvature(&fold, &standard)?;
+                let packer = self.packer(&fold, &standard, &curvature);
+                let (open, _) = packer.open(
+                    &self.units,
+                    scores,
+                    self.allowed,
+                    self.job.config.grids.levels,
+                )?;
+                let open = open
+                    .iter()
+                    .zip(self.units.costs())
+                    .filter(|(open, _)| **open);
+                open.map(|(_, cost)| cost).sum()
+            }
+        })
+    }
+
+    /// Trains gates; the scores that they end with.
+    fn select(
+        &self,
+        learner: &mut Learner,
+        reached: Position,
+        at: &Coordinates,
+        selector: &Selector,
+    ) -> Result<Vec<f32>> {
+        let Adaptation {
+            config,
+            method,
+            network,
+            run,
+            ..
+        } = *self.job;
+        let base = flat(&self.frame.base)?;
+        let mut seen = Tensor::zeros((1, network.width()), DType::F32, &Device::Cpu)?;
+        let frozen = method.choice() == Choice::Policy && !config.policy.train_deltas;
+        self.stage(SELECT, "select", &config.select, learner, reached, at, |learner, batch, moment| {
+            if selector.sees_features() {
+                seen = network.pooled(&base, &batch.log_mel, &Pass::evaluation())?.mean_keepdim(0)?;
+            }
+            let drawn = selector.draw(learner, &seen, moment)?;
+            if moment.step.is_multiple_of(GATES_LOGGED) {
+                let [expected, open] = drawn.cost;
+                run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
+            }
+            let delta = self.delta(learner)?;
+            Ok(Step {
+                delta: if frozen { delta.detach() } else { delta },
+                gates: drawn.gates.iter().map(|gate| self.units.spread(gate)).collect::<Result<_>>()?,
+                extra: drawn.extra,
+            })
+        })?;
+        if selector.sees_features() {
+            // The same whether or not the stage was interrupted.
+            let mut pooled = Vec::new();
+            for_each_plain_batch(&self.sample, 100, |batch| {
+                pooled.push(
+                    network
+                        .pooled(&base, &batch.log_mel, &Pass::evaluation())?
+                        .mean_keepdim(0)?,
+                );
+                Ok(())
+            })?;
+            seen = Tensor::cat(&pooled, 0)?.mean_keepdim(0)?;
+        }
+        let sizes: Vec<f32> = learner.get(DELTA)?.sqr()?.to_vec1()?;
+        selector.scores(learner, &seen, &self.units.sum(&sizes))
+    }
+
+    /// What computed scores are computed from.
+    fn evidence(&self, learner: &Learner, start: &Tensor) -> Result<Evidence<'_>> {
+        let Adaptation {
+            config,
+            method,
+            aids,
+            ..
+        } = *self.job;
+        let frame = self.frame;
+        let everything = self.trainable()?;
+        let fold = frame.fold(&learner.running)?;
+        let standard = self.standard(learner, start, &everything)?;
+        let mut curvature = Vec::new();
+        if matches!(method, Method::Fisher | Method::Taylor) || method.choice() != Choice::Scored {
+            curvature = self.curvature(&fold, &standard)?;
+        }
+        let mut gradient = Vec::new();
+        if method == Method::FirstGradient {
+            let mut first = frame.base.clone();
+            for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
+                first[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
+            }
+            gradient = self.mean_gradient(&first)?;
+        }
+        let mut rise = Vec::new();
+        if method == Method::Sensitivity {
+            rise = self.rises(&fold, &standard)?;
+        }
+        let base = fold.standard(&frame.base);
+        Ok(Evidence {
+            seed: config.seed,
+            units: &self.units,
+            layout: &frame.layout,
+            delta: standard.iter().zip(&base).map(|(w, b)| w - b).collect(),
+            differences: fold.differences(&standard, &frame.base),
+            curvature,
+            gradient,
+            rise,
+            density: &aids.density,
+        })
+    }
+
+    /// All weights in standard coordinates, deltas where `gates` are open.
+    fn standard(&self, learner: &Learner, start: &Tensor, gates: &Tensor) -> Result<Vec<f32>> {
+        Ok((start + (self.delta(learner)? * gates)?)?.to_vec1()?)
+    }
+
+    fn step(&self, learner: &Learner, mask: &Tensor) -> Result<Step> {
+        Ok(Step {
+            delta: self.delta(learner)?,
+            gates: vec![mask.clone()],
+            extra: None,
+        })
+    }
+}
+
+fn is_norm(tensor: &str) -> bool {
+    tensor.ends_with(".norm.scale") || tensor.ends_with(".norm.shift")
+}
+
+pub(super) fn flat(values: &[f32]) -> Result<Tensor> {
+    Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
+}
+
+fn mask(open: &[bool]) -> Result<Tensor> {
+    let open = open.iter().map(|open| f32::from(u8::from(*open)));
+    flat(&open.collect::<Vec<f32>>())
+}

@@ -1,0 +1,96 @@
+//! Scores of units that are computed, not trained.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use rand::RngExt;
+use rand::seq::SliceRandom;
+
+use super::Method;
+use crate::random::generator;
+use crate::reparam::{Layout, Units};
+
+/// What a score may be computed from; what a method does not need may be empty.
+pub struct Evidence<'a> {
+    /// Seed of the run.
+    pub seed: u64,
+    /// The units.
+    pub units: &'a Units,
+    /// Where each tensor lies.
+    pub layout: &'a Layout,
+    /// What the dense stage changed, in the coordinates of training.
+    pub delta: Vec<f32>,
+    /// The same in the size in which it is stored.
+    pub differences: Vec<f32>,
+    /// The loss's curvature in every weight, as stored.
+    pub curvature: Vec<f32>,
+    /// The loss's gradient by every weight of the base, as stored.
+    pub gradient: Vec<f32>,
+    /// How much the loss rises when a unit is the base's again.
+    pub rise: Vec<f64>,
+    /// Changed weights of every tensor under SWR.
+    pub density: &'a BTreeMap<String, usize>,
+}
+
+/// A score for every unit: the higher, the sooner it is opened.
+///
+/// # Errors
+/// If the evidence for the method is missing.
+pub fn scores(method: Method, evidence: &Evidence) -> Result<Vec<f32>> {
+    let Evidence {
+        seed,
+        units,
+        delta,
+        differences,
+        curvature,
+        gradient,
+        ..
+    } = evidence;
+    let mut rng = generator(*seed, &[8]);
+    let square = |values: &[f32]| values.iter().map(|v| v * v).collect::<Vec<f32>>();
+    let by_weight = match method {
+        Method::Random => return Ok((0..units.len()).map(|_| rng.random()).collect()),
+        Method::RandomDensity => return as_dense(evidence),
+        Method::Sensitivity => return Ok(evidence.rise.iter().map(|rise| *rise as f32).collect()),
+        Method::Fisher => curvature.clone(),
+        Method::FirstGradient => square(gradient),
+        Method::Magnitude | Method::MagnitudeOnce => square(delta),
+        _ => differences
+            .iter()
+            .zip(curvature)
+            .map(|(d, c)| d * d * c)
+            .collect(),
+    };
+    Ok(units.sum(&by_weight).iter().map(|s| *s as f32).collect())
+}
+
+/// Scores by which random units are opened, of every tensor as many as the density says: 1 for these, less for all others.
+fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
+    let Evidence {
+        seed,
+        units,
+        layout,
+        density,
+        ..
+    } = evidence;
+    ensure!(
+        !density.is_empty(),
+        "this method needs the result of swr under the same budget and seed; run that first"
+    );
+    let mut rng = generator(*seed, &[8]);
+    let mut scores: Vec<f32> = (0..units.len())
+        .map(|_| 0.5 * rng.random::<f32>())
+        .collect();
+    for slot in layout.slots() {
+        let mut here: Vec<usize> = slot
+            .range
+            .clone()
+            .filter_map(|weight| units.of(weight))
+            .collect();
+        here.dedup();
+        here.shuffle(&mut rng);
+        let count = density.get(&slot.name).copied().unwrap_or(0);
+        here.iter().take(count).for_each(|unit| scores[*unit] = 1.0);
+    }
+    Ok(scores)
+}

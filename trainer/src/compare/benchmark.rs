@@ -1,0 +1,101 @@
+//! The benchmark as a file: which runs there are.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use swr_core::package::Budget;
+
+use super::row::Cell;
+use crate::baselines::Method;
+
+/// A benchmark.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Benchmark {
+    /// Groups of runs.
+    pub runs: Vec<Runs>,
+}
+
+/// All combinations of what is listed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runs {
+    /// What these runs are for.
+    pub purpose: String,
+    /// Languages.
+    pub languages: Vec<String>,
+    /// Methods.
+    pub methods: Vec<Method>,
+    /// Budgets.
+    pub budgets: Vec<Budget>,
+    /// Seeds.
+    pub seeds: Vec<u64>,
+    /// Width of the base.
+    pub tau: f64,
+    /// Speaker folds of TRAIN and DEV to judge on instead of TEST; 0: TEST.
+    #[serde(default)]
+    pub folds: usize,
+    /// Only the first so many of these folds.
+    #[serde(default)]
+    pub only_folds: Option<usize>,
+    /// Training clips a keyword; all if absent.
+    #[serde(default)]
+    pub clips_per_word: Option<usize>,
+}
+
+impl Benchmark {
+    /// Reads a benchmark from TOML.
+    pub fn parse(text: &str) -> Result<Self> {
+        let benchmark: Self = toml::from_str(text).context("not a benchmark")?;
+        for runs in &benchmark.runs {
+            for (what, empty) in [
+                ("languages", runs.languages.is_empty()),
+                ("methods", runs.methods.is_empty()),
+                ("budgets", runs.budgets.is_empty()),
+                ("seeds", runs.seeds.is_empty()),
+            ] {
+                ensure!(
+                    !empty,
+                    "runs \"{}\": expected at least one of {what}",
+                    runs.purpose
+                );
+            }
+        }
+        Ok(benchmark)
+    }
+
+    /// All runs in order, none twice.
+    pub fn cells(&self) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for runs in &self.runs {
+            let splits: Vec<String> = match runs.folds {
+                0 => vec!["test".into()],
+                folds => (0..runs.only_folds.unwrap_or(folds).min(folds))
+                    .map(|i| format!("fold {}/{folds}", i + 1))
+                    .collect(),
+            };
+            for seed in &runs.seeds {
+                for language in &runs.languages {
+                    for split in &splits {
+                        for budget in &runs.budgets {
+                            for method in &runs.methods {
+                                let cell = Cell {
+                                    language: language.clone(),
+                                    method: *method,
+                                    budget: budget.clone(),
+                                    seed: *seed,
+                                    tau: runs.tau.to_string(),
+                                    split: split.clone(),
+                                    clips_per_word: runs.clips_per_word,
+                                };
+                                if !cells.contains(&cell) {
+                                    cells.push(cell);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        cells
+    }
+}

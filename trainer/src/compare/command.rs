@@ -1,0 +1,210 @@
+//! The command `swr-train compare`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use swr_core::package::Budget;
+
+use super::benchmark::{Benchmark, Runs};
+use super::report::report;
+use super::row::read_results;
+use super::run::{Clips, Place, run_cell};
+use crate::baselines::Method;
+use crate::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
+use crate::files::write_atomically;
+use crate::models::Base;
+use crate::progress::Progress;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train compare --data ../shared/speech --langs ar,zh --budgets 10%,4000B --seeds 1,2,3
+  swr-train compare --data ../shared/speech --langs ar --methods swr,magnitude,random --budgets 10% --folds 4
+  swr-train compare --data ../shared/speech --benchmark trainer/benchmark/plan.toml --minutes 30
+  swr-train compare --report-only
+
+Every finished run is a row of the results file; started again, the command goes on with the runs that have none.
+With --langs and others beside --benchmark, only those of its runs are done.")]
+pub(crate) struct CompareArguments {
+    /// Folder with speech
+    #[arg(long, value_name = "DIR", required_unless_present = "report_only")]
+    data: Option<PathBuf>,
+    /// Further folder whose TRAIN clips are added; may be repeated
+    #[arg(long, value_name = "DIR")]
+    extra: Vec<PathBuf>,
+    /// The benchmark file: which runs there are
+    #[arg(long, value_name = "FILE")]
+    benchmark: Option<PathBuf>,
+    /// Languages, with commas between
+    #[arg(long, value_name = "L,…", value_delimiter = ',')]
+    langs: Vec<String>,
+    /// Methods, with commas between; all if absent
+    #[arg(long, value_name = "M,…", value_delimiter = ',', value_enum)]
+    methods: Vec<Method>,
+    /// Budgets, with commas between [default: 10%]
+    #[arg(long, value_name = "B,…", value_delimiter = ',')]
+    budgets: Vec<Budget>,
+    /// Seeds, with commas between [default: 1,2,3]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    seeds: Vec<u64>,
+    /// Judge on folds of the speakers of TRAIN and DEV instead of TEST
+    #[arg(long, value_name = "N", conflicts_with = "benchmark")]
+    folds: Option<usize>,
+    /// Training clips a keyword instead of all
+    #[arg(long, value_name = "N", conflicts_with = "benchmark")]
+    clips_per_word: Option<usize>,
+    /// The results file; it is added to
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "target/compare/results.jsonl"
+    )]
+    results: PathBuf,
+    /// The report made of it
+    #[arg(
+        long,
+        value_name = "HTML",
+        default_value = "target/compare/report.html"
+    )]
+    report: PathBuf,
+    /// Make the report only
+    #[arg(long)]
+    report_only: bool,
+    /// Folder of models, whose base is adapted; for a benchmark's other widths, `tau3` and the like beside it
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// Folder of checkpoints
+    #[arg(long, value_name = "DIR", default_value = "target/compare")]
+    work: PathBuf,
+    /// Configuration file; the built-in one if absent
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change to the configuration; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Begin no run after so many minutes
+    #[arg(long, value_name = "MINUTES")]
+    minutes: Option<f64>,
+}
+
+impl CompareArguments {
+    /// The runs that are asked for, with the width of `base`, which is `tau`.
+    fn benchmark(&self, tau: f64) -> Result<Benchmark> {
+        let Some(path) = &self.benchmark else {
+            ensure!(
+                !self.langs.is_empty(),
+                "give --langs, such as ar,zh, or a --benchmark file"
+            );
+            let or = |given: &[Method], default: &[Method]| {
+                if given.is_empty() {
+                    default.to_vec()
+                } else {
+                    given.to_vec()
+                }
+            };
+            let all: Vec<Method> = Method::value_variants().to_vec();
+            let ten = "10%".parse::<Budget>()?;
+            return Ok(Benchmark {
+                runs: vec![Runs {
+                    purpose: "command line".into(),
+                    languages: self.langs.clone(),
+                    methods: or(&self.methods, &all),
+                    budgets: if self.budgets.is_empty() {
+                        vec![ten]
+                    } else {
+                        self.budgets.clone()
+                    },
+                    seeds: if self.seeds.is_empty() {
+                        vec![1, 2, 3]
+                    } else {
+                        self.seeds.clone()
+                    },
+                    tau,
+                    folds: self.folds.unwrap_or(0),
+                    only_folds: None,
+                    clips_per_word: self.clips_per_word,
+                }],
+            });
+        };
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let mut benchmark = Benchmark::parse(&text).with_context(|| path.display().to_string())?;
+        for runs in &mut benchmark.runs {
+            fn keep<T: PartialEq>(all: &mut Vec<T>, wanted: &[T]) {
+                all.retain(|one| wanted.is_empty() || wanted.contains(one));
+            }
+            keep(&mut runs.languages, &self.langs);
+            keep(&mut runs.methods, &self.methods);
+            keep(&mut runs.budgets, &self.budgets);
+            keep(&mut runs.seeds, &self.seeds);
+        }
+        Ok(benchmark)
+    }
+}
+
+/// Runs what has no row yet, then makes the report.
+pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    if let (Some(data), false) = (&a.data, a.report_only) {
+        let config: AdaptConfig = resolve(a.config.as_deref(), ADAPT_DEFAULT, &a.set)?;
+        config.check()?;
+        let tau = base.architecture()?.tau;
+        let cells = a.benchmark(tau)?.cells();
+        let mut together: Vec<String> = cells
+            .iter()
+            .filter(|cell| cell.method == Method::Joint)
+            .map(|cell| cell.language.clone())
+            .collect();
+        together.sort();
+        together.dedup();
+        let (started, mut clips) = (Instant::now(), Clips::default());
+        for (number, cell) in cells.iter().enumerate() {
+            if a.minutes
+                .is_some_and(|minutes| started.elapsed().as_secs_f64() > 60.0 * minutes)
+            {
+                println!(
+                    "{number} of {} runs are done; the same command goes on",
+                    cells.len()
+                );
+                break;
+            }
+            progress.say(&format!(
+                "run {} of {}: {}",
+                number + 1,
+                cells.len(),
+                cell.name()
+            ));
+            let other = a.models.join(format!("tau{}", cell.tau));
+            let models = if cell.tau == tau.to_string() {
+                &a.models
+            } else {
+                &other
+            };
+            let place = Place {
+                data,
+                extra: &a.extra,
+                models,
+                work: &a.work,
+                results: &a.results,
+                together: &together,
+                config: &config,
+                progress,
+            };
+            run_cell(cell, &place, &mut clips).with_context(|| cell.name())?;
+        }
+    }
+    let results = read_results(&a.results)?;
+    ensure!(
+        !results.rows.is_empty(),
+        "{}: no results there",
+        a.results.display()
+    );
+    write_atomically(&a.report, report(&results, &base.tensors)?.as_bytes())?;
+    println!(
+        "{}: {} runs in {}",
+        a.report.display(),
+        results.rows.len(),
+        a.results.display()
+    );
+    Ok(())
+}

@@ -1,0 +1,454 @@
+//! The results as one HTML file with everything inside: tables, and plots as SVG.
+
+mod plots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use swr_core::package::{Group, Limit, Tensors};
+
+use super::row::{ClipRecord, Results, Row};
+use super::statistics::{Estimate, ahead, correct, error_rates, over_speakers, overlap};
+use crate::baselines::Method;
+use plots::{Curve, curves, heat_map};
+
+const STYLE: &str = "
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
+h1 { font-size: 1.7em } h2 { margin-top: 2.2em; border-bottom: 1px solid #ccc } h3 { margin-top: 1.6em }
+table { border-collapse: collapse; margin: .8em 0; font-variant-numeric: tabular-nums }
+th, td { padding: .15em .7em; text-align: right; border-bottom: 1px solid #eee } th { border-bottom: 1px solid #888 }
+th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #eef5ff }
+.note { color: #666; font-size: .92em } svg { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 1em }
+.synthetic { background: #fff4d6; padding: .1em .5em; border-radius: .3em }";
+
+/// Rows of one language, width, split and number of clips: what may be compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    tau: String,
+    language: String,
+    split: String,
+    clips_per_word: Option<usize>,
+}
+
+impl Place {
+    fn of(row: &Row) -> Self {
+        Self {
+            tau: row.cell.tau.clone(),
+            language: row.cell.language.clone(),
+            split: row.cell.split.clone(),
+            clips_per_word: row.cell.clips_per_word,
+        }
+    }
+
+    fn title(&self) -> String {
+        let few = self.clips_per_word.map_or(String::new(), |clips| {
+            format!(", {clips} training clips a word")
+        });
+        format!("{}, tau {}, {}{few}", self.language, self.tau, self.split)
+    }
+}
+
+/// Rows of one method under one budget, which differ by seed.
+type Seeds<'a> = BTreeMap<(String, Method), Vec<&'a Row>>;
+
+/// The report on `results`; `base` gives the tensors that a map of chosen weights shows.
+///
+/// # Errors
+/// If rows are judged on clips that the file does not hold, or a plot cannot be drawn.
+pub fn report(results: &Results, base: &Tensors) -> Result<String> {
+    let mut places: BTreeMap<Place, Seeds> = BTreeMap::new();
+    for row in &results.rows {
+        let key = (row.cell.budget.to_string(), row.cell.method);
+        places
+            .entry(Place::of(row))
+            .or_default()
+            .entry(key)
+            .or_default()
+            .push(row);
+    }
+    let mut html = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>swr: methods compared</title><style>{STYLE}</style><h1>SWR and its baselines</h1>\
+         <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first.</p>",
+        results.rows.len()
+    );
+    for (place, methods) in &places {
+        let clips = results.clips_of(&place.language, &place.split);
+        let clips =
+            clips.with_context(|| format!("{}: the results hold no clips of it", place.title()))?;
+        write!(html, "<h2>{}</h2>", escaped(&place.title()))?;
+        if clips.synthetic {
+            html += "<p><span class=synthetic>synthetic speech</span></p>";
+        }
+        html += &table(methods, clips)?;
+        html += &accuracy_plot(methods, clips)?;
+        html += "<div class=row>";
+        html += &gates_plot(methods)?;
+        html += &learning_plot(methods)?;
+        html += &detection_plot(methods, clips)?;
+        html += "</div>";
+        html += &chosen_map(methods, base)?;
+        html += &confusion(methods, clips)?;
+    }
+    html += &overlaps(&places)?;
+    html += "</html>";
+    Ok(html)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+fn percent(value: f64) -> String {
+    format!("{:.1}", 100.0 * value)
+}
+
+fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    values.clone().sum::<f64>() / values.count().max(1) as f64
+}
+
+/// Accuracy over seeds, with its interval over speakers.
+fn accuracy(rows: &[&Row], clips: &ClipRecord) -> Estimate {
+    over_speakers(&correct(rows, clips), &clips.speakers, 1)
+}
+
+/// Budgets in the order of the reader's interest: shares, then bytes, each from small to large.
+fn budgets(methods: &Seeds) -> Vec<String> {
+    let mut found: BTreeMap<(u8, u64), String> = BTreeMap::new();
+    for rows in methods.values() {
+        let budget = &rows[0].cell.budget;
+        let key = match budget.limit() {
+            Limit::ConvolutionShare(share) => (0, share),
+            Limit::AllShare(share) => (1, share),
+            Limit::FileBytes(bytes) => (2, bytes),
+        };
+        found.insert(key, budget.to_string());
+    }
+    found.into_values().collect()
+}
+
+fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
+    let mut html = String::new();
+    for budget in budgets(methods) {
+        let rows: Vec<(Method, &Vec<&Row>)> = methods
+            .iter()
+            .filter(|((b, _), _)| *b == budget)
+            .map(|((_, method), rows)| (*method, rows))
+            .collect();
+        let of = |wanted: Method| {
+            rows.iter()
+                .find(|(method, _)| *method == wanted)
+                .map(|(_, rows)| *rows)
+        };
+        let ends = (of(Method::Head), of(Method::Full)).0.zip(of(Method::Full));
+        let ends =
+            ends.map(|(head, full)| (accuracy(head, clips).value, accuracy(full, clips).value));
+        write!(
+            html,
+            "<h3>Budget {budget}</h3><table><tr><th>method<th>accuracy %<th>95 %<th>seeds<th>recovery<th>swr ahead by<th>file bytes<th>convolution weights changed<th>all weights changed<th>used of allowed</tr>"
+        )?;
+        let mut order: Vec<(f64, Method, &Vec<&Row>)> = rows
+            .iter()
+            .map(|(method, rows)| (accuracy(rows, clips).value, *method, *rows))
+            .collect();
+        order.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (_, method, rows) in order {
+            let found = accuracy(rows, clips);
+            let recovery = ends.map_or("–".into(), |(head, full)| {
+                format!("{:.2}", (found.value - head) / (full - head))
+            });
+            let paired = match of(Method::Swr) {
+                Some(ours) if method != Method::Swr => {
+                    let difference = ahead(ours, rows, clips);
+                    format!(
+                        "{:+.1} ({:+.1} to {:+.1})",
+                        100.0 * difference.value,
+                        100.0 * difference.interval.0,
+                        100.0 * difference.interval.1
+                    )
+                }
+                _ => "–".into(),
+            };
+            let average = |value: &dyn Fn(&Row) -> usize| {
+                mean(rows.iter().map(|row| value(row) as f64)).round()
+            };
+            write!(
+                html,
+                "<tr{}><td>{}<td>{}<td>{}–{}<td>{}<td>{recovery}<td>{paired}<td>{}<td>{}<td>{}<td>{} of {}</tr>",
+                if method == Method::Swr {
+                    " class=ours"
+                } else {
+                    ""
+                },
+                method.name(),
+                percent(found.value),
+                percent(found.interval.0),
+                percent(found.interval.1),
+                rows.len(),
+                average(&|row| row.file_bytes),
+                average(&|row| row.changed.convolution),
+                average(&|row| row.changed.all()),
+                average(&|row| row.used),
+                rows[0].allowed,
+            )?;
+        }
+        html += "</table>";
+    }
+    write!(
+        html,
+        "<p class=note>{} clips of {} speakers. Recovery: (accuracy − head) / (full − head).</p>",
+        clips.truth.len(),
+        clips.speakers.iter().collect::<BTreeSet<_>>().len()
+    )?;
+    Ok(html)
+}
+
+fn accuracy_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
+    let names: BTreeSet<Method> = methods.keys().map(|(_, method)| *method).collect();
+    let curve = |method: &Method| {
+        let mut points: Vec<(f64, f64, f64, f64)> = methods
+            .iter()
+            .filter(|((_, found), _)| found == method)
+            .map(|(_, rows)| {
+                let found = accuracy(rows, clips);
+                let bytes = mean(rows.iter().map(|row| row.file_bytes as f64));
+                (
+                    bytes,
+                    100.0 * found.value,
+                    100.0 * found.interval.0,
+                    100.0 * found.interval.1,
+                )
+            })
+            .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Curve {
+            name: method.name(),
+            bold: *method == Method::Swr,
+            points,
+        }
+    };
+    let all: Vec<Curve> = names.iter().map(curve).collect();
+    Ok(format!(
+        "<h3>Accuracy against bytes</h3>{}",
+        curves(&all, "bytes of the file", "accuracy %", (1060, 460), true)?
+    ))
+}
+
+/// The rows whose budget most others share; of these, what is shown where one budget must do.
+fn shown<'a>(methods: &'a Seeds) -> Vec<(Method, &'a Vec<&'a Row>)> {
+    let budgets = budgets(methods);
+    let count = |budget: &String| methods.keys().filter(|(found, _)| found == budget).count();
+    let Some(budget) = budgets.iter().max_by_key(|budget| count(budget)) else {
+        return Vec::new();
+    };
+    methods
+        .iter()
+        .filter(|((found, _), _)| found == budget)
+        .map(|((_, method), rows)| (*method, rows))
+        .collect()
+}
+
+fn gates_plot(methods: &Seeds) -> Result<String> {
+    let mut all = Vec::new();
+    for ((budget, method), rows) in methods.iter().filter(|(_, rows)| !rows[0].gates.is_empty()) {
+        for (what, kind) in [(0, "expected"), (1, "open")] {
+            let gates = &rows[0].gates;
+            let points = gates
+                .iter()
+                .enumerate()
+                .map(|(i, cost)| (i as f64 / gates.len() as f64, 100.0 * cost[what]));
+            let points = points.map(|(x, y)| (x, y, y, y)).collect();
+            all.push(Curve {
+                name: format!("{} {budget}, {kind}", method.name()),
+                bold: *method == Method::Swr,
+                points,
+            });
+        }
+    }
+    if all.is_empty() {
+        return Ok(String::new());
+    }
+    Ok(format!(
+        "<div><h3>Cost of the gates over the select stage</h3>{}</div>",
+        curves(
+            &all,
+            "share of the stage",
+            "% of the budget",
+            (520, 360),
+            false
+        )?
+    ))
+}
+
+fn learning_plot(methods: &Seeds) -> Result<String> {
+    let curve = |(method, rows): (Method, &Vec<&Row>)| {
+        let epochs = rows[0].curve.iter().enumerate();
+        let points = epochs
+            .map(|(i, epoch)| (i as f64 + 1.0, epoch.loss, epoch.loss, epoch.loss))
+            .collect();
+        Curve {
+            name: method.name(),
+            bold: method == Method::Swr,
+            points,
+        }
+    };
+    let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
+    Ok(format!(
+        "<div><h3>Loss on varied training clips</h3>{}</div>",
+        curves(&all, "epoch", "loss", (520, 360), false)?
+    ))
+}
+
+fn detection_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
+    let curve = |(method, rows): (Method, &Vec<&Row>)| {
+        let mut points: Vec<(f64, f64, f64, f64)> = error_rates(rows, clips)
+            .into_iter()
+            .map(|rates| (100.0 * rates.false_accepts, 100.0 * rates.missed))
+            .map(|(x, y)| (x, y, y, y))
+            .collect();
+        points.dedup();
+        Curve {
+            name: method.name(),
+            bold: method == Method::Swr,
+            points,
+        }
+    };
+    let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
+    Ok(format!(
+        "<div><h3>Detection errors over the threshold</h3>{}</div>",
+        curves(
+            &all,
+            "other clips accepted %",
+            "keywords missed %",
+            (520, 360),
+            false
+        )?
+    ))
+}
+
+/// Of every tensor, the share of weights that change, per method and budget.
+fn chosen_map(methods: &Seeds, base: &Tensors) -> Result<String> {
+    let tensors: Vec<(&String, usize)> = base
+        .iter()
+        .filter(|(name, _)| Group::of(name) != Group::Classifier)
+        .map(|(name, tensor)| (name, tensor.data.len()))
+        .collect();
+    let columns: Vec<(String, Vec<f64>)> = methods
+        .iter()
+        .filter(|((_, method), _)| method.is_budgeted())
+        .map(|((budget, method), rows)| {
+            let share = |(name, weights): &(&String, usize)| {
+                let changed = rows
+                    .iter()
+                    .map(|row| row.changed_by_tensor.get(*name).copied().unwrap_or(0) as f64);
+                mean(changed) / *weights as f64
+            };
+            (
+                format!("{} {budget}", method.name()),
+                tensors.iter().map(share).collect(),
+            )
+        })
+        .collect();
+    if columns.is_empty() {
+        return Ok(String::new());
+    }
+    let names: Vec<String> = tensors
+        .iter()
+        .map(|(name, _)| name.trim_end_matches(".weight").to_string())
+        .collect();
+    Ok(format!(
+        "<details><summary><b>Which weights change: share of every tensor, mean over seeds</b></summary>{}</details>",
+        heat_map(&columns, &names)?
+    ))
+}
+
+/// Confusions of SWR, or of the first method there is.
+fn confusion(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
+    let shown = shown(methods);
+    let Some((method, rows)) = shown
+        .iter()
+        .find(|(method, _)| *method == Method::Swr)
+        .or(shown.first())
+    else {
+        return Ok(String::new());
+    };
+    let labels = &clips.labels;
+    let mut counts = vec![vec![0usize; labels.len()]; labels.len()];
+    for row in rows.iter() {
+        for (truth, found) in clips.truth.iter().zip(&row.predictions) {
+            counts[*truth as usize][*found as usize] += 1;
+        }
+    }
+    let columns: Vec<(String, Vec<f64>)> = labels
+        .iter()
+        .enumerate()
+        .map(|(found, label)| {
+            let share = |truth: usize| {
+                counts[truth][found] as f64 / counts[truth].iter().sum::<usize>().max(1) as f64
+            };
+            (label.clone(), (0..labels.len()).map(share).collect())
+        })
+        .collect();
+    Ok(format!(
+        "<details><summary><b>Confusions of {} under {}: rows are what was said, columns what was heard</b></summary>{}</details>",
+        method.name(),
+        rows[0].cell.budget,
+        heat_map(&columns, labels)?
+    ))
+}
+
+/// How much the weights that SWR changes have in common, between languages and between seeds.
+fn overlaps(places: &BTreeMap<Place, Seeds>) -> Result<String> {
+    let mut by_setting: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
+    for (place, methods) in places
+        .iter()
+        .filter(|(place, _)| place.clips_per_word.is_none() && place.split == "test")
+    {
+        for ((budget, method), rows) in methods {
+            if *method == Method::Swr {
+                by_setting
+                    .entry((place.tau.clone(), budget.clone()))
+                    .or_default()
+                    .extend(rows);
+            }
+        }
+    }
+    let mut html = String::new();
+    for ((tau, budget), rows) in by_setting.iter().filter(|(_, rows)| rows.len() > 1) {
+        let languages: BTreeSet<&String> = rows.iter().map(|row| &row.cell.language).collect();
+        let pair = |a: &String, b: &String| {
+            let mut found = Vec::new();
+            for (i, x) in rows.iter().enumerate() {
+                for y in &rows[i + 1..] {
+                    let pair = (&x.cell.language, &y.cell.language);
+                    if pair == (a, b) || pair == (b, a) {
+                        found.push(overlap(&x.changed_bits, &y.changed_bits));
+                    }
+                }
+            }
+            if found.is_empty() {
+                "–".to_string()
+            } else {
+                format!("{:.2}", mean(found.iter().copied()))
+            }
+        };
+        write!(html, "<h3>tau {tau}, budget {budget}</h3><table><tr><th>")?;
+        languages.iter().try_for_each(|b| write!(html, "<th>{b}"))?;
+        for a in &languages {
+            write!(html, "<tr><td>{a}")?;
+            languages
+                .iter()
+                .try_for_each(|b| write!(html, "<td>{}", pair(a, b)))?;
+        }
+        html += "</table>";
+    }
+    if html.is_empty() {
+        return Ok(html);
+    }
+    Ok(format!(
+        "<h2>What languages have in common</h2><p>Weights that SWR changes in both, as a share of those that it changes in at least one (Jaccard), norms included; on the diagonal between seeds.</p>{html}"
+    ))
+}

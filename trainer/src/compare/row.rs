@@ -1,0 +1,176 @@
+//! One run's row in the results file, a JSON object a line.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use swr_core::package::{Budget, Counts};
+
+use crate::baselines::Method;
+use crate::files::write_atomically;
+
+/// What one run is: equal cells are the same run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// BCP-47 code of the language.
+    pub language: String,
+    /// Method.
+    pub method: Method,
+    /// Budget.
+    pub budget: Budget,
+    /// Seed.
+    pub seed: u64,
+    /// Width of the base.
+    pub tau: String,
+    /// Clips that it is judged on: `test`, or the speakers of one fold of TRAIN and DEV, such as `fold 1/4`.
+    pub split: String,
+    /// Training clips a keyword, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clips_per_word: Option<usize>,
+}
+
+impl Cell {
+    /// A name for people and folders.
+    pub fn name(&self) -> String {
+        let few = self
+            .clips_per_word
+            .map_or(String::new(), |clips| format!("-{clips}clips"));
+        let split = self.split.replace([' ', '/'], "");
+        format!(
+            "tau{}-{}-{split}{few}-{}-{}-seed{}",
+            self.tau,
+            self.language,
+            self.method.name(),
+            self.budget,
+            self.seed
+        )
+    }
+}
+
+/// A run and what came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Which run.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// SHA-256 of configuration, training clips and base.
+    pub run: String,
+    /// What the budget allows, and what is used of it, in its own unit.
+    pub allowed: usize,
+    /// What is used.
+    pub used: usize,
+    /// Bytes of the whole file.
+    pub file_bytes: usize,
+    /// Weights that differ from the base's, by group.
+    pub changed: Counts,
+    /// Changed weights of every tensor.
+    pub changed_by_tensor: BTreeMap<String, usize>,
+    /// Right clips.
+    pub correct: usize,
+    /// Clips.
+    pub clips: usize,
+    /// Predicted label of every clip, in the order of the clips' record.
+    pub predictions: Vec<u32>,
+    /// Posterior of the likeliest keyword, per mille.
+    pub keyword_posteriors: Vec<u16>,
+    /// Seconds of training, the shared dense stage not counted.
+    pub seconds: f64,
+    /// Which weights of the base differ, the classifier's left out: a bit each in the order of tensors' names, the first the highest of a digit, in
+    /// hexadecimal.
+    pub changed_bits: String,
+    /// Stage, loss and accuracy on varied training clips, epoch by epoch; of a shared dense stage too.
+    pub curve: Vec<Epoch>,
+    /// Cost of the gates over the select stage, as a share of the budget: expected, and of those that are more open than shut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<[f64; 2]>,
+}
+
+/// One epoch of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Its stage.
+    pub stage: String,
+    /// Mean loss.
+    pub loss: f64,
+    /// Share of varied training clips that were right.
+    pub accuracy: f64,
+}
+
+/// The clips that rows of one language and split are judged on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClipRecord {
+    /// BCP-47 code of the language.
+    pub language: String,
+    /// The split, as in [`Cell::split`].
+    pub clips_of: String,
+    /// Labels; the last two are `_unknown_` and `_silence_`.
+    pub labels: Vec<String>,
+    /// Label of every clip.
+    pub truth: Vec<u32>,
+    /// Speaker of every clip.
+    pub speakers: Vec<String>,
+    /// Whether its recordings are synthetic speech.
+    pub synthetic: bool,
+}
+
+/// A results file.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    /// Rows, in the order of the file.
+    pub rows: Vec<Row>,
+    /// The clips that they are judged on.
+    pub clips: Vec<ClipRecord>,
+}
+
+/// A line of a results file.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant)]
+pub enum Line {
+    /// Clips, before the first row that is judged on them.
+    Clips(ClipRecord),
+    /// A row.
+    Row(Row),
+}
+
+impl Results {
+    /// The clips of a language and split.
+    pub fn clips_of(&self, language: &str, split: &str) -> Option<&ClipRecord> {
+        let mut clips = self.clips.iter();
+        clips.find(|clips| clips.language == language && clips.clips_of == split)
+    }
+}
+
+/// Reads a results file; empty if it is not there. A last line that was cut off is left out: its run is done again.
+pub fn read_results(path: &Path) -> Result<Results> {
+    let mut results = Results::default();
+    if !path.exists() {
+        return Ok(results);
+    }
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    for (number, line) in text[..whole].lines().enumerate() {
+        let line = serde_json::from_str(line);
+        match line
+            .with_context(|| format!("{}:{}: not a line of results", path.display(), number + 1))?
+        {
+            Line::Clips(clips) => results.clips.push(clips),
+            Line::Row(row) => results.rows.push(row),
+        }
+    }
+    Ok(results)
+}
+
+/// Adds a line. A last line that was cut off is replaced.
+pub fn append(path: &Path, line: &Line) -> Result<()> {
+    let mut text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+    text += &serde_json::to_string(line)?;
+    text.push('\n');
+    write_atomically(path, text.as_bytes())
+}

@@ -1,0 +1,450 @@
+//! Runs cells: the clips, the shared dense stage, the adaptation, the row.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use serde_json::json;
+use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
+use swr_dataset::{Task, TaskOptions};
+
+use super::row::{Cell, ClipRecord, Epoch, Line, Results, Row, append, read_results};
+use crate::adapt::{Adaptation, Aids, CLASSIFIER, Frame, adapt, observe};
+use crate::architecture::Architecture;
+use crate::baselines::Method;
+use crate::checkpoint::Run;
+use crate::config::AdaptConfig;
+use crate::examples::{Examples, Language, for_each_plain_batch};
+use crate::fused::NormStatistics;
+use crate::models::{Base, MODEL_VERSION};
+use crate::network::{Network, Pass, Weights, clip_logits};
+use crate::progress::Progress;
+use crate::weights::to_package;
+
+/// Where everything lies that cells are run with.
+pub struct Place<'a> {
+    /// Folder with speech.
+    pub data: &'a Path,
+    /// Further training clips.
+    pub extra: &'a [PathBuf],
+    /// Folder with the base of a width.
+    pub models: &'a Path,
+    /// Folder for checkpoints.
+    pub work: &'a Path,
+    /// The results file.
+    pub results: &'a Path,
+    /// The languages that one joint network is trained for.
+    pub together: &'a [String],
+    /// Settings; method and seed are the cell's.
+    pub config: &'a AdaptConfig,
+    /// Talk to people.
+    pub progress: &'a Progress,
+}
+
+/// Clips of a language, read once for all cells that need them.
+#[derive(Default)]
+pub struct Clips {
+    read: Option<(String, Language)>,
+    judged: Option<(String, Examples)>,
+    source: Option<NormStatistics>,
+}
+
+impl Clips {
+    /// Training clips of a cell: its language's, or those of all languages together.
+    fn training(&mut self, cell: &Cell, place: &Place) -> Result<&Language> {
+        let languages = match cell.method {
+            Method::Joint => place.together,
+            _ => std::slice::from_ref(&cell.language),
+        };
+        let few = cell.clips_per_word.map(|clips| (clips, cell.seed));
+        let key = format!("{languages:?} {} {few:?}", cell.split);
+        if self.read.as_ref().is_none_or(|(found, _)| *found != key) {
+            self.read = None;
+            let tasks = languages.iter().map(|language| {
+                let task = part(&place.task(language)?, &cell.split)?;
+                Ok(few.map_or_else(|| task.clone(), |(clips, seed)| task.few(clips, seed)))
+            });
+            let mut tasks = tasks.collect::<Result<Vec<Task>>>()?;
+            let task = if cell.method == Method::Joint {
+                Task::union(&tasks)
+            } else {
+                tasks.remove(0)
+            };
+            let language = Language::of(task, place.config.unknown_pool, place.progress)?;
+            let language = language.with_epochs_of(place.config.epoch_clips);
+            self.read = Some((key, language));
+        }
+        let (_, language) = self.read.as_ref().context("clips that were read")?;
+        Ok(language)
+    }
+
+    /// The clips that a cell is judged on, decoded, and what they are.
+    fn judged(&mut self, cell: &Cell, place: &Place) -> Result<(&Examples, ClipRecord)> {
+        let task = part(&place.task(&cell.language)?, &cell.split)?;
+        let clips = if cell.split == "test" {
+            &task.test
+        } else {
+            &task.dev
+        };
+        let key = format!("{} {}", cell.language, cell.split);
+        if self.judged.as_ref().is_none_or(|(found, _)| *found != key) {
+            let examples = Examples::load(clips, place.progress, "decoding clips to judge on")?;
+            self.judged = Some((key, examples));
+        }
+        let record = ClipRecord {
+            language: cell.language.clone(),
+            clips_of: cell.split.clone(),
+            truth: clips.iter().map(|clip| clip.label as u32).collect(),
+            speakers: clips.iter().map(|clip| clip.speaker.clone()).collect(),
+            synthetic: clips
+                .iter()
+                .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
+            labels: task.labels,
+        };
+        let (_, examples) = self.judged.as_ref().context("clips that were decoded")?;
+        Ok((examples, record))
+    }
+
+    /// What enters the norms when the base hears its own language.
+    fn source(
+        &mut self,
+        base: &Base,
+        network: &dyn Network,
+        place: &Place,
+    ) -> Result<NormStatistics> {
+        if self.source.is_none() {
+            let task = Task {
+                dev: Vec::new(),
+                ..place.task(&base.manifest.language)?
+            };
+            let language = Language::of(task, 1, place.progress)?;
+            let frame = Frame::new(network, &base.tensors, base.manifest.labels.len())?;
+            let sample = language.an_epoch(place.config.seed);
+            self.source = Some(observe(
+                network,
+                &frame.base,
+                &sample,
+                place.config.dense.batch,
+            )?);
+        }
+        self.source.clone().context("statistics that were observed")
+    }
+}
+
+impl Place<'_> {
+    fn task(&self, language: &str) -> Result<Task> {
+        let options = TaskOptions {
+            extra: self.extra.to_vec(),
+            unknown_pool: self.config.unknown_pool,
+            ..TaskOptions::default()
+        };
+        let task = swr_dataset::task(self.data, language, &options)?;
+        if task.train.is_empty() || task.dev.is_empty() && task.test.is_empty() {
+            bail!(
+                "{}: has no clips of `{language}` to train on, or none to judge on",
+                self.data.display()
+            );
+        }
+        Ok(task)
+    }
+}
+
+/// The task of a split: whole for `test`, else a fold.
+pub fn part(task: &Task, split: &str) -> Result<Task> {
+    if split == "test" {
+        return Ok(task.clone());
+    }
+    let fold = split
+        .strip_prefix("fold ")
+        .and_then(|fold| fold.split_once('/'));
+    let fold = fold.and_then(|(index, folds)| {
+        Some((index.parse::<usize>().ok()?, folds.parse::<usize>().ok()?))
+    });
+    match fold {
+        Some((index, folds)) if (1..=folds).contains(&index) => {
+            Ok(task.speaker_fold(index - 1, folds))
+        }
+        _ => bail!("split \"{split}\": expected test or a fold such as \"fold 1/4\""),
+    }
+}
+
+/// Runs a cell, unless its row is there, and adds its row.
+pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
+    let results = read_results(place.results)?;
+    if results.rows.iter().any(|row| row.cell == *cell) {
+        return Ok(false);
+    }
+    let base = Base::read(place.models)?;
+    let architecture = base.architecture()?;
+    let config = AdaptConfig {
+        method: cell.method,
+        seed: cell.seed,
+        ..place.config.clone()
+    };
+    let aids = Aids {
+        source: match cell.method {
+            Method::HeadStatistics => Some(clips.source(&base, &architecture, place)?),
+            _ => None,
+        },
+        density: match cell.method {
+            Method::RandomDensity => density(&results, cell)?,
+            _ => BTreeMap::new(),
+        },
+    };
+    let language = clips.training(cell, place)?;
+    let training_clips = language.training_clips();
+    let resolved = json!({
+        "config": config, "cell": cell, "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+    });
+    let digest = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
+    let header = DeltaHeader {
+        language: cell.language.clone(),
+        model_version: MODEL_VERSION,
+        manifest: Some(base.manifest_sha256),
+        labels: language.labels.clone(),
+        thresholds: vec![0.7; language.labels.len()],
+        budget: Some(cell.budget.clone()),
+        synthetic: language.synthetic,
+        provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),
+    };
+    let dense = if cell.method.starts_dense() {
+        // Under a budget on convolution weights, norms standardise by the batch.
+        let norms = if matches!(cell.budget.limit(), Limit::ConvolutionShare(_)) {
+            "batch"
+        } else {
+            "deployed"
+        };
+        let key = json!({
+            "probe": config.probe, "dense": config.dense, "norms": norms, "augment": config.augment, "seed": config.seed,
+            "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+        });
+        let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
+        let run = Run::open(
+            &place.work.join(format!("dense-{}", &key_digest[..16])),
+            key,
+            false,
+        )?;
+        let job = Adaptation {
+            config: &config,
+            method: cell.method,
+            network: &architecture,
+            base: &base.tensors,
+            language,
+            header: &header,
+            run: &run,
+            dense: None,
+            aids: &aids,
+            progress: place.progress,
+        };
+        crate::adapt::dense_stage(&job)?;
+        Some(run)
+    } else {
+        None
+    };
+    let folder = place.work.join(format!("{}-{}", cell.name(), &digest[..8]));
+    let run = Run::open(&folder, resolved, false)?;
+    let started = Instant::now();
+    let adapted = adapt(&Adaptation {
+        config: &config,
+        method: cell.method,
+        network: &architecture,
+        base: &base.tensors,
+        language,
+        header: &header,
+        run: &run,
+        dense: dense.as_ref(),
+        aids: &aids,
+        progress: place.progress,
+    })?;
+    let seconds = started.elapsed().as_secs_f64();
+    let merged = to_package(&adapted.merged)?;
+    // A file for several languages is a share of it for each.
+    let shared = if cell.method == Method::Joint {
+        place.together.len()
+    } else {
+        1
+    };
+    let file_bytes = adapted.delta.sizes().total().div_ceil(shared);
+    let trained = language.labels.clone();
+    let (judged, record) = clips.judged(cell, place)?;
+    let weights = for_labels(&adapted.merged, &trained, &record)?;
+    let (predictions, keyword_posteriors) =
+        judge(&architecture, &weights, judged, record.labels.len())?;
+    let correct = predictions
+        .iter()
+        .zip(&record.truth)
+        .filter(|(a, b)| a == b)
+        .count();
+    let (mut by_tensor, mut bits) = (BTreeMap::new(), Vec::new());
+    for (name, old) in base
+        .tensors
+        .iter()
+        .filter(|(name, _)| Group::of(name) != Group::Classifier)
+    {
+        let differ: Vec<bool> = old
+            .data
+            .iter()
+            .zip(&merged[name].data)
+            .map(|(a, b)| a != b)
+            .collect();
+        let count = differ.iter().filter(|differ| **differ).count();
+        if count > 0 {
+            by_tensor.insert(name.clone(), count);
+        }
+        bits.extend(differ);
+    }
+    let mut logs = vec![run.log_path()];
+    logs.extend(dense.as_ref().map(Run::log_path));
+    let (curve, gates) = told(&logs)?;
+    let row = Row {
+        cell: cell.clone(),
+        run: digest,
+        allowed: adapted.allowed,
+        used: adapted.used,
+        file_bytes,
+        changed: changed(&base.tensors, &merged)?,
+        changed_by_tensor: by_tensor,
+        changed_bits: hexadecimal(&bits),
+        curve,
+        correct,
+        clips: judged.len(),
+        predictions,
+        keyword_posteriors,
+        seconds,
+        gates,
+    };
+    match results.clips_of(&cell.language, &cell.split) {
+        None => append(place.results, &Line::Clips(record))?,
+        Some(found) if *found != record => bail!(
+            "{}: its rows of {} ({}) are judged on other clips than {} holds now; give another --results file",
+            place.results.display(),
+            cell.language,
+            cell.split,
+            place.data.display()
+        ),
+        Some(_) => {}
+    }
+    append(place.results, &Line::Row(row.clone()))?;
+    println!(
+        "{}: {:.1} % of {} clips, {} bytes, {} of {}, {:.0} s",
+        cell.name(),
+        100.0 * row.correct as f64 / row.clips.max(1) as f64,
+        row.clips,
+        row.file_bytes,
+        row.used,
+        row.allowed,
+        seconds
+    );
+    // What is kept is the row; the joint network is that of other cells as well.
+    if cell.method != Method::Joint {
+        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(true)
+}
+
+/// Changed weights of every tensor in the row of SWR that differs from the cell by its method alone.
+fn density(results: &Results, cell: &Cell) -> Result<BTreeMap<String, usize>> {
+    let ours = Cell {
+        method: Method::Swr,
+        ..cell.clone()
+    };
+    let row = results.rows.iter().find(|row| row.cell == ours);
+    let row = row.with_context(|| {
+        format!(
+            "random-density needs the result of {}; run that before",
+            ours.name()
+        )
+    })?;
+    Ok(row.changed_by_tensor.clone())
+}
+
+/// The weights with the classifier's rows for the labels of one language.
+fn for_labels(weights: &Weights, trained: &[String], judged: &ClipRecord) -> Result<Weights> {
+    if trained == judged.labels {
+        return Ok(weights.clone());
+    }
+    let row = |label: &String| {
+        let named = format!("{}:{label}", judged.language);
+        let row = trained.iter().position(|l| *l == named || l == label);
+        row.map(|row| row as u32)
+            .with_context(|| format!("the network has no label {named}"))
+    };
+    let rows = judged
+        .labels
+        .iter()
+        .map(row)
+        .collect::<Result<Vec<u32>>>()?;
+    let rows = Tensor::from_vec(rows, judged.labels.len(), &candle_core::Device::Cpu)?;
+    let mut weights = weights.clone();
+    for name in CLASSIFIER {
+        let selected = weights[name].index_select(&rows, 0)?;
+        weights.insert(name.to_string(), selected);
+    }
+    Ok(weights)
+}
+
+/// Label and posterior of the likeliest keyword of every clip.
+fn judge(
+    architecture: &Architecture,
+    weights: &Weights,
+    examples: &Examples,
+    classes: usize,
+) -> Result<(Vec<u32>, Vec<u16>)> {
+    let (mut labels, mut posteriors) = (Vec::new(), Vec::new());
+    for_each_plain_batch(examples, 100, |batch| {
+        let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
+        labels.extend(crate::network::predictions(&logits)?);
+        let p: Tensor = candle_nn::ops::softmax(&logits, 1)?.narrow(1, 0, classes - 2)?;
+        let best: Vec<f32> = p.max(1)?.to_vec1()?;
+        posteriors.extend(best.iter().map(|p| (p * 1000.0).round() as u16));
+        Ok(())
+    })?;
+    Ok((labels, posteriors))
+}
+
+/// Bits as hexadecimal digits, the first the highest of a digit; the last digit is filled with zeros.
+pub fn hexadecimal(bits: &[bool]) -> String {
+    let digit = |bits: &[bool]| {
+        let value = (0..4).fold(0, |value, i| {
+            value << 1 | u32::from(bits.get(i) == Some(&true))
+        });
+        char::from_digit(value, 16).unwrap_or('0')
+    };
+    bits.chunks(4).map(digit).collect()
+}
+
+/// Epochs, and what the gates cost over the select stage, from the logs of a run and of its dense stage. What was done twice counts once.
+fn told(logs: &[PathBuf]) -> Result<(Vec<Epoch>, Vec<[f64; 2]>)> {
+    let (mut epochs, mut costs) = (BTreeMap::new(), BTreeMap::new());
+    let rounded = |value: Option<f64>| (value.unwrap_or(0.0) * 1e4).round() / 1e4;
+    for log in logs.iter().filter(|log| log.exists()) {
+        let text = std::fs::read_to_string(log).with_context(|| log.display().to_string())?;
+        for line in text.lines() {
+            let entry: serde_json::Value =
+                serde_json::from_str(line).with_context(|| log.display().to_string())?;
+            let value = |key: &str| rounded(entry[key].as_f64());
+            let stage = entry["stage"].as_str().unwrap_or_default().to_string();
+            if stage == "gates" {
+                costs.insert(entry["step"].as_u64(), [value("expected"), value("open")]);
+            } else if let Some(epoch) = entry["epoch"].as_u64() {
+                let place = ["dense", "select", "tune", "quantise"]
+                    .iter()
+                    .position(|name| *name == stage);
+                epochs.insert(
+                    (place, epoch),
+                    Epoch {
+                        stage,
+                        loss: value("loss"),
+                        accuracy: value("train_accuracy"),
+                    },
+                );
+            }
+        }
+    }
+    Ok((
+        epochs.into_values().collect(),
+        costs.into_values().collect(),
+    ))
+}

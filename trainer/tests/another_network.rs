@@ -1,0 +1,213 @@
+//! Adapting knows no particular network: a DS-CNN takes the same way as BC-ResNet, from random weights to a base and on to deltas on it.
+
+use std::path::Path;
+
+use swr_core::package::{Delta, DeltaHeader, Tensors, changed, merge};
+use swr_trainer::adapt::{Adaptation, Adapted, Aids, adapt};
+use swr_trainer::baselines::Method;
+use swr_trainer::checkpoint::Run;
+use swr_trainer::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
+use swr_trainer::ds_cnn::DsCnn;
+use swr_trainer::examples::Language;
+use swr_trainer::network::{Network, initial_weights_of};
+use swr_trainer::progress::Progress;
+use swr_trainer::weights::to_package;
+
+/// `<word>/<speaker>_nohash_<n>.wav`: each word two tones one after the other, each speaker a pitch.
+fn speech(folder: &Path, words: &[(&str, f32, f32)]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    for (word, first, second) in words {
+        std::fs::create_dir_all(folder.join(word)).expect("a new folder");
+        for speaker in 0..30 {
+            let path = folder.join(format!("{word}/{:08x}_nohash_0.wav", speaker * 77_777 + 1));
+            let mut writer = hound::WavWriter::create(path, spec).expect("a new file");
+            for i in 0..16_000 {
+                let t = i as f32 / 16_000.0;
+                let hz = if t < 0.5 { first } else { second } * (1.0 + 0.004 * speaker as f32);
+                let level = if (0.3..0.7).contains(&t) {
+                    9_000.0
+                } else {
+                    0.0
+                };
+                let sample = (t * hz * std::f32::consts::TAU).sin() * level;
+                writer
+                    .write_sample(sample as i16)
+                    .expect("a written sample");
+            }
+            writer.finalize().expect("a written file");
+        }
+    }
+}
+
+fn header(language: &Language, budget: &str) -> DeltaHeader {
+    DeltaHeader {
+        language: "und".into(),
+        model_version: 1,
+        manifest: None,
+        labels: language.labels.clone(),
+        thresholds: vec![0.5; language.labels.len()],
+        budget: Some(budget.parse().expect("a budget")),
+        synthetic: true,
+        provenance: "test".into(),
+    }
+}
+
+fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
+    use swr_trainer::examples::for_each_plain_batch;
+    use swr_trainer::network::{Pass, flat_logits, predictions};
+    use swr_trainer::reparam::Layout;
+    let classes = language.labels.len();
+    let weights = swr_trainer::weights::from_package(tensors).expect("weights");
+    let flat = Layout::new(network.tensors(classes))
+        .pack(&weights)
+        .expect("all weights");
+    let flat = candle_core::Tensor::from_slice(&flat, flat.len(), &candle_core::Device::Cpu)
+        .expect("a tensor");
+    let (mut right, mut clips) = (0, 0);
+    for_each_plain_batch(&language.dev, 50, |batch| {
+        let (logits, _) =
+            flat_logits(network, &flat, classes, &batch.log_mel, &Pass::evaluation())?;
+        let truth: Vec<u32> = batch.labels.to_vec1()?;
+        right += predictions(&logits)?
+            .iter()
+            .zip(&truth)
+            .filter(|(a, b)| a == b)
+            .count();
+        clips += truth.len();
+        Ok(())
+    })
+    .expect("an evaluation");
+    right as f64 / clips as f64
+}
+
+#[test]
+fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let quiet = Progress { quiet: true };
+    let at = |name: &str| folder.path().join(name);
+    speech(
+        &at("first"),
+        &[
+            ("rise", 400.0, 1_600.0),
+            ("fall", 1_600.0, 400.0),
+            ("high", 3_000.0, 3_000.0),
+        ],
+    );
+    speech(
+        &at("second"),
+        &[
+            ("up", 700.0, 2_400.0),
+            ("down", 2_400.0, 700.0),
+            ("low", 500.0, 500.0),
+            ("jump", 300.0, 4_000.0),
+        ],
+    );
+    let load = |name: &str| {
+        Language::load(&at(name), &[], "und", 1, &quiet)
+            .expect("a language")
+            .with_epochs_of(240)
+    };
+    let network = DsCnn {
+        channels: 8,
+        blocks: 2,
+    };
+    let run = |language: &Language, base: &Tensors, method: Method, budget: &str| -> Adapted {
+        let dense = if method == Method::Scratch {
+            "dense.epochs=12"
+        } else {
+            "dense.epochs=4"
+        };
+        let changes = [
+            dense,
+            "select.epochs=1",
+            "tune.epochs=1",
+            "quantise.epochs=2",
+            "dense.batch=16",
+            "select.batch=16",
+            "tune.batch=16",
+            "quantise.batch=16",
+            "dense.learning_rate=0.1",
+            "dense.longest_gradient=10",
+            "grids.settle_epochs=1",
+            "dense.warmup_epochs=0.5",
+            "tune.warmup_epochs=0.5",
+        ];
+        let changes: Vec<String> = changes.iter().map(|change| change.to_string()).collect();
+        let config: AdaptConfig = resolve(None, ADAPT_DEFAULT, &changes).expect("a configuration");
+        let run = Run::open(
+            &at(&format!("{}-{budget}", method.name())),
+            serde_json::Value::Null,
+            false,
+        )
+        .expect("a run");
+        let header = header(language, budget);
+        adapt(&Adaptation {
+            config: &config,
+            method,
+            network: &network,
+            base,
+            language,
+            header: &header,
+            run: &run,
+            dense: None,
+            aids: &Aids::default(),
+            progress: &quiet,
+        })
+        .expect("an adaptation")
+    };
+
+    // A base: trained from random weights, all of them.
+    let first = load("first");
+    let random = initial_weights_of(&network.tensors(first.labels.len()), network.width(), 1)
+        .expect("weights");
+    let random = to_package(&random).expect("tensors");
+    let base = run(&first, &random, Method::Scratch, "100%");
+    let base = merge(&random, &base.delta).expect("a base");
+    let learned = accuracy(&network, &base, &first);
+    assert!(learned > 0.7, "the base learned nothing: {learned}");
+
+    let second = load("second");
+    let head = accuracy(
+        &network,
+        &merge(&base, &run(&second, &base, Method::Head, "10%").delta).expect("a merge"),
+        &second,
+    );
+    for (method, budget) in [
+        (Method::Swr, "10%"),
+        (Method::Swr, "700B"),
+        (Method::SwrLayers, "40%"),
+    ] {
+        let adapted = run(&second, &base, method, budget);
+        let bytes = adapted.delta.write();
+        let merged = merge(&base, &Delta::read(&bytes).expect("a delta")).expect("a merge");
+        let used = header(&second, budget)
+            .budget
+            .expect("a budget")
+            .used(&changed(&base, &merged).expect("counts"), bytes.len());
+        assert_eq!(used, adapted.used);
+        assert!(
+            used <= adapted.allowed,
+            "{method:?} {budget}: {used} of {}",
+            adapted.allowed
+        );
+        let least = match method {
+            Method::Swr => adapted.allowed - 1,
+            _ => 1,
+        };
+        assert!(
+            used >= least,
+            "{method:?} {budget}: {used} of {}",
+            adapted.allowed
+        );
+        let found = accuracy(&network, &merged, &second);
+        assert!(
+            found >= head && found > 0.6,
+            "{method:?} {budget}: {found}, the classifier alone {head}"
+        );
+    }
+}
