@@ -1,0 +1,204 @@
+//! `swr-train compare` on a small folder of tones: every method runs, keeps its budget and leaves a row; what has a row is not run again; the report is whole.
+
+mod tones;
+
+use std::path::Path;
+use std::process::Command;
+
+use clap::ValueEnum;
+use swr_trainer::baselines::Method;
+use swr_trainer::compare::row::{Results, read_results};
+
+fn swr_train(arguments: &[&str], folder: &Path) -> (String, String, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_swr-train"))
+        .arg("--quiet")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("swr-train runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (
+        text(output.stdout),
+        text(output.stderr),
+        output.status.code(),
+    )
+}
+
+#[test]
+fn every_method_runs_once_and_keeps_its_budget() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    tones::mswc(at, "en", &[("low", 300.0), ("high", 1_500.0)], 50);
+    tones::mswc(at, "aa", &[("one", 450.0), ("two", 2_500.0)], 50);
+    tones::mswc(at, "bb", &[("three", 700.0), ("four", 1_900.0)], 50);
+    let base = [
+        "base",
+        "--data",
+        ".",
+        "--models",
+        "models",
+        "--work",
+        "base",
+        "--set",
+        "schedule.epochs=2",
+        "--set",
+        "schedule.batch=16",
+    ];
+    let (_, said, code) = swr_train(&base, at);
+    assert_eq!(code, Some(0), "{said}");
+
+    let mut arguments = vec![
+        "compare",
+        "--data",
+        ".",
+        "--models",
+        "models",
+        "--work",
+        "work",
+        "--seeds",
+        "1",
+        "--results",
+        "results.jsonl",
+        "--report",
+        "report.html",
+    ];
+    for set in [
+        "epoch_clips=1",
+        "dense.epochs=1",
+        "select.epochs=1",
+        "tune.epochs=1",
+        "quantise.epochs=1",
+        "dense.batch=16",
+        "select.batch=16",
+        "tune.batch=16",
+        "quantise.batch=16",
+        "probe.epochs=5",
+        "grids.settle_epochs=1",
+    ] {
+        arguments.extend(["--set", set]);
+    }
+    let run = |more: &[&str]| -> Results {
+        let (_, said, code) = swr_train(&[&arguments, more].concat(), at);
+        assert_eq!(code, Some(0), "{said}");
+        read_results(&at.join("results.jsonl")).expect("results")
+    };
+    let all = Method::value_variants();
+    let results = run(&["--langs", "aa", "--budgets", "10%"]);
+    assert_eq!(results.rows.len(), all.len());
+    for row in &results.rows {
+        let name = row.cell.name();
+        assert!(
+            !row.cell.method.is_budgeted() || row.used <= row.allowed,
+            "{name}: {} of {}",
+            row.used,
+            row.allowed
+        );
+        assert_eq!(row.predictions.len(), row.clips, "{name}");
+        let layers = matches!(
+            row.cell.method,
+            Method::SwrLayers | Method::Taps | Method::Sensitivity
+        );
+        if row.cell.method.is_budgeted() && !layers {
+            assert_eq!(row.used, row.allowed, "{name}: not filled");
+        }
+    }
+    let changed = |method: Method| {
+        let row = results.rows.iter().find(|row| row.cell.method == method);
+        row.expect("a row").changed
+    };
+    assert_eq!(
+        (
+            changed(Method::Head).convolution,
+            changed(Method::Head).norms
+        ),
+        (0, 0)
+    );
+    assert_eq!(changed(Method::HeadNorm).convolution, 0);
+    assert!(
+        changed(Method::HeadStatistics).norms > 2_000
+            && changed(Method::HeadStatistics).convolution == 0
+    );
+    assert!(changed(Method::Full).convolution > 1_000);
+
+    // Bytes: no file is larger, and none is more than a unit smaller.
+    let bytes = run(&[
+        "--langs",
+        "aa,bb",
+        "--budgets",
+        "1500B",
+        "--methods",
+        "swr,magnitude,full,joint,random-density",
+    ]);
+    for row in &bytes.rows[all.len()..] {
+        assert!(row.used <= 1_500, "{}: {} bytes", row.cell.name(), row.used);
+        if row.cell.method != Method::Joint {
+            assert_eq!(row.used, row.file_bytes);
+            assert!(row.used >= 1_490, "{}: {} bytes", row.cell.name(), row.used);
+        }
+    }
+    // A word of one language is not another's.
+    assert_eq!(bytes.clips.len(), 2);
+
+    // What has a row is not run again, and a row that was cut off is.
+    let count = bytes.rows.len();
+    assert_eq!(
+        run(&["--langs", "aa", "--budgets", "10%", "--methods", "head"])
+            .rows
+            .len(),
+        count
+    );
+    let file = at.join("results.jsonl");
+    let text = std::fs::read_to_string(&file).expect("results");
+    std::fs::write(&file, &text[..text.len() - 40]).expect("cut results");
+    let again = run(&[
+        "--langs",
+        "aa,bb",
+        "--budgets",
+        "1500B",
+        "--methods",
+        "swr,magnitude,full,joint,random-density",
+    ]);
+    assert_eq!(again.rows.len(), count);
+    assert_eq!(
+        again.rows[count - 1].predictions,
+        bytes.rows[count - 1].predictions
+    );
+
+    let report = std::fs::read_to_string(at.join("report.html")).expect("a report");
+    for part in [
+        "aa, tau 1, test",
+        "bb, tau 1, test",
+        "Budget 10%",
+        "Budget 1500B",
+        "Accuracy against bytes",
+        "Cost of the gates",
+        "Detection errors",
+        "Confusions of swr",
+        "languages have in common",
+    ] {
+        assert!(report.contains(part), "the report lacks {part}");
+    }
+    assert!(
+        report.matches("<svg").count() >= 8
+            && !report.contains("src=")
+            && !report.contains("href="),
+        "the report is not self-contained"
+    );
+
+    for (arguments, words) in [
+        (["--langs", "xx", "--budgets", "10%"], "xx"),
+        (["--langs", "aa", "--budgets", "100B"], "give at least"),
+        (["--langs", "aa", "--methods", "best"], "best"),
+    ] {
+        let (_, said, code) = swr_train(
+            &[
+                &["compare", "--data", ".", "--models", "models"][..],
+                &arguments,
+            ]
+            .concat(),
+            at,
+        );
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
