@@ -233,7 +233,7 @@ fn accuracy_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     let all: Vec<Curve> = names.iter().map(curve).collect();
     Ok(format!(
         "<h3>Accuracy against bytes</h3>{}",
-        curves(&all, "bytes of the file", "accuracy %", (1060, 460), true)?
+        curves(&all, "bytes of the file", "accuracy %", (1060, 460))?
     ))
 }
 
@@ -273,13 +273,7 @@ fn gates_plot(methods: &Seeds) -> Result<String> {
     }
     Ok(format!(
         "<div><h3>Cost of the gates over the select stage</h3>{}</div>",
-        curves(
-            &all,
-            "share of the stage",
-            "% of the budget",
-            (520, 360),
-            false
-        )?
+        curves(&all, "share of the stage", "% of the budget", (520, 360))?
     ))
 }
 
@@ -297,8 +291,8 @@ fn learning_plot(methods: &Seeds) -> Result<String> {
     };
     let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
     Ok(format!(
-        "<div><h3>Loss on varied training clips</h3>{}</div>",
-        curves(&all, "epoch", "loss", (520, 360), false)?
+        "<div><h3>Loss on varied training clips, penalties included</h3>{}</div>",
+        curves(&all, "epoch", "loss", (520, 360))?
     ))
 }
 
@@ -323,8 +317,7 @@ fn detection_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
             &all,
             "other clips accepted %",
             "keywords missed %",
-            (520, 360),
-            false
+            (520, 360)
         )?
     ))
 }

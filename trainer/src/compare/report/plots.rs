@@ -1,8 +1,6 @@
 //! Plots as SVG.
 
 use anyhow::{Result, anyhow};
-use plotters::coord::combinators::IntoLogRange;
-use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 /// A line with a band.
@@ -37,114 +35,77 @@ fn colour(index: usize, bold: bool) -> RGBColor {
     }
 }
 
-/// Lines with bands and a legend; `logarithmic` is the horizontal axis.
-pub(super) fn curves(
-    curves: &[Curve],
-    x: &str,
-    y: &str,
-    size: (u32, u32),
-    logarithmic: bool,
-) -> Result<String> {
+/// Room for the legend beside a plot, so that it covers nothing.
+const LEGEND: u32 = 170;
+
+fn failed(error: DrawingAreaErrorKind<std::io::Error>) -> anyhow::Error {
+    anyhow!("a plot could not be drawn: {error}")
+}
+
+/// Lines with bands and a legend.
+pub(super) fn curves(curves: &[Curve], x: &str, y: &str, size: (u32, u32)) -> Result<String> {
     let points = || curves.iter().flat_map(|curve| &curve.points);
-    let range = |value: &dyn Fn(&Point) -> f64, empty: (f64, f64)| {
-        points()
-            .map(value)
-            .fold(None, |range: Option<(f64, f64)>, v| {
-                Some(range.map_or((v, v), |(low, high)| (low.min(v), high.max(v))))
-            })
-            .unwrap_or(empty)
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| {
+            (low.min(v), high.max(v))
+        });
+        let margin = 0.04 * if high > low { high - low } else { 1.0 };
+        if low > high {
+            (0.0, 1.0)
+        } else {
+            (low - margin, high + margin)
+        }
     };
-    let (left, right) = range(&|point| point.0, (1.0, 2.0));
-    let (low, high) = (
-        range(&|point| point.2, (0.0, 1.0)).0,
-        range(&|point| point.3, (0.0, 1.0)).1,
-    );
-    let margin = 0.05 * (high - low).max(1e-6);
-    let (low, high) = (low - margin, high + margin);
+    let (left, right) = range(&mut points().map(|point| point.0));
+    let (low, high) = range(&mut points().flat_map(|point| [point.2, point.3]));
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        if logarithmic {
-            draw(
-                &root,
-                ((0.9 * left.max(1.0))..(1.1 * right.max(2.0))).log_scale(),
-                low..high,
-                curves,
-                x,
-                y,
-            )?;
-        } else {
-            let right = if right > left { right } else { left + 1.0 };
-            draw(&root, left..right, low..high, curves, x, y)?;
+        let (area, legend) = root.split_horizontally(size.0 - LEGEND);
+        let mut chart = ChartBuilder::on(&area)
+            .margin(8)
+            .x_label_area_size(40)
+            .y_label_area_size(52)
+            .build_cartesian_2d(left..right, low..high)
+            .map_err(failed)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(RGBColor(0xe4, 0xe4, 0xe4))
+            .x_desc(x)
+            .y_desc(y)
+            .x_label_formatter(&|value| tick(*value))
+            .y_label_formatter(&|value| tick(*value))
+            .draw()
+            .map_err(failed)?;
+        for (index, curve) in curves.iter().enumerate() {
+            let (colour, width) = (colour(index, curve.bold), if curve.bold { 3 } else { 1 });
+            if curve.points.len() > 1 && curve.points.iter().any(|(_, _, low, high)| low < high) {
+                let upper = curve.points.iter().map(|(x, _, _, high)| (*x, *high));
+                let lower = curve.points.iter().rev().map(|(x, _, low, _)| (*x, *low));
+                let band = upper.chain(lower).collect::<Vec<_>>();
+                chart
+                    .draw_series([Polygon::new(band, colour.mix(0.08))])
+                    .map_err(failed)?;
+            }
+            let line = curve.points.iter().map(|(x, y, ..)| (*x, *y));
+            let series = LineSeries::new(line.clone(), colour.stroke_width(width));
+            chart.draw_series(series).map_err(failed)?;
+            if curve.points.len() < 20 {
+                let dots = line.map(|point| Circle::new(point, 2 + width, colour.filled()));
+                chart.draw_series(dots).map_err(failed)?;
+            }
+            let y = 14 + 17 * index as i32;
+            let key = Rectangle::new([(2, y + 2), (16, y + 9)], colour.filled());
+            legend.draw(&key).map_err(failed)?;
+            let text = TextStyle::from(("sans-serif", 12).into_font()).color(&BLACK);
+            legend
+                .draw_text(&curve.name, &text, (22, y))
+                .map_err(failed)?;
         }
-        root.present()
-            .map_err(|error| anyhow!("a plot could not be drawn: {error}"))?;
+        root.present().map_err(failed)?;
     }
     Ok(svg)
-}
-
-fn draw<X>(
-    root: &DrawingArea<SVGBackend, plotters::coord::Shift>,
-    across: X,
-    up: std::ops::Range<f64>,
-    curves: &[Curve],
-    x: &str,
-    y: &str,
-) -> Result<()>
-where
-    X: AsRangedCoord<Value = f64>,
-    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
-{
-    let failed =
-        |error: DrawingAreaErrorKind<std::io::Error>| anyhow!("a plot could not be drawn: {error}");
-    let mut chart = ChartBuilder::on(root)
-        .margin(8)
-        .x_label_area_size(40)
-        .y_label_area_size(52)
-        .right_y_label_area_size(170)
-        .build_cartesian_2d(across, up)
-        .map_err(failed)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .x_desc(x)
-        .y_desc(y)
-        .x_label_formatter(&|value| tick(*value))
-        .y_label_formatter(&|value| tick(*value))
-        .draw()
-        .map_err(failed)?;
-    for (index, curve) in curves.iter().enumerate() {
-        let (colour, width) = (colour(index, curve.bold), if curve.bold { 3 } else { 1 });
-        if curve.points.len() > 1 && curve.points.iter().any(|(_, _, low, high)| low < high) {
-            let upper = curve.points.iter().map(|(x, _, _, high)| (*x, *high));
-            let lower = curve.points.iter().rev().map(|(x, _, low, _)| (*x, *low));
-            let band = Polygon::new(upper.chain(lower).collect::<Vec<_>>(), colour.mix(0.08));
-            chart.draw_series([band]).map_err(failed)?;
-        }
-        let line = curve.points.iter().map(|(x, y, ..)| (*x, *y));
-        chart
-            .draw_series(LineSeries::new(line.clone(), colour.stroke_width(width)))
-            .map_err(failed)?;
-        if curve.points.len() < 20 {
-            let dots = line.map(|point| Circle::new(point, 2 + width, colour.filled()));
-            chart.draw_series(dots).map_err(failed)?;
-        }
-    }
-    // A legend beside the plot, so that it covers nothing.
-    let (width, _) = root.dim_in_pixel();
-    for (index, curve) in curves.iter().enumerate() {
-        let at = (width as i32 - 168, 14 + 17 * index as i32);
-        let colour = colour(index, curve.bold);
-        root.draw(&Rectangle::new(
-            [(at.0, at.1 + 2), (at.0 + 14, at.1 + 9)],
-            colour.filled(),
-        ))
-        .map_err(failed)?;
-        let text = TextStyle::from(("sans-serif", 12).into_font()).color(&BLACK);
-        root.draw_text(&curve.name, &text, (at.0 + 20, at.1))
-            .map_err(failed)?;
-    }
-    Ok(())
 }
 
 fn tick(value: f64) -> String {
@@ -173,9 +134,6 @@ pub(super) fn heat_map(columns: &[(String, Vec<f64>)], names: &[String]) -> Resu
     {
         let root =
             SVGBackend::with_string(&mut svg, (size.0 as u32, size.1 as u32)).into_drawing_area();
-        let failed = |error: DrawingAreaErrorKind<std::io::Error>| {
-            anyhow!("a plot could not be drawn: {error}")
-        };
         let text = TextStyle::from(("sans-serif", 11).into_font()).color(&BLACK);
         for (row, name) in names.iter().enumerate() {
             root.draw_text(name, &text, (4, top + CELL * row as i32 + 2))
