@@ -2,8 +2,8 @@
 //! chosen weights, and one that tunes them on the grids of the delta. Then the packed delta, which never exceeds its budget.
 //!
 //! All methods of [`crate::baselines`] take this way, with the same number of epochs; they differ in what they may train and how they select.
-//! Norms standardise by the batch until the last stage, in which all is in the form that is stored. Under a budget on convolution weights, norms and
-//! classifier always change; under one on all weights or on bytes, they are gated as well.
+//! Under a budget on convolution weights, norms and classifier always change, and norms standardise by the batch until the last stage. Under one on all
+//! weights or on bytes, norms are gated as well, and are in the form that is stored from the beginning.
 
 mod estimates;
 mod fit;

@@ -20,6 +20,7 @@ use crate::network::{Pass, initial_weights_of};
 use crate::reparam::Units;
 use crate::reparam::choose::choose;
 use crate::reparam::quantise::Grids;
+use crate::train::Schedule;
 
 pub(super) const DELTA: &str = "delta";
 /// Decided after the dense stage: what the units may cost together.
@@ -92,16 +93,15 @@ impl<'a> Way<'a> {
             ..
         } = *self.job;
         let frame = self.frame;
-        // Training standardises by the batch, so scale and shift are rewritten for the statistics that the base meets in this language;
-        // where only the statistics are to change, for those that it met in its own.
+        // Scale and shift are rewritten for inputs that are standardised by what the base meets in this language; where only the statistics are to
+        // change, by what it met in its own.
         let observed = observe(network, &frame.base, &self.sample, config.dense.batch)?;
-        let met0 = observed.clone();
         let met = match method {
             Method::HeadStatistics => aids
                 .source
                 .as_ref()
                 .context("this method needs clips of the base's own language below --data")?,
-            _ => &met0,
+            _ => &observed,
         };
         let start = frame.fold(met)?.standard(&frame.base);
         let from = match self.job.dense {
@@ -220,216 +220,211 @@ impl<'a> Way<'a> {
     /// All stages; the delta on its grids.
     pub(super) fn go(&self) -> Result<Delta> {
         let Adaptation { config, method, .. } = *self.job;
-        let frame = self.frame;
         let AfterDense {
             reached,
             mut learner,
             start,
         } = self.dense()?;
         let at = self.coordinates(&start, &learner)?;
-        let everything = self.trainable()?;
-        let by_bytes = matches!(self.limit, Limit::FileBytes(_));
-        // Select.
-        if method.choice() != Choice::Fixed
-            && !learner.decided.contains_key(MASK)
-            && method != Method::MagnitudeOnce
-        {
-            let evidence = self.evidence(&learner, &start)?;
-            let begin = scores(
-                if method.choice() == Choice::Scored {
-                    method
-                } else {
-                    Method::Taylor
-                },
-                &evidence,
-            )?;
-            let allowed = match learner.decided.get(ALLOWED) {
-                Some(allowed) => f64::from(allowed.to_vec1::<f32>()?[0]),
-                None => self.unit_budget(&learner, &start, &begin)?,
-            };
-            learner
-                .decided
-                .insert(ALLOWED.into(), flat(&[allowed as f32])?);
-            let scores = if method.choice() == Choice::Scored {
-                begin
-            } else {
-                let selector = self.selector(allowed)?;
-                if reached.stage < SELECT {
-                    selector.add_variables(&mut learner, &begin)?;
-                }
-                self.select(&mut learner, reached, &at, &selector)?
-            };
-            let open = choose(&scores, self.units.costs(), allowed);
-            learner
-                .decided
-                .insert(MASK.into(), mask(&self.units.mask(&open))?);
-        }
-        let mut chosen = learner.decided.get(MASK).unwrap_or(&everything).clone();
-        if matches!(method.choice(), Choice::Fixed | Choice::Scored) {
+        let mut chosen = self.choose(&mut learner, reached, &start, &at)?;
+        let train = |learner: &mut Learner, index, name, schedule: &Schedule| {
             self.stage(
-                SELECT,
-                "select",
-                &config.select,
-                &mut learner,
+                index,
+                name,
+                schedule,
+                learner,
                 reached,
                 &at,
                 |learner, _, _| self.step(learner, &chosen),
-            )?;
+            )
+        };
+        if matches!(method.choice(), Choice::Fixed | Choice::Scored) {
+            train(&mut learner, SELECT, "select", &config.select)?;
         }
         let mut last = config.quantise.clone();
         if self.batch_norms() || !method.trains_on_grids() {
-            self.stage(
-                TUNE,
-                "tune",
-                &config.tune,
-                &mut learner,
-                reached,
-                &at,
-                |learner, _, _| self.step(learner, &chosen),
-            )?;
+            train(&mut learner, TUNE, "tune", &config.tune)?;
         } else {
             // In the form that is stored already.
             last.epochs += config.tune.epochs;
         }
         if !method.trains_on_grids() {
-            self.stage(
-                QUANTISE,
-                "quantise",
-                &config.quantise,
-                &mut learner,
-                reached,
-                &at,
-                |learner, _, _| self.step(learner, &chosen),
-            )?;
+            train(&mut learner, QUANTISE, "quantise", &config.quantise)?;
         }
         if method == Method::MagnitudeOnce {
-            let evidence = self.evidence(&learner, &start)?;
-            let scores = scores(method, &evidence)?;
+            let scores = scores(method, &self.evidence(&learner, &start)?)?;
             let allowed = self.unit_budget(&learner, &start, &scores)?;
-            chosen = mask(
-                &self
-                    .units
-                    .mask(&choose(&scores, self.units.costs(), allowed)),
-            )?;
+            let open = choose(&scores, self.units.costs(), allowed);
+            chosen = mask(&self.units.mask(&open))?;
         }
 
         // From here on in the form that is stored, by the statistics that training ended with.
-        let fold = frame.fold(&learner.running)?;
-        let base = fold.standard(&frame.base);
+        let fold = self.frame.fold(&learner.running)?;
+        let base = flat(&fold.standard(&self.frame.base))?;
         if !learner.decided.contains_key(GRIDS) {
-            let standard = self.standard(&learner, &start, &chosen)?;
-            let moved: Vec<f32> = standard.iter().zip(&base).map(|(w, b)| w - b).collect();
-            let curvature = self.curvature(&fold, &standard)?;
-            let packer = self.packer(&fold, &standard, &curvature);
-            let (open, grids) = match self.limit {
-                Limit::FileBytes(_) => {
-                    // Norms whose gates are shut meet other statistics than the base's; they may change, if that matters enough.
-                    let mut may = self.stored(&chosen)?;
-                    let norms = frame.layout.by_tensor(is_norm);
-                    may.iter_mut()
-                        .zip(norms)
-                        .for_each(|(may, norm)| *may |= norm);
-                    let importance = packer
-                        .importance()
-                        .into_iter()
-                        .zip(may)
-                        .map(|(i, may)| if may { i } else { 0.0 });
-                    let by_unit = self.units.sum(&importance.collect::<Vec<f32>>());
-                    let score = |sum: &f64| {
-                        if *sum > 0.0 {
-                            *sum as f32
-                        } else {
-                            f32::NEG_INFINITY
-                        }
-                    };
-                    let scores: Vec<f32> = by_unit.iter().map(score).collect();
-                    let (open, grids) =
-                        packer.open(&self.units, &scores, self.allowed, config.grids.levels)?;
-                    (self.units.mask(&open), grids)
-                }
-                _ => {
-                    let open = self.stored(&chosen)?;
-                    let grids = packer.grids(&open, config.grids.fine_levels);
-                    (open, grids)
-                }
-            };
-            learner.set(DELTA, &flat(&moved)?)?;
-            learner.decided.insert(FINAL_MASK.into(), mask(&open)?);
-            learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
-            learner.decided.insert(CURVATURE.into(), flat(&curvature)?);
+            self.settle(&mut learner, &start, &chosen, &fold, &base)?;
+        }
+        if let Some(bits) = method.plain_bits() {
+            // As they are, on even steps of every tensor's own size.
+            let standard = self.standard(&learner, &base, &learner.decided[FINAL_MASK])?;
+            let deployed: Vec<f32> = fold.deployed(&flat(&standard)?, None)?.to_vec1()?;
+            let header = self.job.header.clone();
+            let precision = Precision::Quantised(bits, Steps::Even);
+            let tuned = self.frame.tensors(&deployed);
+            return Ok(Delta::build(self.job.base, &tuned, header, precision)?);
+        }
+        if method.trains_on_grids() {
+            self.quantise(&mut learner, reached, &fold, &base, &last)?;
         }
         let open = learner.decided[FINAL_MASK].clone();
         let curvature: Vec<f32> = learner.decided[CURVATURE].to_vec1()?;
-        let start = flat(&base)?;
-        if let Some(bits) = method.plain_bits() {
-            // As they are, on even steps of every tensor's own size.
-            let standard = self.standard(&learner, &start, &open)?;
-            let deployed: Vec<f32> = fold.deployed(&flat(&standard)?, None)?.to_vec1()?;
-            let (base, header) = (self.job.base, self.job.header.clone());
-            return Ok(Delta::build(
-                base,
-                &frame.tensors(&deployed),
-                header,
-                Precision::Quantised(bits, Steps::Even),
-            )?);
-        }
-        if method.trains_on_grids() {
-            let at = Coordinates::Deployed(start.clone(), fold);
-            let frozen = (method == Method::HeadStatistics).then_some(&everything);
-            let refits = last.epochs.saturating_sub(config.grids.settle_epochs);
-            let fold = frame.fold(&learner.running)?;
-            let refit = |learner: &mut Learner, epoch: usize| -> Result<()> {
-                if epoch == 0 || epoch > refits || !by_bytes {
-                    return Ok(());
-                }
-                let mask = learner.decided[FINAL_MASK].clone();
-                let standard = self.standard(learner, &start, &mask)?;
-                let packer = self.packer(&fold, &standard, &curvature);
-                let open: Vec<bool> = mask
-                    .to_vec1::<f32>()?
-                    .iter()
-                    .map(|open| *open > 0.0)
-                    .collect();
-                let (_, grids) =
-                    packer.open(&Units::fixed(&open), &[], self.allowed, config.grids.levels)?;
-                learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
-                Ok(())
-            };
-            self.stage_on(
-                QUANTISE,
-                "quantise",
-                &last,
-                &mut learner,
-                reached,
-                &at,
-                refit,
-                |learner, _, _| {
-                    let mut step = self.step(learner, &open)?;
-                    if let Some(trained) = frozen {
-                        step.delta =
-                            ((&step.delta * trained)? + (step.delta.detach() * (1.0 - trained)?)?)?;
-                    }
-                    Ok(step)
-                },
-            )?;
-        }
         let grids = Grids {
             steps: learner.decided[GRIDS].to_vec1()?,
         };
-        let fold = frame.fold(&learner.running)?;
-        let standard = self.standard(&learner, &start, &open)?;
-        let packer = self.packer(&fold, &standard, &curvature);
-        let open: Vec<bool> = open
-            .to_vec1::<f32>()?
-            .iter()
-            .map(|open| *open > 0.0)
-            .collect();
+        let standard = self.standard(&learner, &base, &open)?;
         // Thresholds are calibrated afterwards; other ones may take the range code a byte more to end.
-        packer.finish(
+        let budget = self.by_bytes().then(|| self.allowed - 1);
+        self.packer(&fold, &standard, &curvature).finish(
             &self.units,
-            &open,
+            &is_open(&open)?,
             &grids,
-            by_bytes.then_some(self.allowed - 1),
+            budget,
+        )
+    }
+
+    fn by_bytes(&self) -> bool {
+        matches!(self.limit, Limit::FileBytes(_))
+    }
+
+    /// Which weights change, as gates: what scores or trained gates decide, or all that the method may train.
+    fn choose(
+        &self,
+        learner: &mut Learner,
+        reached: Position,
+        start: &Tensor,
+        at: &Coordinates,
+    ) -> Result<Tensor> {
+        let method = self.job.method;
+        if method.choice() == Choice::Fixed || method == Method::MagnitudeOnce {
+            return self.trainable();
+        }
+        if let Some(mask) = learner.decided.get(MASK) {
+            return Ok(mask.clone());
+        }
+        let computed = method.choice() == Choice::Scored;
+        let evidence = self.evidence(learner, start)?;
+        // Trained gates start from what would be chosen without training them.
+        let mut scores = scores(if computed { method } else { Method::Taylor }, &evidence)?;
+        let allowed = match learner.decided.get(ALLOWED) {
+            Some(allowed) => f64::from(allowed.to_vec1::<f32>()?[0]),
+            None => self.unit_budget(learner, start, &scores)?,
+        };
+        let kept = flat(&[allowed as f32])?;
+        learner.decided.insert(ALLOWED.into(), kept);
+        if !computed {
+            let selector = self.selector(allowed)?;
+            if reached.stage < SELECT {
+                selector.add_variables(learner, &scores)?;
+            }
+            scores = self.select(learner, reached, at, &selector)?;
+        }
+        let open = choose(&scores, self.units.costs(), allowed);
+        let mask = mask(&self.units.mask(&open))?;
+        learner.decided.insert(MASK.into(), mask.clone());
+        Ok(mask)
+    }
+
+    /// Moves the deltas into the coordinates of `fold`, and decides what is stored and on which grids.
+    fn settle(
+        &self,
+        learner: &mut Learner,
+        start: &Tensor,
+        chosen: &Tensor,
+        fold: &Fold,
+        base: &Tensor,
+    ) -> Result<()> {
+        let grids = &self.job.config.grids;
+        let standard = self.standard(learner, start, chosen)?;
+        let curvature = self.curvature(fold, &standard)?;
+        let packer = self.packer(fold, &standard, &curvature);
+        let mut open = self.stored(chosen)?;
+        let grids = if self.by_bytes() {
+            // Norms whose gates are shut may still change, if that matters enough.
+            let norms = self.frame.layout.by_tensor(is_norm);
+            let may = open.iter().zip(norms).map(|(open, norm)| *open || norm);
+            let importance = packer.importance().into_iter().zip(may);
+            let importance = importance.map(|(i, may)| if may { i } else { 0.0 });
+            let by_unit = self.units.sum(&importance.collect::<Vec<f32>>());
+            let score = |sum: &f64| match *sum > 0.0 {
+                true => *sum as f32,
+                false => f32::NEG_INFINITY,
+            };
+            let scores: Vec<f32> = by_unit.iter().map(score).collect();
+            let (units, found) = packer.open(&self.units, &scores, self.allowed, grids.levels)?;
+            open = self.units.mask(&units);
+            found
+        } else {
+            packer.grids(&open, grids.fine_levels)
+        };
+        learner.set(DELTA, &(flat(&standard)? - base)?)?;
+        let decided = [
+            (FINAL_MASK, mask(&open)?),
+            (GRIDS, flat(&grids.steps)?),
+            (CURVATURE, flat(&curvature)?),
+        ];
+        for (name, tensor) in decided {
+            learner.decided.insert(name.into(), tensor);
+        }
+        Ok(())
+    }
+
+    /// The last stage, on grids. Under a budget in bytes they are set anew with every epoch but the last ones, so that the file keeps to it.
+    fn quantise(
+        &self,
+        learner: &mut Learner,
+        reached: Position,
+        fold: &Fold,
+        base: &Tensor,
+        schedule: &Schedule,
+    ) -> Result<()> {
+        let settings = &self.job.config.grids;
+        let refits = schedule.epochs.saturating_sub(settings.settle_epochs);
+        let curvature: Vec<f32> = learner.decided[CURVATURE].to_vec1()?;
+        let refit = |learner: &mut Learner, epoch: usize| -> Result<()> {
+            if epoch == 0 || epoch > refits || !self.by_bytes() {
+                return Ok(());
+            }
+            let mask = learner.decided[FINAL_MASK].clone();
+            let standard = self.standard(learner, base, &mask)?;
+            let units = Units::fixed(&is_open(&mask)?);
+            let packer = self.packer(fold, &standard, &curvature);
+            let (_, grids) = packer.open(&units, &[], self.allowed, settings.levels)?;
+            learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
+            Ok(())
+        };
+        let open = learner.decided[FINAL_MASK].clone();
+        // Norms whose statistics are new are stored, but nobody trains them.
+        let trained = match self.job.method {
+            Method::HeadStatistics => Some(self.trainable()?),
+            _ => None,
+        };
+        let at = Coordinates::Deployed(base.clone(), self.frame.fold(&learner.running)?);
+        self.stage_on(
+            QUANTISE,
+            "quantise",
+            schedule,
+            learner,
+            reached,
+            &at,
+            refit,
+            |learner, _, _| {
+                let mut step = self.step(learner, &open)?;
+                if let Some(trained) = &trained {
+                    let fixed = (step.delta.detach() * (1.0 - trained)?)?;
+                    step.delta = ((&step.delta * trained)? + fixed)?;
+                }
+                Ok(step)
+            },
         )
     }
 
@@ -452,11 +447,7 @@ impl<'a> Way<'a> {
 
     /// Weights that may differ from the base's in the file: those that are trained, and norms where their statistics are new.
     fn stored(&self, chosen: &Tensor) -> Result<Vec<bool>> {
-        let mut open: Vec<bool> = chosen
-            .to_vec1::<f32>()?
-            .iter()
-            .map(|open| *open > 0.0)
-            .collect();
+        let mut open = is_open(chosen)?;
         if self.job.method == Method::HeadStatistics {
             let norms = self.frame.layout.by_tensor(is_norm);
             open.iter_mut()
@@ -606,6 +597,11 @@ fn is_norm(tensor: &str) -> bool {
 
 pub(super) fn flat(values: &[f32]) -> Result<Tensor> {
     Ok(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
+}
+
+fn is_open(mask: &Tensor) -> Result<Vec<bool>> {
+    let gates: Vec<f32> = mask.to_vec1()?;
+    Ok(gates.iter().map(|gate| *gate > 0.0).collect())
 }
 
 fn mask(open: &[bool]) -> Result<Tensor> {

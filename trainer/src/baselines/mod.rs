@@ -194,7 +194,7 @@ impl Method {
                     && Kind::of(first) == kind;
                 norm || block && first.split('.').next() == name.split('.').next()
             };
-            match groups.iter_mut().rev().take(6).find(partner) {
+            match groups.iter_mut().rev().find(partner) {
                 Some(group) => group.tensors.push(name.clone()),
                 None => groups.push(Group {
                     tensors: vec![name.clone()],
