@@ -164,6 +164,27 @@ fn every_method_runs_once_and_keeps_its_budget() {
         bytes.rows[count - 1].predictions
     );
 
+    // Rows of other settings are not mixed in.
+    let (_, said, code) = swr_train(
+        &[
+            &arguments[..],
+            &[
+                "--langs",
+                "aa",
+                "--budgets",
+                "10%",
+                "--methods",
+                "head",
+                "--set",
+                "dense.epochs=2",
+            ],
+        ]
+        .concat(),
+        at,
+    );
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("other settings"), "{said}");
+
     let report = std::fs::read_to_string(at.join("report.html")).expect("a report");
     for part in [
         "aa, tau 1, test",

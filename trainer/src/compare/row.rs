@@ -56,6 +56,8 @@ pub struct Row {
     pub cell: Cell,
     /// SHA-256 of configuration, training clips and base.
     pub run: String,
+    /// SHA-256 of the settings that all rows of a file share, and of the base.
+    pub settings: String,
     /// What the budget allows, and what is used of it, in its own unit.
     pub allowed: usize,
     /// What is used.

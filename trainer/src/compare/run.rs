@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use serde_json::json;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
@@ -173,10 +173,17 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
 /// Runs a cell, unless its row is there, and adds its row.
 pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let results = read_results(place.results)?;
-    if results.rows.iter().any(|row| row.cell == *cell) {
+    let base = Base::read(place.models)?;
+    let shared = json!({"config": place.config, "base": base.manifest.tensors_sha256});
+    let settings = Digest::of_bytes(shared.to_string().as_bytes()).to_string();
+    if let Some(row) = results.rows.iter().find(|row| row.cell == *cell) {
+        ensure!(
+            row.settings == settings,
+            "{}: has a row of this run under other settings or another base; give another --results file",
+            place.results.display()
+        );
         return Ok(false);
     }
-    let base = Base::read(place.models)?;
     let architecture = base.architecture()?;
     let config = AdaptConfig {
         method: cell.method,
@@ -301,6 +308,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let row = Row {
         cell: cell.clone(),
         run: digest,
+        settings,
         allowed: adapted.allowed,
         used: adapted.used,
         file_bytes,
