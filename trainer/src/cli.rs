@@ -428,7 +428,7 @@ fn adapt_language(
     let counts = changed(&base.tensors, &merged)?;
     let used = a.budget.used(&counts, bytes.len());
     ensure!(
-        used <= adapted.allowed || !config.method.is_budgeted(),
+        used <= adapted.allowed,
         "the delta uses {used} of a budget of {}: nothing was written",
         adapted.allowed
     );

@@ -242,19 +242,6 @@ pub fn fold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
     Ok(())
 }
 
-/// The reverse of [`fold`]: scale and shift such that a norm that standardises by these statistics does what the deployed one does.
-pub fn unfold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
-    for (part, (mean, variance)) in running {
-        rewrite_norm(weights, part, |g, scale, shift| {
-            (
-                scale * (variance[g] as f64 + EPSILON).sqrt(),
-                shift + mean[g] as f64 * scale,
-            )
-        })?;
-    }
-    Ok(())
-}
-
 fn rewrite_norm(
     weights: &mut Weights,
     part: &str,

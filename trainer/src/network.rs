@@ -138,7 +138,7 @@ pub fn clip_logits(
 }
 
 /// Features averaged over the last [`WINDOW_FRAMES`] frames: `[B, width, 1]`, what the classifier sees of a clip.
-pub fn pooled_features(
+fn pooled_features(
     architecture: &Architecture,
     weights: &Weights,
     log_mel: &Tensor,

@@ -61,20 +61,24 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
     let at = |name: &str| folder.path().join(name);
     tones::speech(
         &at("first"),
+        None,
         &[
             ("low", [400.0; 2]),
             ("middle", [1_600.0; 2]),
             ("high", [3_000.0; 2]),
         ],
+        30,
     );
     tones::speech(
         &at("second"),
+        None,
         &[
             ("up", [700.0; 2]),
             ("down", [2_400.0; 2]),
             ("deep", [300.0; 2]),
             ("jump", [4_500.0; 2]),
         ],
+        30,
     );
     let load = |name: &str| {
         Language::load(&at(name), &[], "und", 1, &quiet)

@@ -28,9 +28,13 @@ fn swr_train(arguments: &[&str], folder: &Path) -> (String, String, Option<i32>)
 fn every_method_runs_once_and_keeps_its_budget() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    tones::mswc(at, "en", &[("low", 300.0), ("high", 1_500.0)], 50);
-    tones::mswc(at, "aa", &[("one", 450.0), ("two", 2_500.0)], 50);
-    tones::mswc(at, "bb", &[("three", 700.0), ("four", 1_900.0)], 50);
+    for (language, words) in [
+        ("en", [("low", [300.0; 2]), ("high", [1_500.0; 2])]),
+        ("aa", [("one", [450.0; 2]), ("two", [2_500.0; 2])]),
+        ("bb", [("three", [700.0; 2]), ("four", [1_900.0; 2])]),
+    ] {
+        tones::speech(at, Some(language), &words, 50);
+    }
     let base = [
         "base",
         "--data",

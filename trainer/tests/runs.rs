@@ -13,7 +13,7 @@ use swr_trainer::models::Base;
 
 fn speech(folder: &Path, words: &[(&str, f32)]) -> PathBuf {
     let words: Vec<(&str, [f32; 2])> = words.iter().map(|(word, hz)| (*word, [*hz; 2])).collect();
-    tones::speech(folder, &words)
+    tones::speech(folder, None, &words, 30)
 }
 
 fn command(arguments: &[&str], work: &Path, models: &Path) -> Command {
@@ -210,14 +210,17 @@ fn several_languages_are_each_done_once() {
         &at("base"),
         &at("models"),
     );
-    tones::mswc(&at("many"), "aa", &[("one", 450.0), ("two", 2_500.0)], 26);
-    tones::mswc(
-        &at("many"),
-        "bb",
-        &[("three", 700.0), ("four", 1_900.0)],
-        26,
-    );
-    tones::mswc(&at("many"), "rare", &[("once", 800.0)], 5);
+    for (language, words, clips) in [
+        ("aa", vec![("one", [450.0; 2]), ("two", [2_500.0; 2])], 26),
+        (
+            "bb",
+            vec![("three", [700.0; 2]), ("four", [1_900.0; 2])],
+            26,
+        ),
+        ("rare", vec![("once", [800.0; 2])], 5),
+    ] {
+        tones::speech(&at("many"), Some(language), &words, clips);
+    }
     let many = text(at("many"));
     let run = |lang: &str, jobs: &str| {
         let mut arguments = vec!["adapt", "--data", &many, "--lang", lang, "--jobs", jobs];

@@ -4,10 +4,13 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor, Var};
 use rand::RngExt;
 
-use super::Fold;
 use super::training::{Way, flat};
+use super::{Adaptation, CLASSIFIER, Fold};
+use crate::baselines::select::Evidence;
+use crate::baselines::{Choice, Method};
 use crate::examples::{Examples, for_each_plain_batch};
 use crate::fused::{NormMode, NormStatistics, Statistics};
+use crate::learner::Learner;
 use crate::network::{Network, Pass, Path, cross_entropy, flat_logits};
 use crate::random::generator;
 
@@ -17,6 +20,48 @@ const OBSERVED_BATCHES: usize = 20;
 const CURVATURE_CLIPS: usize = 1_000;
 
 impl Way<'_> {
+    /// What computed scores are computed from.
+    pub(super) fn evidence(&self, learner: &Learner, start: &Tensor) -> Result<Evidence<'_>> {
+        let Adaptation {
+            config,
+            method,
+            aids,
+            ..
+        } = *self.job;
+        let frame = self.frame;
+        let everything = self.trainable()?;
+        let fold = frame.fold(&learner.running)?;
+        let standard = self.standard(learner, start, &everything)?;
+        let mut curvature = Vec::new();
+        if matches!(method, Method::Fisher | Method::Taylor) || method.choice() != Choice::Scored {
+            curvature = self.curvature(&fold, &standard)?;
+        }
+        let mut gradient = Vec::new();
+        if method == Method::FirstGradient {
+            let mut first = frame.base.clone();
+            for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
+                first[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
+            }
+            gradient = self.mean_gradient(&first)?;
+        }
+        let mut rise = Vec::new();
+        if method == Method::Sensitivity {
+            rise = self.rises(&fold, &standard)?;
+        }
+        let base = fold.standard(&frame.base);
+        Ok(Evidence {
+            seed: config.seed,
+            units: &self.units,
+            layout: &frame.layout,
+            delta: standard.iter().zip(&base).map(|(w, b)| w - b).collect(),
+            differences: fold.differences(&standard, &frame.base),
+            curvature,
+            gradient,
+            rise,
+            density: &aids.density,
+        })
+    }
+
     /// The Fisher information in every weight, as stored: the mean square of the gradient of a label's log-likelihood, labels drawn as the network
     /// finds them likely.
     pub(super) fn curvature(&self, fold: &Fold, standard: &[f32]) -> Result<Vec<f32>> {
@@ -50,7 +95,7 @@ impl Way<'_> {
     }
 
     /// The gradient of the loss by the deployed weights, over the sample.
-    pub(super) fn mean_gradient(&self, deployed: &[f32]) -> Result<Vec<f32>> {
+    fn mean_gradient(&self, deployed: &[f32]) -> Result<Vec<f32>> {
         let mut sum = vec![0f32; deployed.len()];
         self.gradients(
             &flat(deployed)?,
@@ -65,7 +110,7 @@ impl Way<'_> {
 
     /// Gradients of the sample's batches by deployed weights. `label` gives a label for the probabilities of a clip, or one beyond all for the true
     /// one. Returns how many clips there were.
-    pub(super) fn gradients(
+    fn gradients(
         &self,
         deployed: &Tensor,
         batch: usize,
@@ -114,7 +159,7 @@ impl Way<'_> {
     }
 
     /// How much the loss rises when one unit is the base's again, for every unit.
-    pub(super) fn rises(&self, fold: &Fold, standard: &[f32]) -> Result<Vec<f64>> {
+    fn rises(&self, fold: &Fold, standard: &[f32]) -> Result<Vec<f64>> {
         let base = fold.standard(&self.frame.base);
         let loss = |standard: &[f32]| -> Result<f64> {
             let deployed = fold.deployed(&flat(standard)?, None)?;

@@ -92,32 +92,9 @@ impl Way<'_> {
         Ok(Tensor::cat(&parts, 0)?)
     }
 
+    /// Runs one stage; `begin_epoch` is called before every epoch, `step` gives what is trained. In deployed coordinates, it is trained on the grids that are decided, if they are.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn stage(
-        &self,
-        index: usize,
-        name: &str,
-        schedule: &Schedule,
-        learner: &mut Learner,
-        reached: Position,
-        at: &Coordinates,
-        step: impl FnMut(&Learner, &Batch, Moment) -> Result<Step>,
-    ) -> Result<()> {
-        self.stage_on(
-            index,
-            name,
-            schedule,
-            learner,
-            reached,
-            at,
-            |_, _| Ok(()),
-            step,
-        )
-    }
-
-    /// Runs one stage; `step` gives what is trained. In deployed coordinates, it is trained on the grids that are decided, if they are.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn stage_on(
         &self,
         index: usize,
         name: &str,

@@ -11,7 +11,7 @@ use super::probe::probe;
 use super::select::Selector;
 use super::stage::{Coordinates, Step};
 use super::{Adaptation, CLASSIFIER, Fold, Frame};
-use crate::baselines::select::{Evidence, scores};
+use crate::baselines::select::scores;
 use crate::baselines::{Choice, Method};
 use crate::checkpoint::Position;
 use crate::examples::{Examples, for_each_plain_batch};
@@ -76,7 +76,7 @@ impl<'a> Way<'a> {
     }
 
     /// Which weights the method may train at all, as gates.
-    fn trainable(&self) -> Result<Tensor> {
+    pub(super) fn trainable(&self) -> Result<Tensor> {
         let tensors = self.job.network.tensors(self.frame.classes);
         let trains = self.job.method.trains(&tensors);
         mask(&self.frame.layout.by_tensor(|name| trains.contains(name)))
@@ -157,6 +157,7 @@ impl<'a> Way<'a> {
             &mut learner,
             reached,
             &at,
+            |_, _| Ok(()),
             |learner, _, _| self.step(learner, &trainable),
         )?;
         Ok(AfterDense {
@@ -183,7 +184,7 @@ impl<'a> Way<'a> {
         ))
     }
 
-    fn probe(&self) -> Result<[Vec<f32>; 2]> {
+    pub(super) fn probe(&self) -> Result<[Vec<f32>; 2]> {
         let Adaptation {
             config,
             network,
@@ -235,6 +236,7 @@ impl<'a> Way<'a> {
                 learner,
                 reached,
                 &at,
+                |_, _| Ok(()),
                 |learner, _, _| self.step(learner, &chosen),
             )
         };
@@ -409,7 +411,7 @@ impl<'a> Way<'a> {
             _ => None,
         };
         let at = Coordinates::Deployed(base.clone(), self.frame.fold(&learner.running)?);
-        self.stage_on(
+        self.stage(
             QUANTISE,
             "quantise",
             schedule,
@@ -502,7 +504,8 @@ impl<'a> Way<'a> {
         let base = flat(&self.frame.base)?;
         let mut seen = Tensor::zeros((1, network.width()), DType::F32, &Device::Cpu)?;
         let frozen = method.choice() == Choice::Policy && !config.policy.train_deltas;
-        self.stage(SELECT, "select", &config.select, learner, reached, at, |learner, batch, moment| {
+        self.stage(SELECT, "select", &config.select, learner, reached, at, |_, _| Ok(()),
+|learner, batch, moment| {
             if selector.sees_features() {
                 seen = network.pooled(&base, &batch.log_mel, &Pass::evaluation())?.mean_keepdim(0)?;
             }
@@ -535,50 +538,13 @@ impl<'a> Way<'a> {
         selector.scores(learner, &seen, &self.units.sum(&sizes))
     }
 
-    /// What computed scores are computed from.
-    fn evidence(&self, learner: &Learner, start: &Tensor) -> Result<Evidence<'_>> {
-        let Adaptation {
-            config,
-            method,
-            aids,
-            ..
-        } = *self.job;
-        let frame = self.frame;
-        let everything = self.trainable()?;
-        let fold = frame.fold(&learner.running)?;
-        let standard = self.standard(learner, start, &everything)?;
-        let mut curvature = Vec::new();
-        if matches!(method, Method::Fisher | Method::Taylor) || method.choice() != Choice::Scored {
-            curvature = self.curvature(&fold, &standard)?;
-        }
-        let mut gradient = Vec::new();
-        if method == Method::FirstGradient {
-            let mut first = frame.base.clone();
-            for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
-                first[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
-            }
-            gradient = self.mean_gradient(&first)?;
-        }
-        let mut rise = Vec::new();
-        if method == Method::Sensitivity {
-            rise = self.rises(&fold, &standard)?;
-        }
-        let base = fold.standard(&frame.base);
-        Ok(Evidence {
-            seed: config.seed,
-            units: &self.units,
-            layout: &frame.layout,
-            delta: standard.iter().zip(&base).map(|(w, b)| w - b).collect(),
-            differences: fold.differences(&standard, &frame.base),
-            curvature,
-            gradient,
-            rise,
-            density: &aids.density,
-        })
-    }
-
     /// All weights in standard coordinates, deltas where `gates` are open.
-    fn standard(&self, learner: &Learner, start: &Tensor, gates: &Tensor) -> Result<Vec<f32>> {
+    pub(super) fn standard(
+        &self,
+        learner: &Learner,
+        start: &Tensor,
+        gates: &Tensor,
+    ) -> Result<Vec<f32>> {
         Ok((start + (self.delta(learner)? * gates)?)?.to_vec1()?)
     }
 

@@ -277,17 +277,24 @@ fn gates_plot(methods: &Seeds) -> Result<String> {
     ))
 }
 
+/// A line without a band.
+fn line(method: Method, points: impl Iterator<Item = (f64, f64)>) -> Curve {
+    let mut points: Vec<(f64, f64)> = points.collect();
+    points.dedup();
+    Curve {
+        name: method.name(),
+        bold: method == Method::Swr,
+        points: points.into_iter().map(|(x, y)| (x, y, y, y)).collect(),
+    }
+}
+
 fn learning_plot(methods: &Seeds) -> Result<String> {
     let curve = |(method, rows): (Method, &Vec<&Row>)| {
         let epochs = rows[0].curve.iter().enumerate();
-        let points = epochs
-            .map(|(i, epoch)| (i as f64 + 1.0, epoch.loss, epoch.loss, epoch.loss))
-            .collect();
-        Curve {
-            name: method.name(),
-            bold: method == Method::Swr,
-            points,
-        }
+        line(
+            method,
+            epochs.map(|(i, epoch)| (i as f64 + 1.0, epoch.loss)),
+        )
     };
     let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
     Ok(format!(
@@ -298,17 +305,11 @@ fn learning_plot(methods: &Seeds) -> Result<String> {
 
 fn detection_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     let curve = |(method, rows): (Method, &Vec<&Row>)| {
-        let mut points: Vec<(f64, f64, f64, f64)> = error_rates(rows, clips)
-            .into_iter()
-            .map(|rates| (100.0 * rates.false_accepts, 100.0 * rates.missed))
-            .map(|(x, y)| (x, y, y, y))
-            .collect();
-        points.dedup();
-        Curve {
-            name: method.name(),
-            bold: method == Method::Swr,
-            points,
-        }
+        let rates = error_rates(rows, clips).into_iter();
+        line(
+            method,
+            rates.map(|r| (100.0 * r.false_accepts, 100.0 * r.missed)),
+        )
     };
     let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
     Ok(format!(

@@ -216,6 +216,20 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),
     };
+    let folder = place.work.join(format!("{}-{}", cell.name(), &digest[..8]));
+    let run = Run::open(&folder, resolved, false)?;
+    let job = Adaptation {
+        config: &config,
+        method: cell.method,
+        network: &architecture,
+        base: &base.tensors,
+        language,
+        header: &header,
+        run: &run,
+        dense: None,
+        aids: &aids,
+        progress: place.progress,
+    };
     let dense = if cell.method.starts_dense() {
         // Under a budget on convolution weights, norms standardise by the batch.
         let norms = if matches!(cell.budget.limit(), Limit::ConvolutionShare(_)) {
@@ -228,42 +242,23 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
             "training_clips": training_clips, "base": base.manifest.tensors_sha256,
         });
         let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
-        let run = Run::open(
+        let shared = Run::open(
             &place.work.join(format!("dense-{}", &key_digest[..16])),
             key,
             false,
         )?;
-        let job = Adaptation {
-            config: &config,
-            method: cell.method,
-            network: &architecture,
-            base: &base.tensors,
-            language,
-            header: &header,
-            run: &run,
-            dense: None,
-            aids: &aids,
-            progress: place.progress,
-        };
-        crate::adapt::dense_stage(&job)?;
-        Some(run)
+        crate::adapt::dense_stage(&Adaptation {
+            run: &shared,
+            ..job
+        })?;
+        Some(shared)
     } else {
         None
     };
-    let folder = place.work.join(format!("{}-{}", cell.name(), &digest[..8]));
-    let run = Run::open(&folder, resolved, false)?;
     let started = Instant::now();
     let adapted = adapt(&Adaptation {
-        config: &config,
-        method: cell.method,
-        network: &architecture,
-        base: &base.tensors,
-        language,
-        header: &header,
-        run: &run,
         dense: dense.as_ref(),
-        aids: &aids,
-        progress: place.progress,
+        ..job
     })?;
     let seconds = started.elapsed().as_secs_f64();
     let merged = to_package(&adapted.merged)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 const SAMPLE_RATE_HZ: u32 = 16_000;
 
 /// One second with a tone from 0.3 to 0.5 s and one from 0.5 to 0.7 s, in Hz.
-pub(crate) fn write_tones(path: &Path, hz: [f32; 2], level: f32) {
+fn write_tones(path: &Path, hz: [f32; 2], level: f32) {
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
     let spec = hound::WavSpec {
         channels: 1,
@@ -26,37 +26,38 @@ pub(crate) fn write_tones(path: &Path, hz: [f32; 2], level: f32) {
     writer.finalize().expect("a written file");
 }
 
-/// `<word>/<speaker>_nohash_<n>.wav`: each word two tones, each of 30 speakers a pitch and a level.
-#[allow(dead_code)]
-pub(crate) fn speech(folder: &Path, words: &[(&str, [f32; 2])]) -> PathBuf {
-    for (word, hz) in words {
-        for speaker in 0..30 {
-            let name = format!("{word}/{:08x}_nohash_0.wav", speaker * 77_777 + 1);
-            let pitch = 1.0 + 0.004 * speaker as f32;
-            write_tones(
-                &folder.join(name),
-                hz.map(|hz| hz * pitch),
-                0.2 + 0.02 * speaker as f32,
-            );
-        }
-    }
-    folder.to_path_buf()
-}
-
-/// `mswc/<language>/clips/<word>/…` below a folder, with the table of its splits: of each word so many clips, each by another speaker, 22 of them TRAIN,
-/// then 22 DEV, then TEST.
-#[allow(dead_code)]
-pub(crate) fn mswc(folder: &Path, language: &str, words: &[(&str, f32)], clips: usize) {
-    let place = folder.join("mswc").join(language);
+/// Clips of words, each two tones and each clip by another speaker, who has a pitch and a level: `<word>/<speaker>_nohash_0.wav`, or with a language in the
+/// layout of MSWC, `mswc/<language>/clips/<word>/…` with a table of splits: 22 clips of a word TRAIN, then 22 DEV, then TEST.
+pub(crate) fn speech(
+    folder: &Path,
+    language: Option<&str>,
+    words: &[(&str, [f32; 2])],
+    clips: usize,
+) -> PathBuf {
+    let place = language.map(|language| folder.join("mswc").join(language));
     let mut table = "SET,LINK,WORD,VALID,SPEAKER,GENDER\n".to_string();
     for (word, hz) in words {
         for n in 0..clips {
+            let hz = hz.map(|hz| hz * (1.0 + 0.004 * n as f32));
+            let level = 0.2 + 0.02 * (n % 30) as f32;
+            let (path, link) = match &place {
+                None => {
+                    let name = format!("{word}/{:08x}_nohash_0.wav", n * 77_777 + 1);
+                    (folder.join(&name), name)
+                }
+                Some(place) => {
+                    let link = format!("{word}/common_voice_{word}_{n}.wav");
+                    (place.join("clips").join(&link), link)
+                }
+            };
+            write_tones(&path, hz, level);
             let set = ["TRAIN", "DEV", "TEST"][(n / 22).min(2)];
-            let link = format!("{word}/common_voice_{word}_{n}.wav");
-            let hz = hz * (1.0 + 0.004 * n as f32);
-            write_tones(&place.join("clips").join(&link), [hz, hz], 0.3);
             table += &format!("{set},{link},{word},True,speaker{n},NA\n");
         }
     }
-    std::fs::write(place.join(format!("{language}_splits.csv")), table).expect("a table");
+    if let (Some(place), Some(language)) = (&place, language) {
+        let file = place.join(format!("{language}_splits.csv"));
+        std::fs::write(file, table).expect("a table");
+    }
+    folder.to_path_buf()
 }
