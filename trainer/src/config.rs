@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::architecture::Architecture;
 use crate::augment::Augment;
 use crate::baselines::Method;
-use crate::reparam::policy::{Input, Penalty};
+use crate::reparam::Level;
+use crate::reparam::policy::{Form, Input, Penalty};
 use crate::train::Schedule;
 
 /// How a base is trained.
@@ -46,6 +47,8 @@ pub struct AdaptConfig {
     pub dense: Schedule,
     /// Stage 2: the policy learns which units to change.
     pub select: Schedule,
+    /// What shares a gate.
+    pub units: UnitSettings,
     /// The gates of stage 2.
     pub gates: GateSettings,
     /// The policy of stage 2, where the published method is asked for.
@@ -72,6 +75,18 @@ pub struct Probe {
     pub learning_rate: f64,
 }
 
+/// What shares a gate, in methods that choose among weights: SWR, and those it is compared with; the published method and others choose among layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitSettings {
+    /// In convolutions.
+    pub convolutions: Level,
+    /// In norms, whose scale and shift share gates in any case; where the budget is of convolution weights, they always change.
+    pub norms: Level,
+    /// In the classifier, under a budget in bytes; else it always changes.
+    pub classifier: Level,
+}
+
 /// Gates held at the budget in every step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,6 +105,8 @@ pub struct GateSettings {
 pub struct PolicySettings {
     /// What the policy sees.
     pub input: Input,
+    /// What a layer that changes becomes.
+    pub form: Form,
     /// Adam's learning rate of its variables.
     pub learning_rate: f64,
     /// Probability of change that every unit starts with.

@@ -210,6 +210,92 @@ fn every_method_runs_once_and_keeps_its_budget() {
         "the report is not self-contained"
     );
 
+    // What shares a gate, and what the published policy does, are settings.
+    for (number, (method, budget, sets)) in [
+        ("swr", "10%", &["units.convolutions=channel"][..]),
+        ("swr", "10%", &["units.convolutions=layer"]),
+        (
+            "swr",
+            "1500B",
+            &["units.norms=channel", "units.classifier=channel"],
+        ),
+        ("swr", "30%all", &["units.norms=open"]),
+        ("random", "10%", &["units.convolutions=channel"]),
+        (
+            "swr-layers",
+            "10%",
+            &["policy.form=affine", "policy.input=vector"],
+        ),
+        (
+            "swr-layers",
+            "10%",
+            &["policy.form=actions", "policy.penalty=dual"],
+        ),
+        (
+            "swr-layers",
+            "30%all",
+            &[
+                "policy.form=actions",
+                "policy.input=features",
+                "policy.draws=3",
+            ],
+        ),
+        (
+            "swr-layers",
+            "10%",
+            &[
+                "policy.by_block=true",
+                "policy.train_deltas=false",
+                "policy.penalty=absolute",
+                "policy.input=description",
+            ],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let results = format!("settings-{number}.jsonl");
+        let mut more = vec!["--langs", "aa", "--methods", method, "--budgets", budget];
+        more.extend(["--results", &results, "--report", "settings.html"]);
+        more.extend(sets.iter().flat_map(|set| ["--set", set]));
+        let kept = arguments.iter().position(|a| *a == "--results").unwrap();
+        let rest = [&arguments[..kept], &arguments[kept + 4..], &more].concat();
+        let (_, said, code) = swr_train(&rest, at);
+        assert_eq!(code, Some(0), "{sets:?}: {said}");
+        let rows = read_results(&at.join(&results)).expect("results").rows;
+        let [row] = &rows[..] else {
+            panic!("{sets:?}: {} rows", rows.len())
+        };
+        assert!(row.used <= row.allowed, "{sets:?}");
+        assert!(row.used > 0, "{sets:?}: nothing changed");
+        if sets.contains(&"units.convolutions=channel") {
+            // A depthwise channel has three weights.
+            for (name, count) in &row.changed_by_tensor {
+                if name.contains("frequency.conv") || name.contains("time.conv") {
+                    assert_eq!(count % 3, 0, "{name}: {count} weights");
+                }
+            }
+        }
+    }
+
+    let open = [
+        "--langs",
+        "bb",
+        "--methods",
+        "swr",
+        "--budgets",
+        "25%all",
+        "--set",
+        "units.norms=open",
+        "--results",
+        "open.jsonl",
+    ];
+    let kept = arguments.iter().position(|a| *a == "--results").unwrap();
+    let rest = [&arguments[..kept], &arguments[kept + 4..], &open].concat();
+    let (_, said, code) = swr_train(&rest, at);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("whatever is chosen"), "{said}");
+
     for (arguments, words) in [
         (["--langs", "xx", "--budgets", "10%"], "xx"),
         (["--langs", "aa", "--budgets", "100B"], "give at least"),

@@ -60,7 +60,7 @@ pub enum DatasetError {
         word: String,
     },
     /// A language folder in the MSWC layout without any table.
-    #[error("{path}: no such table, and none per set either; put the MSWC split files beside clips/", path = .0.display())]
+    #[error("{path}: no such table, and none per set either; unpack MSWC's split files there, beside the folder, or into splits/ beside it", path = .0.display())]
     NoTable(PathBuf),
     /// A CSV file or list that cannot be understood.
     #[error("{path}, line {line}: {problem}", path = .path.display())]

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | collection | `gsc/`, `mswc/` or `synth/` inside | of its parts |
 //! | Speech Commands (English) | `testing_list.txt` or `validation_list.txt` | these lists, the rest is TRAIN |
-//! | MSWC | `<language>/clips/`, or `clips/` in the folder itself | `<language>_splits.csv`, else one CSV per set |
+//! | MSWC | `<language>/clips/`, or `clips/` in the folder itself | `<language>_splits.csv`, else one CSV per set, in the language's folder, beside it, or in `splits/` beside it |
 //! | plain | `<word>/` folders with audio | by speaker: a stable hash, 80 % TRAIN, 10 % DEV, 10 % TEST |
 //!
 //! In plain and Speech Commands folders the speaker is the file name up to `_nohash_`, else up to the first `_` or `-`.
@@ -207,7 +207,8 @@ fn mswc_languages(
     Ok(())
 }
 
-/// One MSWC language: `clips/<word>/<clip>.opus` and either `<code>_splits.csv` (with a SET column) or `<code>_train.csv` and its like.
+/// One MSWC language: `clips/<word>/<clip>.opus` and either `<code>_splits.csv` (with a SET column) or `<code>_train.csv` and its like. MSWC comes in two
+/// archives a language, of which the one with the tables has no folder of the language in it: unpacked side by side, the tables lie beside the folder.
 fn mswc_language(
     folder: &Path,
     code: &str,
@@ -215,23 +216,26 @@ fn mswc_language(
     wanted: &Wanted<'_>,
     found: &mut Found,
 ) -> Result<(), DatasetError> {
-    let all = folder.join(format!("{code}_splits.csv"));
+    let beside = folder.join("..");
+    let places = [folder.to_path_buf(), beside.clone(), beside.join("splits")];
+    let all = |place: &PathBuf| place.join(format!("{code}_splits.csv"));
+    let parts = |place: &PathBuf| {
+        let table =
+            |split: Split| place.join(format!("{code}_{}.csv", split.name().to_lowercase()));
+        Split::ALL.map(|split| (table(split), Some(split)))
+    };
+    let tables = places
+        .iter()
+        .flat_map(|place| [vec![(all(place), None)], parts(place).to_vec()])
+        .map(|mut tables| {
+            tables.retain(|(table, _)| table.is_file());
+            tables
+        })
+        .find(|tables| !tables.is_empty())
+        .ok_or_else(|| DatasetError::NoTable(all(&places[0])))?;
     let mut entries = Vec::new();
-    if all.is_file() {
-        mswc_table(folder, &all, None, wanted, found, &mut entries)?;
-    } else {
-        let parts = Split::ALL.map(|split| {
-            (
-                folder.join(format!("{code}_{}.csv", split.name().to_lowercase())),
-                split,
-            )
-        });
-        if !parts.iter().any(|(table, _)| table.is_file()) {
-            return Err(DatasetError::NoTable(all));
-        }
-        for (table, split) in parts.iter().filter(|(table, _)| table.is_file()) {
-            mswc_table(folder, table, Some(*split), wanted, found, &mut entries)?;
-        }
+    for (table, split) in tables {
+        mswc_table(folder, &table, split, wanted, found, &mut entries)?;
     }
     found.corpora.push(Corpus {
         language: code.to_owned(),

@@ -182,6 +182,59 @@ fn mswc_is_read_from_one_table_or_one_per_set() {
     );
 }
 
+/// The full corpora, unpacked with `tar` and nothing moved. `speech_commands_v0.02.tar.gz` holds words, lists and noise without a folder around them, and
+/// a licence and a readme; MSWC's `audio/xx.tar.gz` holds `xx/clips/`, its `splits/xx.tar.gz` four tables, which say the same twice.
+#[test]
+fn archives_are_read_as_they_unpack() {
+    let root = folder();
+    let (gsc, words) = (root.path().join("gsc"), root.path().join("mswc"));
+    speech_commands(&gsc);
+    fs::write(gsc.join("LICENSE"), "CC BY 4.0").unwrap();
+    fs::write(gsc.join("README.md"), "# Speech Commands").unwrap();
+    mswc(&words, "xx", &["eins", "zwei", "drei"]);
+    mswc(&words, "yy", &["uno", "due", "tre"]);
+    let expected = task(root.path(), "xx", &few()).unwrap();
+    assert!(expected.labels.contains(&"eins".to_owned()));
+    for place in [words.clone(), words.join("splits")] {
+        fs::create_dir_all(&place).unwrap();
+        for language in ["xx", "yy"] {
+            let name = format!("{language}_splits.csv");
+            let found = [words.join(language), words.clone()]
+                .map(|folder| folder.join(&name))
+                .into_iter()
+                .find(|table| table.is_file())
+                .unwrap();
+            let table = fs::read_to_string(&found).unwrap();
+            fs::rename(found, place.join(&name)).unwrap();
+            for set in ["TRAIN", "DEV", "TEST"] {
+                let rows = table.lines().filter_map(|row| row.strip_prefix(set));
+                let rows: String = rows.map(|row| format!("{}\n", &row[1..])).collect();
+                let set = place.join(format!("{language}_{}.csv", set.to_lowercase()));
+                fs::write(set, "LINK,WORD,VALID,SPEAKER,GENDER\n".to_owned() + &rows).unwrap();
+            }
+        }
+        let found = task(root.path(), "xx", &few()).unwrap();
+        assert_eq!(
+            (found.labels, found.train, found.dev, found.test),
+            (
+                expected.labels.clone(),
+                expected.train.clone(),
+                expected.dev.clone(),
+                expected.test.clone()
+            )
+        );
+    }
+    // Tables are looked for in the folder of the language, beside it, and in `splits` there: one of another place is not one.
+    fs::rename(words.join("splits"), root.path().join("splits")).unwrap();
+    for set in ["train", "dev", "test"] {
+        fs::remove_file(words.join(format!("xx_{set}.csv"))).unwrap();
+    }
+    says(
+        task(root.path(), "xx", &few()),
+        &["xx_splits.csv", "none per set", "splits/"],
+    );
+}
+
 #[test]
 fn plain_folders_are_split_by_speaker() {
     let root = folder();

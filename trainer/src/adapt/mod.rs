@@ -139,6 +139,7 @@ pub fn adapt(job: &Adaptation) -> Result<Adapted> {
     let allowed = check_budget(job.base, job.header)?;
     let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
     let way = Way::new(job, &frame, allowed)?;
+    way.check_units()?;
     let delta = way.go()?;
     let merged = merge(job.base, &Delta::read(&delta.write())?)?;
     let counts = changed(job.base, &merged)?;

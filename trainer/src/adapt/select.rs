@@ -8,7 +8,7 @@ use crate::baselines::Choice;
 use crate::config::AdaptConfig;
 use crate::learner::{Learner, Rule};
 use crate::random::generator;
-use crate::reparam::policy::{Policy, draw, expected_share, preferences};
+use crate::reparam::policy::{Form, Policy, draw, expected_share, preferences};
 use crate::reparam::{Units, gates};
 use crate::train::Moment;
 
@@ -25,8 +25,8 @@ const TAPS_START: f32 = 0.15;
 
 /// What one step's gates are.
 pub(super) struct Drawn {
-    /// Gates of all units, one set or several that share the batch.
-    pub(super) gates: Vec<Tensor>,
+    /// Gates of all units for every way to change, one set of them or several that share the batch.
+    pub(super) gates: Vec<Vec<Tensor>>,
     /// What the loss gains.
     pub(super) extra: Option<Tensor>,
     /// What the gates cost as a share of what is allowed: expected, and of those more open than shut.
@@ -53,7 +53,7 @@ impl<'a> Selector<'a> {
         allowed: f64,
         features: usize,
     ) -> Result<Self> {
-        let policy = Policy::new(config.policy.input, units)?;
+        let policy = Policy::new(config.policy.input, config.policy.form, units)?;
         Ok(Self {
             choice,
             config,
@@ -62,6 +62,24 @@ impl<'a> Selector<'a> {
             policy,
             features,
         })
+    }
+
+    /// Ways in which a unit can change.
+    pub(super) fn actions(&self) -> usize {
+        match self.choice == Choice::Policy && self.config.policy.form == Form::Actions {
+            true => 2,
+            false => 1,
+        }
+    }
+
+    /// Whether every unit changes by its second way, if there is one, `[units]`.
+    pub(super) fn scaled(&self, learner: &Learner, features: &Tensor) -> Result<Option<Tensor>> {
+        if self.actions() == 1 {
+            return Ok(None);
+        }
+        let scores = self.policy.scores(|name| learner.get(name), features)?;
+        let way = |action| scores.narrow(1, action, 1)?.squeeze(1);
+        Ok(Some(way(2)?.gt(&way(1)?)?.to_dtype(scores.dtype())?))
     }
 
     /// Whether the gates depend on features of the batch.
@@ -135,7 +153,7 @@ impl<'a> Selector<'a> {
                     gates::draw(&p, &mut rng(0))?
                 };
                 Ok(Drawn {
-                    gates: vec![gate],
+                    gates: vec![vec![gate]],
                     extra: None,
                     cost: self.cost(&p.to_vec1()?),
                 })
@@ -172,7 +190,7 @@ impl<'a> Selector<'a> {
                     (&p * Tensor::from_vec(shares, costs.len(), &Device::Cpu)?)?.sum_all()?;
                 let extra = (expected * self.config.policy.penalty_weight)?;
                 Ok(Drawn {
-                    gates: vec![gate],
+                    gates: vec![vec![gate]],
                     extra: Some(extra),
                     cost: self.cost(&p.to_vec1()?),
                 })
@@ -183,7 +201,7 @@ impl<'a> Selector<'a> {
                 let gate = ((&open - s.detach())? + s)?;
                 let extra = (s.abs()?.mean_all()? * self.config.policy.penalty_weight)?;
                 Ok(Drawn {
-                    gates: vec![gate],
+                    gates: vec![vec![gate]],
                     extra: Some(extra),
                     cost: self.cost(&open.to_vec1()?),
                 })

@@ -1,20 +1,28 @@
 //! One stage of an adaptation, and what its steps train.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
+use swr_core::package::Group as Kind;
 
-use super::training::{DELTA, GRIDS, Way, flat};
+use super::training::{DELTA, GRIDS, Way, flat, mask};
 use super::{Adaptation, Fold};
-use crate::baselines::Method;
+use crate::baselines::{Choice, Method};
 use crate::checkpoint::Position;
 use crate::examples::Batch;
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule};
 use crate::network::{Pass, Path, cross_entropy, flat_logits};
 use crate::random::{generator, mix};
+use crate::reparam::affine::Affine;
+use crate::reparam::policy::Form;
 use crate::reparam::quantise::Grids;
 use crate::train::{Moment, Schedule, Stage, run_stage};
+
+/// The variable of scaled channels.
+const AFFINE: &str = "affine";
+/// Decided by the select stage: which weights change by scaling their channel.
+pub(super) const SCALED: &str = "scaled";
 
 /// In which coordinates a stage trains.
 pub(super) enum Coordinates {
@@ -24,11 +32,10 @@ pub(super) enum Coordinates {
     Deployed(Tensor, Fold),
 }
 
-/// What a step trains: `W + gates * delta`, on grids or not.
+/// What a step trains: `W + change`, on grids or not.
 pub(super) struct Step {
-    pub(super) delta: Tensor,
-    /// Gates of all weights; several share the batch evenly.
-    pub(super) gates: Vec<Tensor>,
+    /// Changes of all weights, gates applied; several share the batch evenly.
+    pub(super) changes: Vec<Tensor>,
     /// What the loss gains.
     pub(super) extra: Option<Tensor>,
 }
@@ -71,11 +78,58 @@ impl Way<'_> {
             .collect()
     }
 
-    /// The differences as a flat vector.
+    /// What the differences of a layer can be, where the published method is asked for another form than one number for every weight.
+    pub(super) fn affine(&self) -> Option<Affine> {
+        let other = self.job.method.choice() == Choice::Policy
+            && self.job.config.policy.form != Form::Additive;
+        let convolution = |name: &str| Kind::of(name) == Kind::Convolution;
+        other.then(|| Affine::new(&self.frame.layout, convolution))
+    }
+
+    /// Adds the variable of [`Self::affine`], if that is there, nearest to the differences as they are.
+    pub(super) fn add_affine(&self, learner: &mut Learner) -> Result<()> {
+        let Some(affine) = self.affine() else {
+            return Ok(());
+        };
+        let delta: Vec<f32> = learner.get(DELTA)?.to_vec1()?;
+        let nearest = affine.nearest(&delta, &self.frame.base)?;
+        let anchor = nearest.zeros_like()?;
+        learner.add(AFFINE, &nearest, Rule::Sgd { anchor })?;
+        // Where every layer is scaled, there is nothing to decide.
+        if self.job.config.policy.form == Form::Affine {
+            let scaled = mask(affine.inside())?;
+            learner.decided.insert(SCALED.into(), scaled);
+        }
+        Ok(())
+    }
+
+    /// The differences as a flat vector: of every weight's own, of scaled channels where that is decided, or of low rank.
     pub(super) fn delta(&self, learner: &Learner) -> Result<Tensor> {
+        if learner.decided.contains_key(GRIDS) {
+            return Ok(learner.get(DELTA)?.clone());
+        }
+        let delta = self.own_delta(learner)?;
+        match learner.decided.get(SCALED) {
+            Some(scaled) => {
+                let other = self.scaled_delta(learner)?;
+                Ok((&delta + ((other - &delta)? * scaled)?)?)
+            }
+            None => Ok(delta),
+        }
+    }
+
+    /// Differences of scaled channels; where a tensor has none, every weight's own.
+    pub(super) fn scaled_delta(&self, learner: &Learner) -> Result<Tensor> {
+        let affine = self.affine().context("a form with scaled channels")?;
+        let scaled = affine.delta(learner.get(AFFINE)?, &flat(&self.frame.base)?)?;
+        let own = learner.get(DELTA)?;
+        Ok((own + ((scaled - own)? * mask(affine.inside())?)?)?)
+    }
+
+    fn own_delta(&self, learner: &Learner) -> Result<Tensor> {
         let delta = learner.get(DELTA)?;
         let low_rank = self.low_rank();
-        if low_rank.is_empty() || learner.decided.contains_key(GRIDS) {
+        if low_rank.is_empty() {
             return Ok(delta.clone());
         }
         let (mut parts, mut next) = (Vec::new(), 0);
@@ -128,11 +182,7 @@ impl Way<'_> {
         };
         let base = flat(&self.frame.base)?;
         let objective = |learner: &Learner, batch: &Batch, moment: Moment| {
-            let Step {
-                delta,
-                gates,
-                extra,
-            } = step(learner, batch, moment)?;
+            let Step { changes, extra } = step(learner, batch, moment)?;
             let steps = match learner.decided.get(GRIDS) {
                 Some(steps) => Some(self.frame.steps(&Grids {
                     steps: steps.to_vec1()?,
@@ -140,16 +190,15 @@ impl Way<'_> {
                 None => None,
             };
             let clips = batch.labels.dim(0)?;
-            let sets = gates.len().min(clips);
+            let sets = changes.len().min(clips);
             let mut logits = Vec::new();
-            for (set, gates) in gates.iter().take(sets).enumerate() {
+            for (set, change) in changes.iter().take(sets).enumerate() {
                 let (weights, mode) = match at {
-                    Coordinates::Batch(start) => (
-                        (start + (&delta * gates)?)?,
-                        NormMode::batch_into(&statistics),
-                    ),
+                    Coordinates::Batch(start) => {
+                        ((start + change)?, NormMode::batch_into(&statistics))
+                    }
                     Coordinates::Deployed(start, fold) => {
-                        let standard = (start + (&delta * gates)?)?;
+                        let standard = (start + change)?;
                         (
                             fold.deployed(&standard, steps.as_deref().map(|steps| (&base, steps)))?,
                             NormMode::Affine,

@@ -1,15 +1,15 @@
 //! The stages of one adaptation.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde_json::json;
-use swr_core::package::{Delta, Limit, Precision, Steps};
+use swr_core::package::{Delta, Group, Limit, Precision, Steps};
 
 use super::estimates::observe;
 use super::fit::Packer;
 use super::probe::probe;
 use super::select::Selector;
-use super::stage::{Coordinates, Step};
+use super::stage::{Coordinates, SCALED, Step};
 use super::{Adaptation, CLASSIFIER, Fold, Frame};
 use crate::baselines::select::scores;
 use crate::baselines::{Choice, Method};
@@ -62,9 +62,12 @@ impl<'a> Way<'a> {
     pub(super) fn new(job: &'a Adaptation<'a>, frame: &'a Frame, allowed: usize) -> Result<Self> {
         let budget = job.header.budget.as_ref().context("a budget")?;
         let tensors = job.network.tensors(frame.classes);
-        let groups = job
-            .method
-            .groups(&tensors, budget.limit(), job.config.policy.by_block);
+        let groups = job.method.groups(
+            &tensors,
+            budget.limit(),
+            job.config.units,
+            job.config.policy.by_block,
+        );
         Ok(Self {
             job,
             frame,
@@ -73,6 +76,31 @@ impl<'a> Way<'a> {
             units: Units::new(&frame.layout, &groups, |_| 1.0)?,
             sample: job.language.an_epoch(job.config.seed),
         })
+    }
+
+    /// Weights that count and change whatever is chosen; where the budget is in bytes, they take as many as their grids make them.
+    fn always_open(&self) -> usize {
+        let counts = match self.limit {
+            Limit::ConvolutionShare(_) => {
+                let convolution = |name: &str| Group::of(name) == Group::Convolution;
+                self.frame.layout.by_tensor(convolution)
+            }
+            Limit::AllShare(_) => vec![true; self.frame.base.len()],
+            Limit::FileBytes(_) => return 0,
+        };
+        let open = self.units.mask(&vec![false; self.units.len()]);
+        open.iter().zip(counts).filter(|(o, c)| **o && *c).count()
+    }
+
+    /// Refuses a budget that what always changes uses up.
+    pub(super) fn check_units(&self) -> Result<()> {
+        let open = self.always_open();
+        ensure!(
+            open < self.allowed || !self.job.method.is_budgeted(),
+            "{open} weights change whatever is chosen, and the budget allows {}: give a larger one, or let [units] gate more",
+            self.allowed
+        );
+        Ok(())
     }
 
     /// Which weights the method may train at all, as gates.
@@ -145,6 +173,7 @@ impl<'a> Way<'a> {
             // Whatever they start as, the checkpoint has what has become of them.
             let zeros = vec![0.0; self.units.len()];
             self.selector(1.0)?.add_variables(&mut learner, &zeros)?;
+            self.add_affine(&mut learner)?;
         }
         from.restore(&mut learner)?;
         let start = flat(&start)?;
@@ -327,6 +356,7 @@ impl<'a> Way<'a> {
             let selector = self.selector(allowed)?;
             if reached.stage < SELECT {
                 selector.add_variables(learner, &scores)?;
+                self.add_affine(learner)?;
             }
             scores = self.select(learner, reached, at, &selector)?;
         }
@@ -421,9 +451,9 @@ impl<'a> Way<'a> {
             refit,
             |learner, _, _| {
                 let mut step = self.step(learner, &open)?;
-                if let Some(trained) = &trained {
-                    let fixed = (step.delta.detach() * (1.0 - trained)?)?;
-                    step.delta = ((&step.delta * trained)? + fixed)?;
+                if let (Some(trained), [change]) = (&trained, &mut step.changes[..]) {
+                    let fixed = (change.detach() * (1.0 - trained)?)?;
+                    *change = ((&*change * trained)? + fixed)?;
                 }
                 Ok(step)
             },
@@ -461,10 +491,10 @@ impl<'a> Way<'a> {
 
     /// What the units may cost together.
     fn unit_budget(&self, learner: &Learner, start: &Tensor, scores: &[f32]) -> Result<f64> {
-        let classifier = self.frame.classes * (self.job.network.width() + 1);
         Ok(match self.limit {
-            Limit::ConvolutionShare(_) => self.allowed as f64,
-            Limit::AllShare(_) => (self.allowed - classifier) as f64,
+            Limit::ConvolutionShare(_) | Limit::AllShare(_) => {
+                (self.allowed - self.always_open()) as f64
+            }
             // As many as the file has room for.
             Limit::FileBytes(_) => {
                 let fold = self.frame.fold(&learner.running)?;
@@ -504,6 +534,8 @@ impl<'a> Way<'a> {
         let base = flat(&self.frame.base)?;
         let mut seen = Tensor::zeros((1, network.width()), DType::F32, &Device::Cpu)?;
         let frozen = method.choice() == Choice::Policy && !config.policy.train_deltas;
+        let gated = (0..self.frame.base.len()).map(|weight| self.units.of(weight).is_some());
+        let gated = mask(&gated.collect::<Vec<bool>>())?;
         self.stage(SELECT, "select", &config.select, learner, reached, at, |_, _| Ok(()),
 |learner, batch, moment| {
             if selector.sees_features() {
@@ -514,10 +546,24 @@ impl<'a> Way<'a> {
                 let [expected, open] = drawn.cost;
                 run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
             }
-            let delta = self.delta(learner)?;
+            let mut deltas = vec![self.delta(learner)?];
+            if selector.actions() == 2 {
+                deltas.push(self.scaled_delta(learner)?);
+            }
+            if frozen {
+                deltas.iter_mut().for_each(|delta| *delta = delta.detach());
+            }
+            let change = |gates: &Vec<Tensor>| {
+                let mut change = (self.units.spread(&gates[0])? * &deltas[0])?;
+                for (gate, delta) in gates.iter().zip(&deltas).skip(1) {
+                    // What has no gate takes its own difference alone.
+                    let gates = (self.units.spread(gate)? * &gated)?;
+                    change = (change + (gates * delta)?)?;
+                }
+                Ok(change)
+            };
             Ok(Step {
-                delta: if frozen { delta.detach() } else { delta },
-                gates: drawn.gates.iter().map(|gate| self.units.spread(gate)).collect::<Result<_>>()?,
+                changes: drawn.gates.iter().map(change).collect::<Result<_>>()?,
                 extra: drawn.extra,
             })
         })?;
@@ -533,6 +579,10 @@ impl<'a> Way<'a> {
                 Ok(())
             })?;
             seen = Tensor::cat(&pooled, 0)?.mean_keepdim(0)?;
+        }
+        if let Some(scaled) = selector.scaled(learner, &seen)? {
+            let scaled = (self.units.spread(&scaled)? * &gated)?;
+            learner.decided.insert(SCALED.into(), scaled);
         }
         let sizes: Vec<f32> = learner.get(DELTA)?.sqr()?.to_vec1()?;
         selector.scores(learner, &seen, &self.units.sum(&sizes))
@@ -550,8 +600,7 @@ impl<'a> Way<'a> {
 
     fn step(&self, learner: &Learner, mask: &Tensor) -> Result<Step> {
         Ok(Step {
-            delta: self.delta(learner)?,
-            gates: vec![mask.clone()],
+            changes: vec![(self.delta(learner)? * mask)?],
             extra: None,
         })
     }
@@ -570,7 +619,7 @@ fn is_open(mask: &Tensor) -> Result<Vec<bool>> {
     Ok(gates.iter().map(|gate| *gate > 0.0).collect())
 }
 
-fn mask(open: &[bool]) -> Result<Tensor> {
+pub(super) fn mask(open: &[bool]) -> Result<Tensor> {
     let open = open.iter().map(|open| f32::from(u8::from(*open)));
     flat(&open.collect::<Vec<f32>>())
 }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use swr_core::package::{Group as Kind, Limit};
 
+use crate::config::UnitSettings;
 use crate::reparam::{Group, Level};
 
 /// How a language's delta is learned.
@@ -115,6 +116,11 @@ impl Method {
         self.choice() != Choice::Fixed
     }
 
+    /// Whether what it chooses among is layers.
+    fn chooses_layers(self) -> bool {
+        matches!(self.choice(), Choice::Policy | Choice::Threshold) || self == Method::Sensitivity
+    }
+
     /// Bits of even steps that all differences are rounded to without training on them, where that is the method.
     pub fn plain_bits(self) -> Option<u32> {
         match self {
@@ -159,19 +165,32 @@ impl Method {
         self,
         tensors: &[(String, Vec<usize>)],
         limit: Limit,
+        units: UnitSettings,
         by_block: bool,
     ) -> Vec<Group> {
         let trained = self.trains(tensors);
-        let convolutions = match self.choice() {
-            Choice::Fixed => Level::Open,
-            Choice::Policy | Choice::Threshold => Level::Layer,
-            _ if self == Method::Sensitivity => Level::Layer,
-            _ => Level::Weight,
+        // A layer of the classifier cannot be left out.
+        let UnitSettings {
+            convolutions,
+            norms,
+            classifier,
+        } = match self.choice() {
+            Choice::Fixed => UnitSettings {
+                convolutions: Level::Open,
+                norms: Level::Open,
+                classifier: Level::Open,
+            },
+            _ if self.chooses_layers() => UnitSettings {
+                convolutions: Level::Layer,
+                norms: Level::Layer,
+                classifier: Level::Open,
+            },
+            _ => units,
         };
         let (norms, classifier) = match limit {
             Limit::ConvolutionShare(_) => (Level::Open, Level::Open),
-            Limit::AllShare(_) => (convolutions, Level::Open),
-            Limit::FileBytes(_) => (convolutions, classifier_by_bytes(convolutions)),
+            Limit::AllShare(_) => (norms, Level::Open),
+            Limit::FileBytes(_) => (norms, classifier),
         };
         let mut groups: Vec<Group> = Vec::new();
         for (name, _) in tensors {
@@ -203,14 +222,6 @@ impl Method {
             }
         }
         groups
-    }
-}
-
-/// Under a budget in bytes, the classifier is gated weight by weight where convolutions are; a layer of it cannot be left out.
-fn classifier_by_bytes(convolutions: Level) -> Level {
-    match convolutions {
-        Level::Weight => Level::Weight,
-        _ => Level::Open,
     }
 }
 

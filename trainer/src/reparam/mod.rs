@@ -10,6 +10,7 @@
 //! Source: Kim et al., "Scalable Weight Reparametrization for Efficient Transfer Learning", arXiv 2302.13435, abstract, and
 //! patent application US 2024/0185088, abstract. Their equations could not be read: this is a re-implementation from those.
 
+pub mod affine;
 pub mod choose;
 pub mod gates;
 pub mod layout;

@@ -28,6 +28,28 @@ pub enum Input {
     Features,
 }
 
+/// What a unit whose gate is open becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// `W + D`.
+    Additive,
+    /// `W + s_c W + b_c`, with a scale and a shift for every output channel `c`.
+    Affine,
+    /// One of both: the policy has three actions, to keep a unit, to scale it, or to replace it.
+    Actions,
+}
+
+impl Form {
+    /// The policy's actions.
+    fn actions(self) -> usize {
+        match self {
+            Self::Additive | Self::Affine => 2,
+            Self::Actions => 3,
+        }
+    }
+}
+
 /// What the expected share of cost `c` adds to the loss, against the budget's share `t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,13 +69,14 @@ pub enum Penalty {
 /// The policy's variables and how they become scores.
 pub struct Policy {
     input: Input,
+    actions: usize,
     units: usize,
     description: Tensor,
 }
 
 impl Policy {
     /// A policy over `units`.
-    pub fn new(input: Input, units: &Units) -> Result<Self> {
+    pub fn new(input: Input, form: Form, units: &Units) -> Result<Self> {
         let (costs, sizes, count) = (units.costs(), units.sizes(), units.len());
         let total: f64 = costs.iter().sum();
         let describe = |unit: usize| {
@@ -64,6 +87,7 @@ impl Policy {
         let description: Vec<f32> = (0..count).flat_map(describe).collect();
         Ok(Self {
             input,
+            actions: form.actions(),
             units: count,
             description: Tensor::from_vec(description, (count, DESCRIPTION), &Device::Cpu)?,
         })
@@ -76,9 +100,13 @@ impl Policy {
         features: usize,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<(&'static str, Tensor)>> {
-        let half = (0.5 * (p / (1.0 - p)).ln()) as f32;
+        let actions = self.actions;
+        // The changes share the probability evenly.
+        let half = (0.5 * (p / (1.0 - p) / (actions - 1) as f64).ln()) as f32;
+        let mut start = vec![half; actions];
+        start[0] = -half;
         let pairs =
-            |units: usize| Tensor::from_vec([-half, half].repeat(units), (units, 2), &Device::Cpu);
+            |units: usize| Tensor::from_vec(start.repeat(units), (units, actions), &Device::Cpu);
         let mut random = |rows: usize, columns: usize| {
             let bound = 1.0 / (columns as f32).sqrt();
             let values: Vec<f32> = (0..rows * columns)
@@ -88,9 +116,9 @@ impl Policy {
         };
         let (inputs, outputs, start) = match self.input {
             Input::Table => return Ok(vec![("policy.scores", pairs(self.units)?)]),
-            Input::Vector => (WIDTH, 2 * self.units, pairs(self.units)?),
-            Input::Description => (DESCRIPTION, 2, pairs(1)?),
-            Input::Features => (features, 2 * self.units, pairs(self.units)?),
+            Input::Vector => (WIDTH, actions * self.units, pairs(self.units)?),
+            Input::Description => (DESCRIPTION, actions, pairs(1)?),
+            Input::Features => (features, actions * self.units, pairs(self.units)?),
         };
         let mut variables = vec![
             ("policy.hidden", random(WIDTH, inputs)?),
@@ -103,7 +131,7 @@ impl Policy {
         Ok(variables)
     }
 
-    /// The scores, `[units, 2]`, column 1 speaks for change. `get` gives a variable, `features` is `[1, features]`.
+    /// The scores, `[units, actions]`: column 0 speaks for keeping a unit, the others for changing it. `get` gives a variable, `features` is `[1, features]`.
     pub fn scores<'a>(
         &self,
         get: impl Fn(&str) -> Result<&'a Tensor>,
@@ -117,26 +145,33 @@ impl Policy {
         };
         let hidden = input.matmul(&get("policy.hidden")?.t()?)?.tanh()?;
         let out = hidden.matmul(&get("policy.out")?.t()?)?;
-        Ok(out.reshape(((), 2))?.broadcast_add(get("policy.start")?)?)
+        Ok(out
+            .reshape(((), self.actions))?
+            .broadcast_add(get("policy.start")?)?)
     }
 }
 
-/// Draws gates from scores `[units, 2]` by Gumbel-Softmax (arXiv 1611.01144), hard forward, soft backward: `[units]`.
-pub fn draw(scores: &Tensor, temperature: f64, rng: &mut ChaCha8Rng) -> Result<Tensor> {
-    let units = scores.dim(0)?;
+/// Draws gates from scores `[units, actions]` by Gumbel-Softmax (arXiv 1611.01144), hard forward, soft backward: `[units]` for every action but the first,
+/// which is to keep the unit.
+pub fn draw(scores: &Tensor, temperature: f64, rng: &mut ChaCha8Rng) -> Result<Vec<Tensor>> {
+    let (units, actions) = scores.dims2()?;
     let gumbel = |_| -> f32 { -(-(rng.random_range(f32::MIN_POSITIVE..1.0)).ln()).ln() };
-    let noise: Vec<f32> = (0..2 * units).map(gumbel).collect();
-    let noise = Tensor::from_vec(noise, (units, 2), &Device::Cpu)?;
-    let soft = candle_nn::ops::softmax(&((scores + noise)? / temperature)?, D::Minus1)?
-        .narrow(1, 1, 1)?
-        .squeeze(1)?;
-    let hard = soft.ge(0.5)?.to_dtype(soft.dtype())?;
-    Ok(((hard - soft.detach())? + soft)?)
+    let noise: Vec<f32> = (0..actions * units).map(gumbel).collect();
+    let noise = Tensor::from_vec(noise, (units, actions), &Device::Cpu)?;
+    let soft = candle_nn::ops::softmax(&((scores + noise)? / temperature)?, D::Minus1)?;
+    let best = soft.argmax(D::Minus1)?;
+    let gate = |action: usize| {
+        let soft = soft.narrow(1, action, 1)?.squeeze(1)?;
+        let hard = best.eq(action as u32)?.to_dtype(soft.dtype())?;
+        Ok(((hard - soft.detach())? + soft)?)
+    };
+    (1..actions).map(gate).collect()
 }
 
 /// What speaks for a change of every unit, less what speaks against it: `[units]`, the logit of its probability.
 pub fn preferences(scores: &Tensor) -> Result<Tensor> {
-    Ok((scores.narrow(1, 1, 1)? - scores.narrow(1, 0, 1)?)?.squeeze(1)?)
+    let changes = scores.narrow(1, 1, scores.dim(1)? - 1)?;
+    Ok((changes.log_sum_exp(1)? - scores.narrow(1, 0, 1)?.squeeze(1)?)?)
 }
 
 /// Expected share of all units' cost, a scalar.
@@ -194,13 +229,15 @@ mod tests {
     #[test]
     fn every_input_starts_near_the_given_probability_and_learns() {
         let units = units(&[60, 40, 7]);
-        for input in [
+        let inputs = [
             Input::Table,
             Input::Vector,
             Input::Description,
             Input::Features,
-        ] {
-            let policy = Policy::new(input, &units).unwrap();
+        ];
+        let forms = [(Form::Additive, 2), (Form::Actions, 3)];
+        for (input, (form, actions)) in inputs.iter().flat_map(|i| forms.map(|f| (*i, f))) {
+            let policy = Policy::new(input, form, &units).unwrap();
             let variables = policy.variables(0.8, 5, &mut generator(3, &[])).unwrap();
             let variables: BTreeMap<&str, Var> = variables
                 .iter()
@@ -210,7 +247,7 @@ mod tests {
             let scores = policy
                 .scores(|name| Ok(variables[name].as_tensor()), &features)
                 .unwrap();
-            assert_eq!(scores.dims(), [3, 2], "{input:?}");
+            assert_eq!(scores.dims(), [3, actions], "{input:?}");
             let share: f32 = expected_share(&scores, units.costs())
                 .unwrap()
                 .to_scalar()
@@ -230,7 +267,9 @@ mod tests {
     fn gates_are_hard_forward_and_soft_backward() {
         let pairs = Tensor::from_vec([-0.7f32, 0.7].repeat(500), (500, 2), &Device::Cpu).unwrap();
         let scores = Var::from_tensor(&pairs).unwrap();
-        let gates = draw(scores.as_tensor(), 0.5, &mut generator(7, &[])).unwrap();
+        let gates = draw(scores.as_tensor(), 0.5, &mut generator(7, &[]))
+            .unwrap()
+            .remove(0);
         let values: Vec<f32> = gates.to_vec1().unwrap();
         assert!(values.iter().all(|g| (g - g.round()).abs() < 1e-6));
         let share = values.iter().sum::<f32>() / 500.0;
@@ -249,6 +288,24 @@ mod tests {
             gradient.iter().any(|g| *g != 0.0),
             "the scores get a gradient"
         );
+    }
+
+    #[test]
+    fn of_three_actions_one_is_drawn() {
+        let scores = Tensor::new(&[0f32, 1.0, 0.5].repeat(2000)[..], &Device::Cpu).unwrap();
+        let scores = scores.reshape((2000, 3)).unwrap();
+        let gates = draw(&scores, 1.0, &mut generator(7, &[])).unwrap();
+        let gates: Vec<Vec<f32>> = gates.iter().map(|g| g.to_vec1().unwrap()).collect();
+        let weights = [0f32, 1.0, 0.5].map(f32::exp);
+        for (action, gates) in gates.iter().enumerate() {
+            let share = gates.iter().sum::<f32>() / 2000.0;
+            let expected = weights[action + 1] / weights.iter().sum::<f32>();
+            assert!((share - expected).abs() < 0.04, "{share}, {expected}");
+        }
+        assert!(gates[0].iter().zip(&gates[1]).all(|(a, b)| a + b < 1.001));
+        let p = candle_nn::ops::sigmoid(&preferences(&scores).unwrap()).unwrap();
+        let p: Vec<f32> = p.to_vec1().unwrap();
+        assert!((p[0] - (1.0 - weights[0] / weights.iter().sum::<f32>())).abs() < 1e-5);
     }
 
     #[test]
