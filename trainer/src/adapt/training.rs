@@ -1,22 +1,21 @@
 //! The stages of one adaptation.
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Tensor};
-use serde_json::json;
+use candle_core::{Device, Tensor};
 use swr_core::package::{Delta, Group, Limit, Precision, Steps};
 
 use super::estimates::observe;
 use super::fit::Packer;
 use super::probe::probe;
 use super::select::Selector;
-use super::stage::{Coordinates, SCALED, Step};
+use super::stage::{Coordinates, Step};
 use super::{Adaptation, CLASSIFIER, Fold, Frame};
 use crate::baselines::select::scores;
 use crate::baselines::{Choice, Method};
 use crate::checkpoint::Position;
-use crate::examples::{Examples, for_each_plain_batch};
+use crate::examples::Examples;
 use crate::learner::{Learner, Rule};
-use crate::network::{Pass, initial_weights_of};
+use crate::network::initial_weights_of;
 use crate::reparam::Units;
 use crate::reparam::choose::choose;
 use crate::reparam::quantise::Grids;
@@ -33,11 +32,9 @@ pub(super) const GRIDS: &str = "grids";
 const CURVATURE: &str = "curvature";
 /// Stages, in order.
 const DENSE: usize = 0;
-const SELECT: usize = 1;
+pub(super) const SELECT: usize = 1;
 const TUNE: usize = 2;
 const QUANTISE: usize = 3;
-/// Steps of the select stage from one record of what the gates cost to the next.
-const GATES_LOGGED: usize = 10;
 
 /// One adaptation under way.
 pub(super) struct Way<'a> {
@@ -514,78 +511,6 @@ impl<'a> Way<'a> {
                 open.map(|(_, cost)| cost).sum()
             }
         })
-    }
-
-    /// Trains gates; the scores that they end with.
-    fn select(
-        &self,
-        learner: &mut Learner,
-        reached: Position,
-        at: &Coordinates,
-        selector: &Selector,
-    ) -> Result<Vec<f32>> {
-        let Adaptation {
-            config,
-            method,
-            network,
-            run,
-            ..
-        } = *self.job;
-        let base = flat(&self.frame.base)?;
-        let mut seen = Tensor::zeros((1, network.width()), DType::F32, &Device::Cpu)?;
-        let frozen = method.choice() == Choice::Policy && !config.policy.train_deltas;
-        let gated = (0..self.frame.base.len()).map(|weight| self.units.of(weight).is_some());
-        let gated = mask(&gated.collect::<Vec<bool>>())?;
-        self.stage(SELECT, "select", &config.select, learner, reached, at, |_, _| Ok(()),
-|learner, batch, moment| {
-            if selector.sees_features() {
-                seen = network.pooled(&base, &batch.log_mel, &Pass::evaluation())?.mean_keepdim(0)?;
-            }
-            let drawn = selector.draw(learner, &seen, moment)?;
-            if moment.step.is_multiple_of(GATES_LOGGED) {
-                let [expected, open] = drawn.cost;
-                run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
-            }
-            let mut deltas = vec![self.delta(learner)?];
-            if selector.actions() == 2 {
-                deltas.push(self.scaled_delta(learner)?);
-            }
-            if frozen {
-                deltas.iter_mut().for_each(|delta| *delta = delta.detach());
-            }
-            let change = |gates: &Vec<Tensor>| {
-                let mut change = (self.units.spread(&gates[0])? * &deltas[0])?;
-                for (gate, delta) in gates.iter().zip(&deltas).skip(1) {
-                    // What has no gate takes its own difference alone.
-                    let gates = (self.units.spread(gate)? * &gated)?;
-                    change = (change + (gates * delta)?)?;
-                }
-                Ok(change)
-            };
-            Ok(Step {
-                changes: drawn.gates.iter().map(change).collect::<Result<_>>()?,
-                extra: drawn.extra,
-            })
-        })?;
-        if selector.sees_features() {
-            // The same whether or not the stage was interrupted.
-            let mut pooled = Vec::new();
-            for_each_plain_batch(&self.sample, 100, |batch| {
-                pooled.push(
-                    network
-                        .pooled(&base, &batch.log_mel, &Pass::evaluation())?
-                        .mean_keepdim(0)?,
-                );
-                Ok(())
-            })?;
-            seen = Tensor::cat(&pooled, 0)?.mean_keepdim(0)?;
-        }
-        if let Some(scaled) = selector.scaled(learner, &seen)? {
-            let scaled = (self.units.spread(&scaled)? * &gated)?;
-            learner.decided.insert(SCALED.into(), scaled);
-        }
-        let sizes: Vec<f32> = learner.get(DELTA)?.sqr()?.to_vec1()?;
-        selector.scores(learner, &seen, &self.units.sum(&sizes))
     }
 
     /// All weights in standard coordinates, deltas where `gates` are open.
