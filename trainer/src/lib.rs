@@ -3,7 +3,6 @@
 //! [`architecture`] is the network's shape, [`network`] computes it, [`fused`] computes it fast.
 
 pub mod adapt;
-pub mod architecture;
 pub mod augment;
 pub mod base;
 pub mod baselines;
@@ -16,7 +15,6 @@ pub mod config;
 pub mod ds_cnn;
 pub mod evaluate;
 pub mod examples;
-pub mod export;
 pub mod files;
 pub mod fused;
 pub mod languages;
@@ -31,3 +29,5 @@ pub mod reparam;
 pub mod synth;
 pub mod train;
 pub mod weights;
+
+pub use swr_core::network::architecture;

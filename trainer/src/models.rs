@@ -13,10 +13,10 @@ use swr_core::package::{
 };
 
 use crate::architecture::Architecture;
-use crate::export::streaming_graph;
 use crate::files::{read, write_atomically, write_package};
 use crate::network::Weights;
 use crate::weights::{from_package, to_package};
+use swr_core::network::graph::streaming_graph;
 
 /// Version of the models written; it rises with every release.
 pub const MODEL_VERSION: u32 = 2;
@@ -68,7 +68,7 @@ impl Base {
 impl Base {
     /// Its shape, where it is one that is trained here.
     pub fn architecture(&self) -> Result<Architecture> {
-        Architecture::from_name(&self.manifest.architecture)
+        Ok(Architecture::from_name(&self.manifest.architecture)?)
     }
 }
 

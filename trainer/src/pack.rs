@@ -17,10 +17,10 @@ use swr_core::package::{
 };
 
 use crate::calibrate::stream_logits;
-use crate::export::streaming_graph;
 use crate::files::{read, write_atomically, write_package};
 use crate::models::{Base, MODEL_VERSION, base_files, delta_path, merged_tensors, read_language};
 use crate::weights::to_package;
+use swr_core::network::graph::streaming_graph;
 
 /// Extension of what `unpack` writes and `pack` reads beside ONNX.
 const SAFETENSORS: &str = "safetensors";

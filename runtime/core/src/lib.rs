@@ -12,6 +12,7 @@ pub mod audio;
 pub mod detector;
 #[cfg(feature = "std")]
 pub mod frontend;
+pub mod network;
 pub mod package;
 mod settings;
 

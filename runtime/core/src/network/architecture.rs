@@ -4,9 +4,14 @@
 //! ONNX export and the budget read. Nothing here computes with weights.
 //! Source: Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", arXiv 2106.04140, section 3 and table 1.
 
+use alloc::{format, string::String, vec, vec::Vec};
+
 use serde::{Deserialize, Serialize};
-pub use swr_core::MEL_BINS;
-pub use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
+
+use super::NetworkError;
+pub use crate::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
+use crate::package::Tensors;
+pub use crate::settings::MEL_BINS;
 
 /// Sub-bands of every sub-spectral norm.
 pub const SUB_BANDS: usize = 5;
@@ -88,7 +93,7 @@ impl Architecture {
     ///
     /// # Errors
     /// If the name is not of a network that this trainer builds.
-    pub fn from_name(name: &str) -> anyhow::Result<Self> {
+    pub fn from_name(name: &str) -> Result<Self, NetworkError> {
         let parse = || {
             let (padding, tau) = name.strip_prefix("bcresnet-")?.split_once(" tau=")?;
             let padding = match padding {
@@ -99,15 +104,47 @@ impl Architecture {
             let tau: f64 = tau.parse().ok()?;
             (0.5..=16.0).contains(&tau).then_some(Self { tau, padding })
         };
-        parse().ok_or_else(|| {
-            anyhow::anyhow!(
-                "architecture \"{name}\": expected a name such as \"bcresnet-causal tau=1\""
-            )
-        })
+        parse().ok_or_else(|| NetworkError::UnknownName { name: name.into() })
+    }
+
+    /// The causal network that has these tensors, with any number of classes.
+    ///
+    /// # Errors
+    /// If no width has exactly these: the error names a tensor that is missing, superfluous or of another shape.
+    pub fn of(tensors: &Tensors) -> Result<Self, NetworkError> {
+        let head = tensors
+            .get("head.conv.weight")
+            .map_or(0, |head| head.rows());
+        let architecture = Self::causal(head as f64 / 16.0);
+        architecture.check(tensors)?;
+        Ok(architecture)
+    }
+
+    /// Refuses what are not exactly this network's tensors with any number of classes.
+    pub(super) fn check(&self, tensors: &Tensors) -> Result<(), NetworkError> {
+        let classes = tensors.get("classifier.bias").map_or(0, |bias| bias.rows());
+        let mut expected = self.body_tensors();
+        expected.extend(self.classifier_tensors(classes));
+        for (name, shape) in &expected {
+            let found = tensors.get(name);
+            let found = found.ok_or_else(|| NetworkError::Missing { name: name.clone() })?;
+            if found.shape != *shape {
+                return Err(NetworkError::Shape {
+                    name: name.clone(),
+                    expected: shape.clone(),
+                    found: found.shape.clone(),
+                });
+            }
+        }
+        let known = |name: &String| expected.iter().any(|(known, _)| known == name);
+        match tensors.keys().find(|name| !known(name)) {
+            Some(name) => Err(NetworkError::Superfluous { name: name.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn base_width(&self) -> usize {
-        (8.0 * self.tau).round() as usize
+        libm::round(8.0 * self.tau) as usize
     }
 
     /// Channels after the head.

@@ -4,15 +4,16 @@
 //! so that zero states are zero padding on the left and any division of the frames into steps gives the same logits. Norms stay unfolded:
 //! each weight tensor is an initialiser of its own name and shape, which is what a delta changes. All other initialisers are int64.
 
-use anyhow::{Context, Result, bail, ensure};
-use swr_core::package::{
+use alloc::{format, string::String, vec, vec::Vec};
+
+use super::NetworkError;
+use super::architecture::{Architecture, Block, MEL_BINS, SUB_BANDS};
+use crate::package::{
     Tensors,
     onnx::{
         AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
     },
 };
-
-use crate::architecture::{Architecture, Block, MEL_BINS, SUB_BANDS};
 
 /// Axis of frequency in `[1, channels, bands, frames]`.
 const FREQUENCY_AXIS: i64 = 2;
@@ -27,10 +28,14 @@ const TIME_AXIS: i64 = 3;
 ///
 /// # Errors
 /// If `tensors` are not exactly the network's: the message names a tensor that is missing, superfluous or of another shape.
-pub fn streaming_graph(tau: f64, tensors: &Tensors) -> Result<Vec<u8>> {
+pub fn streaming_graph(tau: f64, tensors: &Tensors) -> Result<Vec<u8>, NetworkError> {
     let architecture = Architecture::causal(tau);
-    check(&architecture, tensors)?;
+    architecture.check(tensors)?;
+    Ok(ModelProto::new(graph_of(&architecture, tensors)).to_bytes())
+}
 
+/// The graph of tensors that are the architecture's.
+pub(super) fn graph_of(architecture: &Architecture, tensors: &Tensors) -> GraphProto {
     let mut graph = Builder::new(tensors);
     let head = Conv {
         stride: 2,
@@ -52,31 +57,7 @@ pub fn streaming_graph(tau: f64, tensors: &Tensors) -> Result<Vec<u8>> {
     x = graph.norm(x, "tail.norm");
     x = graph.activation("Relu", x, "tail.relu");
     graph.classifier(&x);
-    Ok(ModelProto::new(graph.graph).to_bytes())
-}
-
-/// Refuses what are not exactly the tensors of `architecture` with any number of classes.
-fn check(architecture: &Architecture, tensors: &Tensors) -> Result<()> {
-    let classes = tensors.get("classifier.bias").map_or(0, |bias| bias.rows());
-    let mut expected = architecture.body_tensors();
-    expected.extend(architecture.classifier_tensors(classes));
-    for (name, shape) in &expected {
-        let tensor = tensors.get(name).with_context(|| {
-            format!("tensor {name}: expected in the network to export, found none")
-        })?;
-        ensure!(
-            tensor.shape == *shape,
-            "tensor {name}: expected shape {shape:?}, found {:?}; give the tau that the network was trained with",
-            tensor.shape
-        );
-    }
-    let superfluous = tensors
-        .keys()
-        .find(|name| expected.iter().all(|(known, _)| known != *name));
-    if let Some(name) = superfluous {
-        bail!("tensor {name}: expected no such tensor in the network to export, found one");
-    }
-    Ok(())
+    graph.graph
 }
 
 /// A value of the graph: `[1, channels, bands, frames]`.
@@ -348,8 +329,10 @@ impl<'a> Builder<'a> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
-    use swr_core::package::{Tensor, onnx::initializers};
+    use crate::package::{Tensor, onnx::initializers};
 
     fn network(tau: f64, classes: usize) -> Tensors {
         let architecture = Architecture::causal(tau);
