@@ -1,11 +1,13 @@
 //! Runs a streaming network with tract: ONNX bytes and the merged tensors come in, then log-mel frames step by step; per-frame logits leave.
 //!
-//! It works with any graph whose inputs are `frames [1,1,F,N]` and `state.*` and whose outputs are `logits [1,C,1,N]` and `next_state.*`;
-//! it knows no architecture, no thresholds and no devices.
+//! It works with any graph whose inputs are `frames [1,1,F,N]` and `state.*` and whose outputs are `logits [1,C,1,N]` and `next_state.*`. A graph
+//! that is a causal BC-ResNet is run as a single operation, `fused`; any other, operation by operation. It knows no thresholds and no devices.
 
+mod fused;
 mod graph;
 
 use prost::Message;
+use swr_core::MEL_BINS;
 use swr_core::package::Tensors;
 use tract_onnx::pb;
 use tract_onnx::prelude::{Framework, InferenceFact, InferenceModel, InferenceModelExt};
@@ -46,6 +48,8 @@ pub(crate) fn merged_onnx(onnx: &[u8], merged: &Tensors) -> Result<Vec<u8>, Engi
 #[derive(Debug)]
 pub struct Engine {
     plan: TypedSimpleState,
+    /// Whether the graph is one fused operation, which takes and gives frame after frame and keeps the state to itself.
+    fused: bool,
     /// Inputs of the next step in the graph's order; the place of `frames` is overwritten at every step.
     inputs: TVec<TValue>,
     frames_input: usize,
@@ -77,6 +81,41 @@ impl Engine {
     /// # Errors
     /// [`EngineError`] when the bytes are no ONNX model, when a tensor does not fit the graph, or when the graph has not the inputs and outputs this runtime feeds.
     pub fn new(
+        onnx: &[u8],
+        merged: Option<&Tensors>,
+        step_frames: usize,
+    ) -> Result<Engine, EngineError> {
+        if step_frames == 0 {
+            return Err(EngineError::NoFrames);
+        }
+        // Refuses what does not fit, whichever way the network is run.
+        graph::parse(onnx, merged)?;
+        match fused::recognise(onnx, merged) {
+            Some(fused) => Engine::fused(fused, step_frames).map_err(EngineError::tract),
+            None => Engine::unfused(onnx, merged, step_frames),
+        }
+    }
+
+    fn fused(fused: fused::Fused, step_frames: usize) -> TractResult<Engine> {
+        let classes = fused.classes();
+        Ok(Engine {
+            plan: fused.model(step_frames)?.into_runnable()?.spawn()?,
+            fused: true,
+            inputs: tvec!(Tensor::zero::<f32>(&[0])?.into_tvalue()),
+            frames_input: 0,
+            logits_output: 0,
+            carried: Vec::new(),
+            mel_bins: MEL_BINS,
+            step_frames,
+            classes,
+        })
+    }
+
+    /// As [`Engine::new`], operation by operation even where the graph could be fused: what the fused network is compared with.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn unfused(
         onnx: &[u8],
         merged: Option<&Tensors>,
         step_frames: usize,
@@ -143,6 +182,7 @@ impl Engine {
             .map_err(EngineError::tract)?;
         Ok(Engine {
             plan,
+            fused: false,
             inputs,
             frames_input: ends.frames_input,
             logits_output: ends.logits_output,
@@ -172,6 +212,12 @@ impl Engine {
     }
 
     fn run(&mut self, frames: &[f32], logits: &mut Vec<f32>) -> TractResult<()> {
+        if self.fused {
+            let input = Tensor::from_shape(&[self.step_frames, self.mel_bins], frames)?;
+            let outputs = self.plan.run(tvec!(input.into_tvalue()))?;
+            logits.extend_from_slice(outputs[0].try_as_plain_ram()?.as_slice()?);
+            return Ok(());
+        }
         let shape = [1, 1, self.mel_bins, self.step_frames];
         let mut input = Tensor::zero::<f32>(&shape)?;
         transpose(
@@ -197,6 +243,10 @@ impl Engine {
 
     /// Sets the state to zero, as after [`Engine::new`].
     pub fn reset(&mut self) {
+        if self.fused {
+            // It never refuses.
+            let _ = self.plan.reset_lanes(&[]);
+        }
         for &(input, _) in &self.carried {
             let shape = self.inputs[input].shape().to_vec();
             if let Ok(zero) = Tensor::zero::<f32>(&shape) {

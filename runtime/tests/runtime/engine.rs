@@ -1,7 +1,9 @@
 //! Claims about the engine: steps of any size give the logits of the whole, a merge adds no operation, and what does not fit is refused.
 
 use crate::common::{crafted, onnx, random};
-use swr_core::package::onnx::ModelProto;
+use swr_core::network::architecture::Architecture;
+use swr_core::network::graph::streaming_graph;
+use swr_core::package::onnx::{ModelProto, Storage, store};
 use swr_core::package::{Tensor, Tensors};
 use swr_runtime::{Engine, EngineError, Operation};
 
@@ -91,13 +93,120 @@ fn steps_of_any_size_give_the_logits_of_the_whole() {
 
 #[test]
 fn a_reset_engine_is_as_new() {
-    let mut engine = Engine::new(&onnx(&random(4, 2)), None, 4).unwrap();
+    for bytes in [onnx(&random(4, 2)), bc_resnet(1.0, 4, 2)] {
+        let mut engine = Engine::new(&bytes, None, 4).unwrap();
+        let frames = frames();
+        let first = run(&mut engine, &frames);
+        let continued = run(&mut engine, &frames);
+        assert_ne!(first, continued, "the state has no effect");
+        engine.reset();
+        assert_eq!(run(&mut engine, &frames), first);
+    }
+}
+
+/// The tensors of a BC-ResNet with values that keep their size from block to block.
+fn bc_resnet_tensors(tau: f64, classes: usize, seed: u64) -> Tensors {
+    let architecture = Architecture::causal(tau);
+    let mut state = seed;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005) ^ 0x5DEE_CE66D;
+        state = state.wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let tensors = [
+        architecture.body_tensors(),
+        architecture.classifier_tensors(classes),
+    ]
+    .concat();
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let count: usize = shape.iter().product();
+        let (middle, spread) = match name.rsplit('.').next() {
+            Some("scale") => (1.0, 0.5),
+            Some("shift" | "bias") => (0.0, 0.3),
+            _ => (0.0, (3.0 * shape[0] as f32 / count as f32).sqrt()),
+        };
+        let data = (0..count).map(|_| middle + spread * noise()).collect();
+        (name, Tensor { shape, data })
+    };
+    tensors.into_iter().map(tensor).collect()
+}
+
+fn bc_resnet(tau: f64, classes: usize, seed: u64) -> Vec<u8> {
+    streaming_graph(tau, &bc_resnet_tensors(tau, classes, seed)).unwrap()
+}
+
+#[test]
+fn a_fused_network_is_the_graph_it_replaces() {
     let frames = frames();
-    let first = run(&mut engine, &frames);
-    let continued = run(&mut engine, &frames);
-    assert_ne!(first, continued, "the state has no effect");
-    engine.reset();
-    assert_eq!(run(&mut engine, &frames), first);
+    for (tau, classes) in [
+        (1.0, 42),
+        (1.5, 10),
+        (2.0, 7),
+        (3.0, 12),
+        (6.0, 5),
+        (8.0, 3),
+    ] {
+        let bytes = bc_resnet(tau, classes, classes as u64);
+        let merged = bc_resnet_tensors(tau, classes + 2, 99);
+        for merged in [None, Some(&merged)] {
+            let unfused = run(&mut Engine::unfused(&bytes, merged, 4).unwrap(), &frames);
+            let mut fused = Engine::new(&bytes, merged, 4).unwrap();
+            assert_eq!(fused.operations().unwrap().len(), 2, "source and network");
+            let found = run(&mut fused, &frames);
+            assert!(distance(&found, &unfused) < 1e-5, "tau {tau}");
+            let bits = |logits: &[f32]| logits.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            for step_frames in [1, 2, 3, 5, 10, 24, FRAMES] {
+                let mut engine = Engine::new(&bytes, merged, step_frames).unwrap();
+                let steps = run(&mut engine, &frames);
+                assert_eq!(
+                    bits(&steps),
+                    bits(&found),
+                    "tau {tau}, steps of {step_frames}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_stored_small_are_fused_all_the_same() {
+    let bytes = bc_resnet(1.0, 5, 3);
+    for storage in [Storage::F16, Storage::Int8] {
+        let small = store(&bytes, storage).unwrap();
+        let mut fused = Engine::new(&small, None, 4).unwrap();
+        assert_eq!(fused.operations().unwrap().len(), 2);
+        let mut unfused = Engine::unfused(&small, None, 4).unwrap();
+        let frames = frames();
+        let apart = distance(&run(&mut fused, &frames), &run(&mut unfused, &frames));
+        assert!(apart < 1e-5, "{apart}");
+    }
+}
+
+#[test]
+fn a_graph_that_is_nearly_known_is_run_as_it_is() {
+    let change = |edit: &dyn Fn(&mut ModelProto)| {
+        let bytes = bc_resnet(1.0, 4, 11);
+        let mut model = <ModelProto as prost::Message>::decode(bytes.as_slice()).unwrap();
+        edit(&mut model);
+        let bytes = model.to_bytes();
+        let mut engine = Engine::new(&bytes, None, 4).unwrap();
+        assert!(engine.operations().unwrap().len() > 20);
+        let mut unfused = Engine::unfused(&bytes, None, 4).unwrap();
+        assert_eq!(run(&mut engine, &frames()), run(&mut unfused, &frames()));
+    };
+    let node = |model: &mut ModelProto, output: &str, operator: &str| {
+        let nodes = &mut model.graph.as_mut().unwrap().node;
+        let node = nodes.iter_mut().find(|node| node.output[0] == output);
+        node.unwrap().op_type = operator.into();
+    };
+    change(&|model| node(model, "head.relu", "Sigmoid"));
+    change(&|model| node(model, "block05.relu", "Tanh"));
+    // A stride or a sub-band's place is as much part of the network as its operations.
+    change(&|model| {
+        let initialisers = &mut model.graph.as_mut().unwrap().initializer;
+        let bands = initialisers.iter_mut().find(|t| t.name == "sub_band_of_20");
+        bands.unwrap().raw_data[8 * 19] = 3;
+    });
 }
 
 #[test]

@@ -95,14 +95,8 @@ impl Packer<'_> {
         let median = sizes.get(sizes.len() / 2).copied().unwrap_or(0.0);
         let mut grids = by(f64::from(median.max(f32::MIN_POSITIVE)) / levels);
         // No difference is cut off: a shift's is that to the stored one.
-        let stored = self
-            .fold
-            .stored_differences(self.standard, &self.frame.base);
-        for (slot, step) in self.frame.layout.slots().iter().zip(&mut grids.steps) {
-            let open = slot.range.clone().filter(|weight| open[*weight]);
-            let sizes = open.map(|weight| (stored[weight] / self.frame.units[weight]).abs());
-            let largest = sizes.fold(0.0, f32::max);
-            while *step > 0.0 && largest > *step * f32::from(i8::MAX) {
+        for (step, finest) in grids.steps.iter_mut().zip(self.finest(open)) {
+            while *step > 0.0 && *step < finest {
                 *step *= 2.0;
             }
         }
@@ -166,8 +160,8 @@ impl Packer<'_> {
         Ok(best)
     }
 
-    /// The delta on grids. With a budget in bytes, it is filled to the last step that fits: of the weights that differ by less than a step and a half,
-    /// those that differ least are rounded down and the others up, which for most is where they are nearest. Else every weight whose gate is open changes.
+    /// The delta on grids, rounded to the nearest; with a budget in bytes, on grids that [`Self::refine`] fits to it, and with the last bytes filled. Else
+    /// every weight whose gate is open changes.
     pub(super) fn finish(
         &self,
         units: &Units,
@@ -180,52 +174,153 @@ impl Packer<'_> {
             let least: Vec<f32> = (0..open.len()).map(least).collect();
             return self.delta(&self.counts_from(open, grids, &least), grids);
         };
-        let mut grids = grids.clone();
+        self.fill(open, &self.refine(open, grids, budget)?, budget)
+    }
+
+    /// Makes grids coarser, tensor by tensor, where that costs least, until the delta fits; then finer where that gains most for its bytes, while it does.
+    pub(super) fn refine(&self, open: &[bool], grids: &Grids, budget: usize) -> Result<Grids> {
+        let mut now = self.packed(open, grids.clone())?;
+        while now.bytes > budget {
+            let coarser = |_, step: f32| step * 2.0;
+            let shorter = |next: &Packed| next.bytes < now.bytes;
+            let rate = |next: &Packed| (next.loss - now.loss) / (now.bytes - next.bytes) as f64;
+            let next = self.changes(open, &now.grids, coarser, shorter)?;
+            let best = next.into_iter().min_by(|a, b| rate(a).total_cmp(&rate(b)));
+            now = match best {
+                Some(best) => best,
+                None => {
+                    let steps: Vec<f32> = now.grids.steps.iter().map(|step| step * 2.0).collect();
+                    ensure!(
+                        steps.iter().all(|step| step.is_finite()),
+                        "not even the labels fit into {budget} bytes"
+                    );
+                    self.packed(open, Grids { steps })?
+                }
+            };
+        }
+        let finest = self.finest(open);
+        let finer = |place: usize, step: f32| match 0.5 * step >= finest[place] {
+            true => 0.5 * step,
+            false => step,
+        };
         loop {
-            if let Some(delta) = self.fill(open, &grids, budget)? {
-                return Ok(delta);
+            let gains = |next: &Packed| next.bytes <= budget && next.loss < now.loss;
+            let rate = |next: &Packed| {
+                (now.loss - next.loss) / next.bytes.saturating_sub(now.bytes).max(1) as f64
+            };
+            let mut next = self.changes(open, &now.grids, finer, gains)?;
+            next.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+            let before = now.bytes;
+            // What gains most comes first, and of the others what still fits.
+            for candidate in next {
+                let mut grids = now.grids.clone();
+                for (step, finer) in grids.steps.iter_mut().zip(&candidate.grids.steps) {
+                    *step = step.min(*finer);
+                }
+                let together = self.packed(open, grids)?;
+                if together.bytes <= budget && together.loss < now.loss {
+                    now = together;
+                }
             }
-            // What is large on these grids does not fit even alone.
-            grids.steps.iter_mut().for_each(|step| *step *= 2.0);
-            ensure!(
-                grids.steps.iter().all(|step| step.is_finite()),
-                "not even the labels fit into {budget} bytes"
-            );
+            if now.bytes == before {
+                return Ok(now.grids);
+            }
         }
     }
 
-    /// The delta on grids that is filled to the budget, if one fits.
-    fn fill(&self, open: &[bool], grids: &Grids, budget: usize) -> Result<Option<Delta>> {
+    /// A delta rounded to the nearest on grids, measured.
+    fn packed(&self, open: &[bool], grids: Grids) -> Result<Packed> {
+        let counts = self.counts(open, &grids);
+        let bytes = self.delta(&counts, &grids)?.sizes().total();
+        let steps = self.frame.steps(&grids);
+        let errors = self
+            .fold
+            .errors(self.standard, &self.frame.base, &steps, &counts);
+        let loss = errors.iter().zip(self.curvature).zip(open);
+        let loss = loss.map(|((error, curvature), open)| match open {
+            true => f64::from(*error).powi(2) * f64::from(*curvature),
+            false => 0.0,
+        });
+        Ok(Packed {
+            loss: loss.sum(),
+            bytes,
+            grids,
+        })
+    }
+
+    /// What comes of changing the step of any one tensor, where it pleases.
+    fn changes(
+        &self,
+        open: &[bool],
+        grids: &Grids,
+        change: impl Fn(usize, f32) -> f32,
+        pleases: impl Fn(&Packed) -> bool,
+    ) -> Result<Vec<Packed>> {
+        let mut all = Vec::new();
+        for (place, step) in grids.steps.iter().enumerate() {
+            let changed = change(place, *step);
+            if changed == *step || !changed.is_finite() {
+                continue;
+            }
+            let mut grids = grids.clone();
+            grids.steps[place] = changed;
+            let next = self.packed(open, grids)?;
+            if pleases(&next) {
+                all.push(next);
+            }
+        }
+        Ok(all)
+    }
+
+    /// For every tensor, the step below which its largest difference would be cut off.
+    fn finest(&self, open: &[bool]) -> Vec<f32> {
+        let stored = self
+            .fold
+            .stored_differences(self.standard, &self.frame.base);
+        let slots = self.frame.layout.slots().iter();
+        let finest = slots.map(|slot| {
+            let open = slot.range.clone().filter(|weight| open[*weight]);
+            let sizes = open.map(|weight| (stored[weight] / self.frame.units[weight]).abs());
+            sizes.fold(0.0, f32::max) / f32::from(i8::MAX)
+        });
+        finest.collect()
+    }
+
+    /// The delta on grids, rounded to the nearest but for those of the weights below half a step that are nearest to it: as many as fit are rounded up.
+    fn fill(&self, open: &[bool], grids: &Grids, budget: usize) -> Result<Delta> {
         let steps = self.frame.steps(grids);
         let differences = self
             .fold
             .stored_differences(self.standard, &self.frame.base);
         let size = |weight: usize| differences[weight].abs() / steps[weight];
-        let small = |weight: &usize| open[*weight] && steps[*weight] > 0.0 && size(*weight) < 1.5;
+        let small = |weight: &usize| open[*weight] && steps[*weight] > 0.0 && size(*weight) < 0.5;
         let mut small: Vec<usize> = (0..open.len()).filter(small).collect();
-        small.sort_by(|a, b| size(*a).total_cmp(&size(*b)));
-        let without = |count: usize| -> Result<Option<Delta>> {
+        small.sort_by(|a, b| size(*b).total_cmp(&size(*a)));
+        let with = |count: usize| -> Result<Delta> {
             let mut least = vec![0.5; open.len()];
             small[..count]
                 .iter()
-                .for_each(|weight| least[*weight] = f32::INFINITY);
-            small[count..]
-                .iter()
                 .for_each(|weight| least[*weight] = 0.0);
-            let delta = self.delta(&self.counts_from(open, grids, &least), grids)?;
-            Ok((delta.sizes().total() <= budget).then_some(delta))
+            self.delta(&self.counts_from(open, grids, &least), grids)
         };
-        let Some(mut best) = without(small.len())? else {
-            return Ok(None);
-        };
-        let (mut low, mut high) = (0, small.len());
-        while high > low {
+        let (mut low, mut high) = (0, small.len() + 1);
+        let mut best = with(0)?;
+        while high - low > 1 {
             let middle = (low + high) / 2;
-            match without(middle)? {
-                Some(delta) => (high, best) = (middle, delta),
-                None => low = middle + 1,
+            let delta = with(middle)?;
+            if delta.sizes().total() <= budget {
+                (low, best) = (middle, delta);
+            } else {
+                high = middle;
             }
         }
-        Ok(Some(best))
+        Ok(best)
     }
+}
+
+/// A delta on grids: its bytes, and what rounding costs in loss, to second order.
+struct Packed {
+    grids: Grids,
+    bytes: usize,
+    loss: f64,
 }

@@ -227,6 +227,17 @@ impl Fold {
         gradient
     }
 
+    /// What rounding leaves out of every deployed weight, each shift's after that of its scale.
+    pub fn errors(&self, standard: &[f32], base: &[f32], steps: &[f32], counts: &[i8]) -> Vec<f32> {
+        let stored = |i: usize| base[i] + steps[i] * f32::from(counts[i]);
+        (0..standard.len())
+            .map(|i| match self.scale[i] as usize {
+                scale if scale != i => standard[i] - self.mean[i] * stored(scale) - stored(i),
+                _ => standard[i] / self.deviation[i] - stored(i),
+            })
+            .collect()
+    }
+
     /// Steps from the base to the weights, on grids with these steps; none where nothing is open. `least` is the difference in steps, below 1.5, from
     /// which on a weight changes; to round to the nearest, it is a half.
     pub fn round(

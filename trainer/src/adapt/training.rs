@@ -427,7 +427,11 @@ impl<'a> Way<'a> {
             let standard = self.standard(learner, base, &mask)?;
             let units = Units::fixed(&is_open(&mask)?);
             let packer = self.packer(fold, &standard, &curvature);
-            let (_, grids) = packer.open(&units, &[], self.allowed, settings.levels)?;
+            let (_, mut grids) = packer.open(&units, &[], self.allowed, settings.levels)?;
+            if epoch == refits {
+                // The last ones are those of the file, as far as it will fit.
+                grids = packer.refine(&is_open(&mask)?, &grids, self.allowed)?;
+            }
             learner.decided.insert(GRIDS.into(), flat(&grids.steps)?);
             Ok(())
         };

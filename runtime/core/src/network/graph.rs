@@ -4,14 +4,17 @@
 //! so that zero states are zero padding on the left and any division of the frames into steps gives the same logits. Norms stay unfolded:
 //! each weight tensor is an initialiser of its own name and shape, which is what a delta changes. All other initialisers are int64.
 
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
+
+use prost::Message;
 
 use super::NetworkError;
 use super::architecture::{Architecture, Block, MEL_BINS, SUB_BANDS};
 use crate::package::{
     Tensors,
     onnx::{
-        AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+        AttributeProto, Dimension, GraphProto, INT64, ModelProto, NodeProto, TensorProto,
+        ValueInfoProto, initializers,
     },
 };
 
@@ -32,6 +35,32 @@ pub fn streaming_graph(tau: f64, tensors: &Tensors) -> Result<Vec<u8>, NetworkEr
     let architecture = Architecture::causal(tau);
     architecture.check(tensors)?;
     Ok(ModelProto::new(graph_of(&architecture, tensors)).to_bytes())
+}
+
+/// The network that an ONNX model is, if its graph is [`streaming_graph`]'s, operation by operation, and its weights. They may be stored in f16 or
+/// int8.
+pub fn recognise(onnx: &[u8]) -> Option<(Architecture, Tensors)> {
+    let tensors = initializers(onnx).ok()?;
+    let architecture = Architecture::of(&tensors).ok()?;
+    let known = graph_of(&architecture, &tensors);
+    let found = ModelProto::decode(onnx).ok()?.graph?;
+    let is_constant = |tensor: &&TensorProto| tensor.data_type == INT64;
+    let constants = |graph: &GraphProto| -> BTreeMap<String, TensorProto> {
+        let constants = graph.initializer.iter().filter(is_constant);
+        constants.map(|c| (c.name.clone(), c.clone())).collect()
+    };
+    // What makes an f32 weight of a small one is part of how it is stored; names of nodes mean nothing.
+    let nodes = |graph: GraphProto| -> Vec<NodeProto> {
+        let computes = |node: &NodeProto| !node.output.iter().any(|o| tensors.contains_key(o));
+        let nameless = |node| NodeProto {
+            name: String::new(),
+            ..node
+        };
+        let nodes = graph.node.into_iter().filter(computes);
+        nodes.map(nameless).collect()
+    };
+    let same = constants(&known) == constants(&found) && nodes(known) == nodes(found);
+    same.then_some((architecture, tensors))
 }
 
 /// The graph of tensors that are the architecture's.
@@ -332,7 +361,7 @@ mod tests {
     use alloc::string::ToString;
 
     use super::*;
-    use crate::package::{Tensor, onnx::initializers};
+    use crate::package::Tensor;
 
     fn network(tau: f64, classes: usize) -> Tensors {
         let architecture = Architecture::causal(tau);

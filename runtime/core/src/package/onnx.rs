@@ -33,7 +33,7 @@ const INT8: i32 = 3;
 /// `TensorProto.DataType.FLOAT16`.
 const FLOAT16: i32 = 10;
 /// `TensorProto.DataType.INT64`.
-const INT64: i32 = 7;
+pub(crate) const INT64: i32 = 7;
 /// `TensorProto.DataLocation.EXTERNAL`: the values are in another file.
 const EXTERNAL: i32 = 1;
 
