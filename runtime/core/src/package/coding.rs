@@ -1,12 +1,18 @@
 //! How a change stands in a file: one function for both directions, and what is learned while changes are coded.
 //! FORMAT.md has the layout; how positions are written is decided by size and invisible outside.
 
+mod units;
+mod values;
+
+use units::{code_unit, code_units, most_weights};
+use values::{code_list, code_step, code_values};
+
 use alloc::{vec, vec::Vec};
 
 use super::{
-    Change, Edit, MAX_QUANTISED_BITS, PackageError, Positions, Steps, Values,
+    Change, Edit, MAX_QUANTISED_BITS, PackageError, Values,
     change::MAX_RANK,
-    coder::{Bit, Coder, Number, Writer},
+    coder::{Bit, Coder, Number},
 };
 
 /// Highest bits of a magnitude whose frequency is learned; the others are as likely set as not.
@@ -15,16 +21,10 @@ const LEARNED_BITS: u32 = 3;
 const COUNTED: u32 = 14;
 /// Sizes of the two values before, together: 0, 1, 2, and more.
 const NEIGHBOURS: usize = 4;
-/// Weights that a change may name beyond eight for every bit that is left.
-const FREE_WEIGHTS: usize = 65_536;
 /// Bits that tell the parameter of the gaps' Rice code.
 const RICE_BITS: u32 = 5;
-/// About what it costs to tell another parameter than the change before had, and to learn its statistics.
-const OTHER_RICE_BITS: usize = 8;
 /// Largest index of a tensor.
 pub(super) const MAX_TENSOR: usize = 65_535;
-/// Multiples of the Rice code's parameter that are counted in unary; more are a number.
-const LONG_GAP: u32 = 24;
 
 /// What is learned of changes while they are coded.
 #[derive(Clone)]
@@ -220,199 +220,6 @@ fn code_edit<C: Coder>(
     Ok(edit)
 }
 
-/// The groups of weights that a change names, as they stand in the file.
-struct Units {
-    /// Weights in each.
-    unit: u32,
-    /// First weight of each, ascending.
-    firsts: Vec<u32>,
-}
-
-impl Units {
-    fn weights(&self) -> usize {
-        self.firsts.len() * self.unit as usize
-    }
-
-    fn indexes(&self) -> impl Iterator<Item = u32> {
-        self.firsts
-            .iter()
-            .flat_map(|first| *first..first + self.unit)
-    }
-
-    /// The values of all weights of the units, zero where the weight stays; `values` are those at `positions`.
-    fn fill<T: Copy + Default>(&self, values: &[T], positions: Option<&Positions>) -> Vec<T> {
-        let Some(positions) = positions else {
-            return Vec::new();
-        };
-        let mut given = positions.indexes.iter().zip(values).peekable();
-        let value = |index: u32| {
-            given
-                .next_if(|(next, _)| **next == index)
-                .map_or_else(T::default, |(_, value)| *value)
-        };
-        self.indexes().map(value).collect()
-    }
-
-    fn spread(&self, values: &Values, positions: Option<&Positions>) -> Values {
-        match values {
-            Values::Quantised {
-                steps,
-                scales,
-                values,
-            } => Values::Quantised {
-                steps: *steps,
-                scales: scales.clone(),
-                values: self.fill(values, positions),
-            },
-            Values::Float(values) => Values::Float(self.fill(values, positions)),
-        }
-    }
-
-    /// Positions and values of the weights whose value, of all, is not zero.
-    fn changed<T: Copy + Default + PartialEq>(&self, mut all: Vec<T>) -> (Positions, Vec<T>) {
-        let changed = self
-            .indexes()
-            .zip(&all)
-            .filter(|(_, v)| **v != T::default());
-        let indexes = changed.map(|(index, _)| index).collect();
-        all.retain(|value| *value != T::default());
-        let unit = self.unit;
-        (Positions { unit, indexes }, all)
-    }
-}
-
-/// The number of weights in a unit, often that of the change before.
-fn code_unit<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    given: Option<&Positions>,
-) -> Result<u32, PackageError> {
-    let unit = given.map_or(1, |positions| positions.unit);
-    if !coder.bit(&mut models.same_unit, unit == models.last_unit)? {
-        models.last_unit = coder.number(&mut models.unit, unit - 1)? + 1;
-    }
-    Ok(models.last_unit)
-}
-
-/// Every unit takes at least a bit of a value behind, and of eight weights one does, so that a claim beyond that is refused before anything is made of it.
-fn code_units<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    unit: u32,
-    given: Option<&Positions>,
-) -> Result<Units, PackageError> {
-    let mut units: Vec<u32> = given.map_or_else(Vec::new, |positions| {
-        positions.indexes.iter().map(|i| i / unit).collect()
-    });
-    units.dedup();
-    let count =
-        coder.number(&mut models.units, (units.len() as u32).saturating_sub(1))? as usize + 1;
-    let weights = count.checked_mul(unit as usize);
-    let fits = |weights| weights <= most_weights(coder) && count <= coder.bits_left();
-    if !weights.is_some_and(fits) {
-        return Err(coder.damaged("number of changed weights"));
-    }
-    let gaps: Vec<u32> = gaps(&units).collect();
-    let best = match given {
-        Some(_) => best_rice(&gaps, models.last_rice),
-        None => 0,
-    };
-    let rice = if coder.bit(&mut models.same_rice, best == models.last_rice)? {
-        models.last_rice
-    } else {
-        coder.tree(&mut models.rice, RICE_BITS, best)?
-    };
-    models.last_rice = rice;
-    let (mut firsts, mut next) = (Vec::with_capacity(count), 0u32);
-    for place in 0..count {
-        let gap = code_gap(coder, models, rice, gaps.get(place).copied().unwrap_or(0))?;
-        let at = next.checked_add(gap).filter(|at| *at < u32::MAX);
-        let first = at.and_then(|at| at.checked_mul(unit));
-        match (at, first.filter(|first| first.checked_add(unit).is_some())) {
-            (Some(at), Some(first)) => {
-                firsts.push(first);
-                next = at + 1;
-            }
-            _ => return Err(coder.damaged("gap between weights")),
-        }
-    }
-    Ok(Units { unit, firsts })
-}
-
-/// The most weights that a change may name: a weight that changes takes a bit at least, and a writer leaves no more than seven of eight as they are.
-fn most_weights<C: Coder>(coder: &C) -> usize {
-    coder
-        .bits_left()
-        .saturating_mul(8)
-        .saturating_add(FREE_WEIGHTS)
-}
-
-/// The first position, then how many units stay unchanged between one changed unit and the next.
-fn gaps(units: &[u32]) -> impl Iterator<Item = u32> {
-    let mut next = 0;
-    units.iter().map(move |&unit| {
-        let gap = unit - next;
-        next = unit + 1;
-        gap
-    })
-}
-
-/// The parameter of the Rice code with the fewest bits, by measure, of those near the gaps' mean and the one before, which costs least to tell.
-fn best_rice(gaps: &[u32], before: u32) -> u32 {
-    let sum: u64 = gaps.iter().copied().map(u64::from).sum();
-    let mean = (sum * 7 / 10 / (gaps.len() as u64).max(1)).max(1).ilog2();
-    let cost = |rice: &u32| {
-        let (mut writer, mut models) = (Writer::new(), Models::new());
-        for gap in gaps {
-            code_gap(&mut writer, &mut models, *rice, *gap).expect("a writer refuses nothing");
-        }
-        writer.bits() + if *rice == before { 0 } else { OTHER_RICE_BITS }
-    };
-    [before, mean.saturating_sub(1), mean, mean + 1]
-        .into_iter()
-        .min_by_key(cost)
-        .unwrap_or(before)
-}
-
-/// A gap in the Rice code of parameter `rice` (R. F. Rice, 1979), its unary part and the highest bit of its rest learned.
-fn code_gap<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    rice: u32,
-    gap: u32,
-) -> Result<u32, PackageError> {
-    let multiples = gap >> rice;
-    let mut quotient = 0u32;
-    while quotient < LONG_GAP
-        && coder.bit(
-            &mut models.longer[rice as usize][quotient.min(2) as usize],
-            quotient < multiples,
-        )?
-    {
-        quotient += 1;
-    }
-    if quotient == LONG_GAP {
-        let beyond = multiples.saturating_sub(LONG_GAP);
-        quotient = coder
-            .number(&mut models.beyond, beyond)?
-            .checked_add(LONG_GAP)
-            .ok_or_else(|| coder.damaged("gap between weights"))?;
-    }
-    let learned = rice.min(2);
-    let rest = gap & ((1u64 << rice) - 1) as u32;
-    let high = coder.tree(
-        &mut models.rest[rice as usize],
-        learned,
-        rest >> (rice - learned),
-    )?;
-    let low = coder.raw(rice - learned, rest & ((1 << (rice - learned)) - 1))?;
-    quotient
-        .checked_shl(rice)
-        .filter(|shifted| shifted >> rice == quotient)
-        .and_then(|shifted| shifted.checked_add(high << (rice - learned) | low))
-        .ok_or_else(|| coder.damaged("gap between weights"))
-}
-
 fn code_shape<C: Coder>(
     coder: &mut C,
     models: &mut Models,
@@ -436,200 +243,10 @@ fn code_shape<C: Coder>(
     }
 }
 
-/// `count` values, `scaled_by_row` or all alike.
-fn code_values<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    count: usize,
-    given: Option<&Values>,
-    scaled_by_row: bool,
-) -> Result<Values, PackageError> {
-    let form = match given {
-        Some(Values::Quantised {
-            steps: Steps::Even, ..
-        }) => form::EVEN,
-        Some(Values::Quantised {
-            steps: Steps::Grid | Steps::Share,
-            ..
-        }) => form::GRID,
-        Some(Values::Quantised { .. }) | None => form::GROWING,
-        Some(Values::Float(_)) => form::FLOAT,
-    };
-    match coder.tree(&mut models.form, 2, form)? {
-        form @ (form::GROWING | form::EVEN) => {
-            let (scales, values) = match given {
-                Some(Values::Quantised { scales, values, .. }) => {
-                    (scales.as_slice(), values.as_slice())
-                }
-                _ => ([].as_slice(), [].as_slice()),
-            };
-            let largest = values.iter().map(|value| value.unsigned_abs()).max();
-            let bits = 8 - largest.unwrap_or(1).max(1).leading_zeros();
-            let bits = coder.tree(&mut models.bits, 3, bits)?;
-            if bits == 0 {
-                return Err(coder.damaged("bits of quantised values"));
-            }
-            let mut number = 1;
-            if scaled_by_row {
-                let scales = (scales.len() as u32).saturating_sub(1);
-                number += coder.number(&mut models.scales, scales)? as usize;
-            }
-            if !count.is_multiple_of(number) {
-                return Err(coder.damaged("number of scales"));
-            }
-            let fraction_bits = code_fraction_bits(coder, models, scales)?;
-            let scales = code_list(number, scales, |scale: f32| {
-                coder.float(&mut models.scale_exponents, fraction_bits, scale)
-            })?;
-            let (learned, unlearned) = (bits.min(LEARNED_BITS), bits.saturating_sub(LEARNED_BITS));
-            let values = code_list(count, values, |value: i8| {
-                let magnitude = u32::from(value.unsigned_abs());
-                let models = &mut models.magnitudes[form as usize / 2][bits as usize];
-                let high = coder.tree(models, learned, magnitude >> unlearned)?;
-                let low = magnitude & ((1 << unlearned) - 1);
-                // The sign goes with the lowest bits.
-                let low = coder.raw(unlearned + 1, low << 1 | u32::from(value < 0))?;
-                let magnitude = (high << unlearned | low >> 1) as i8;
-                Ok(if low & 1 == 1 { -magnitude } else { magnitude })
-            })?;
-            let steps = if form == form::EVEN {
-                Steps::Even
-            } else {
-                Steps::Growing
-            };
-            Ok(Values::Quantised {
-                steps,
-                scales,
-                values,
-            })
-        }
-        form::GRID => {
-            let (scales, values) = match given {
-                Some(Values::Quantised { scales, values, .. }) => {
-                    (scales.as_slice(), values.as_slice())
-                }
-                _ => ([].as_slice(), [].as_slice()),
-            };
-            let share = matches!(
-                given,
-                Some(Values::Quantised {
-                    steps: Steps::Share,
-                    ..
-                })
-            );
-            let share = coder.bit(&mut models.share, share)?;
-            if share && scaled_by_row {
-                return Err(coder.damaged("shares of weights that are replaced"));
-            }
-            let fraction_bits = code_fraction_bits(coder, models, scales)?;
-            let scales = code_list(1 + usize::from(share), scales, |scale: f32| {
-                coder.float(&mut models.scale_exponents, fraction_bits, scale)
-            })?;
-            let mut before = [0u32; 2];
-            let values = code_list(count, values, |value: i8| {
-                let size = u32::from(value.unsigned_abs());
-                let neighbours = (before[0] + before[1]).min(NEIGHBOURS as u32 - 1);
-                let size = code_size(coder, models, neighbours as usize, size)?;
-                before = [before[1], size];
-                Ok(match size {
-                    0 => 0,
-                    _ if coder.raw(1, u32::from(value < 0))? == 1 => -(size as i8),
-                    _ => size as i8,
-                })
-            })?;
-            Ok(Values::Quantised {
-                steps: if share { Steps::Share } else { Steps::Grid },
-                scales,
-                values,
-            })
-        }
-        form::FLOAT => {
-            let given = match given {
-                Some(Values::Float(values)) => values.as_slice(),
-                _ => &[],
-            };
-            let fraction_bits = code_fraction_bits(coder, models, given)?;
-            let values = code_list(count, given, |value: f32| {
-                let negative = coder.raw(1, value.is_sign_negative().into())? == 1;
-                let exponents = &mut models.value_exponents;
-                let size = coder.float(exponents, fraction_bits, value.abs())?;
-                Ok(if negative { -size } else { size })
-            })?;
-            Ok(Values::Float(values))
-        }
-        unknown => Err(PackageError::UnsupportedFeature {
-            what: "form of values",
-            found: unknown,
-        }),
-    }
-}
-
-/// The magnitude of a value on a grid, 0 to 127.
-fn code_size<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    neighbours: usize,
-    given: u32,
-) -> Result<u32, PackageError> {
-    let mut size = 0;
-    while size < COUNTED
-        && coder.bit(&mut models.larger[neighbours][size as usize], size < given)?
-    {
-        size += 1;
-    }
-    if size == COUNTED {
-        size += coder.number(&mut models.large, given.saturating_sub(COUNTED))?;
-    }
-    if size > i8::MAX as u32 {
-        return Err(coder.damaged("a value beyond its grid"));
-    }
-    Ok(size)
-}
-
-/// The fraction bits of the value that needs most.
-fn code_fraction_bits<C: Coder>(
-    coder: &mut C,
-    models: &mut Models,
-    values: &[f32],
-) -> Result<u32, PackageError> {
-    let needed = values
-        .iter()
-        .map(|value| 23 - value.to_bits().trailing_zeros().min(23));
-    let bits = coder.tree(&mut models.fraction_bits, 5, needed.max().unwrap_or(0))?;
-    if bits > 23 {
-        return Err(coder.damaged("number of fraction bits"));
-    }
-    Ok(bits)
-}
-
-/// A step between f32: its sign, and how many steps: a number that adapts.
-fn code_step<C: Coder>(coder: &mut C, models: &mut Models, step: i32) -> Result<i32, PackageError> {
-    let negative = coder.raw(1, (step < 0).into())? == 1;
-    let size = coder.number(&mut models.step_digits, step.unsigned_abs())?;
-    if size > 1 << 31 {
-        return Err(coder.damaged("a step that is too far"));
-    }
-    let size = size as i32;
-    Ok(if negative { size.wrapping_neg() } else { size })
-}
-
-/// `count` values, of which a writer is given all and a reader none.
-fn code_list<T: Copy + Default>(
-    count: usize,
-    given: &[T],
-    mut code: impl FnMut(T) -> Result<T, PackageError>,
-) -> Result<Vec<T>, PackageError> {
-    let mut values = Vec::with_capacity(count);
-    for place in 0..count {
-        values.push(code(given.get(place).copied().unwrap_or_default())?);
-    }
-    Ok(values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::package::{Precision, Tensor};
+    use crate::package::{Precision, Tensor, coder::Writer};
 
     /// log2 of the number of ways to choose `k` of `n`: what no coding of positions alone can beat on average.
     fn log2_choose(n: usize, k: usize) -> f64 {
