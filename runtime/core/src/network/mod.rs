@@ -14,7 +14,7 @@ use multiversion::multiversion;
 
 use crate::package::{Tensor, Tensors};
 use architecture::{Architecture, MEL_BINS, SUB_BANDS};
-use kernels::{Dense, lanes, lanes_mut, padded, silu, weighted_sum};
+use kernels::{Dense, LANES, Lanes, add, groups, relu, silu, three_taps, weighted_sum};
 
 /// Why tensors are not a network that can be computed here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,9 +71,9 @@ const CHUNK: usize = 10;
 pub struct Network {
     head: Dense,
     blocks: Vec<Block>,
-    /// `[5 frames][5 bands][width]`.
-    tail: Vec<f32>,
-    tail_width: usize,
+    /// `[5 frames][5 bands][groups]`.
+    tail: Vec<Lanes>,
+    tail_groups: usize,
     tail_point: Dense,
     classifier: Dense,
     classes: usize,
@@ -83,19 +83,19 @@ pub struct Network {
 struct Block {
     /// The 1x1 convolution in front of a block that changes the width.
     entry: Option<Dense>,
-    /// Channels, padded.
-    width: usize,
+    /// Groups of eight channels.
+    groups: usize,
     bands_in: usize,
     bands_out: usize,
     stride: usize,
     dilation: usize,
-    /// Taps along frequency, of every band that leaves, `[bands_out][3][width]`: the norm differs between sub-bands.
-    frequency: Vec<f32>,
-    /// `[bands_out][width]`.
-    frequency_shift: Vec<f32>,
-    /// `[3][width]`.
-    time: Vec<f32>,
-    time_shift: Vec<f32>,
+    /// Taps along frequency, of every band that leaves, `[bands_out][3][groups]`: the norm differs between sub-bands.
+    frequency: Vec<Lanes>,
+    /// `[bands_out][groups]`.
+    frequency_shift: Vec<Lanes>,
+    /// `[3][groups]`.
+    time: Vec<Lanes>,
+    time_shift: Vec<Lanes>,
     point: Dense,
 }
 
@@ -105,26 +105,24 @@ pub struct State {
     /// The last frames with their margins, and behind them those of the chunk under way.
     mel: Vec<f32>,
     /// The same of every block's mean over frequency.
-    times: Vec<Vec<f32>>,
+    times: Vec<Vec<Lanes>>,
     /// The same of the last block's output.
-    tail: Vec<f32>,
+    tail: Vec<Lanes>,
     scratch: Scratch,
 }
 
 #[derive(Clone, Debug)]
 struct Scratch {
-    /// The head's input, a row of 25 values for every frame and band.
-    columns: Vec<f32>,
-    /// A block's input, what its entry makes of it, and its frequency branch: `[frames][bands][width]`.
-    input: Vec<f32>,
-    entered: Vec<f32>,
-    auxiliary: Vec<f32>,
-    /// The time branch, `[frames][width]`.
-    branch: Vec<f32>,
-    pointed: Vec<f32>,
-    /// `[frames][classes]`, padded.
-    logits: Vec<f32>,
-    zeros: Vec<f32>,
+    /// A block's input, what its entry makes of it, and its frequency branch: `[frames][bands][groups]`.
+    input: Vec<Lanes>,
+    entered: Vec<Lanes>,
+    auxiliary: Vec<Lanes>,
+    /// The time branch, `[frames][groups]`.
+    branch: Vec<Lanes>,
+    pointed: Vec<Lanes>,
+    /// `[frames][groups of classes]`.
+    logits: Vec<Lanes>,
+    zeros: Vec<Lanes>,
 }
 
 impl Network {
@@ -164,36 +162,40 @@ impl Network {
                 let entry = block
                     .has_entry()
                     .then(|| normed(&name("entry"), block.inputs, &name("entry.conv.weight")));
-                let width = padded(block.width);
+                let groups = groups(block.width);
                 let taps = tensor(&name("frequency.conv.weight"));
                 let (scale, shift) = norm(&name("frequency"));
-                let mut frequency = vec![0.0; block.bands_out * 3 * width];
-                let mut frequency_shift = vec![0.0; block.bands_out * width];
+                let mut frequency = vec![[0.0; LANES]; block.bands_out * 3 * groups];
+                let mut frequency_shift = vec![[0.0; LANES]; block.bands_out * groups];
                 for band in 0..block.bands_out {
                     let sub_band = band * SUB_BANDS / block.bands_out;
                     for channel in 0..block.width {
                         let place = channel * SUB_BANDS + sub_band;
-                        frequency_shift[band * width + channel] = shift[place];
+                        let (group, lane) = (channel / LANES, channel % LANES);
+                        frequency_shift[band * groups + group][lane] = shift[place];
                         for tap in 0..3 {
-                            frequency[(band * 3 + tap) * width + channel] =
+                            frequency[(band * 3 + tap) * groups + group][lane] =
                                 scale[place] * taps.data[channel * 3 + tap];
                         }
                     }
                 }
                 let taps = tensor(&name("time.conv.weight"));
                 let (scale, shift) = norm(&name("time"));
-                let (mut time, mut time_shift) = (vec![0.0; 3 * width], vec![0.0; width]);
+                let mut time = vec![[0.0; LANES]; 3 * groups];
+                let mut time_shift = vec![[0.0; LANES]; groups];
                 for channel in 0..block.width {
-                    time_shift[channel] = shift[channel];
+                    let (group, lane) = (channel / LANES, channel % LANES);
+                    time_shift[group][lane] = shift[channel];
                     for tap in 0..3 {
-                        time[tap * width + channel] = scale[channel] * taps.data[channel * 3 + tap];
+                        time[tap * groups + group][lane] =
+                            scale[channel] * taps.data[channel * 3 + tap];
                     }
                 }
                 let weight = tensor(&name("point.conv.weight"));
                 let of = |channel: usize, input: usize| weight.data[channel * block.width + input];
                 Block {
                     entry,
-                    width,
+                    groups,
                     bands_in: block.bands_in,
                     bands_out: block.bands_out,
                     stride: block.stride,
@@ -207,11 +209,12 @@ impl Network {
             })
             .collect();
         let taps = tensor("tail.depthwise.conv.weight");
-        let tail_width = padded(taps.rows());
-        let mut tail = vec![0.0; KERNEL * SUB_BANDS * tail_width];
+        let tail_groups = groups(taps.rows());
+        let mut tail = vec![[0.0; LANES]; KERNEL * SUB_BANDS * tail_groups];
         for channel in 0..taps.rows() {
             for (band, frame) in (0..SUB_BANDS).flat_map(|b| (0..KERNEL).map(move |f| (b, f))) {
-                tail[(frame * SUB_BANDS + band) * tail_width + channel] =
+                let row = (frame * SUB_BANDS + band) * tail_groups;
+                tail[row + channel / LANES][channel % LANES] =
                     taps.data[channel * SUB_BANDS * KERNEL + band * KERNEL + frame];
             }
         }
@@ -223,7 +226,7 @@ impl Network {
             head,
             blocks,
             tail,
-            tail_width,
+            tail_groups,
             tail_point,
             classifier: Dense::new(classes, inputs, of, |class| bias.data[class]),
             classes,
@@ -237,26 +240,29 @@ impl Network {
 
     /// The state before the first frame: all that was is silence of the network's own kind, zeros.
     pub fn state(&self) -> State {
-        let largest = |size: &dyn Fn(&Block) -> usize| self.blocks.iter().map(size).max();
-        let rows = |size: &dyn Fn(&Block) -> usize| CHUNK * largest(size).unwrap_or(0);
-        let head = CHUNK * MEL_BINS / 2;
+        let rows = |size: &dyn Fn(&Block) -> usize| {
+            let largest = self.blocks.iter().map(size).max().unwrap_or(0);
+            vec![[0.0; LANES]; CHUNK * largest]
+        };
+        let head = MEL_BINS / 2 * self.head.groups;
+        let ends = self.tail_groups.max(self.tail_point.groups);
+        let history = |frames: usize, groups: usize| vec![[0.0; LANES]; (frames + CHUNK) * groups];
         State {
             mel: vec![0.0; (KERNEL - 1 + CHUNK) * MEL_ROW],
             times: self
                 .blocks
                 .iter()
-                .map(|block| vec![0.0; (2 * block.dilation + CHUNK) * block.width])
+                .map(|block| history(2 * block.dilation, block.groups))
                 .collect(),
-            tail: vec![0.0; (KERNEL - 1 + CHUNK) * SUB_BANDS * self.tail_width],
+            tail: history(KERNEL - 1, SUB_BANDS * self.tail_groups),
             scratch: Scratch {
-                columns: vec![0.0; head * KERNEL * KERNEL],
-                input: vec![0.0; (head * self.head.width).max(rows(&|b| b.bands_out * b.width))],
-                entered: vec![0.0; rows(&|b| b.bands_in * b.width)],
-                auxiliary: vec![0.0; rows(&|b| b.bands_out * b.width)],
-                branch: vec![0.0; rows(&|b| b.width).max(CHUNK * self.tail_width)],
-                pointed: vec![0.0; rows(&|b| b.width).max(CHUNK * self.tail_point.width)],
-                logits: vec![0.0; CHUNK * self.classifier.width],
-                zeros: vec![0.0; rows(&|b| b.width) / CHUNK],
+                input: rows(&|block| head.max(block.bands_out * block.groups)),
+                entered: rows(&|block| block.bands_in * block.groups),
+                auxiliary: rows(&|block| block.bands_out * block.groups),
+                branch: rows(&|block| ends.max(block.groups)),
+                pointed: rows(&|block| ends.max(block.groups)),
+                logits: vec![[0.0; LANES]; CHUNK * self.classifier.groups],
+                zeros: rows(&|block| block.groups),
             },
         }
     }
@@ -278,9 +284,9 @@ impl Network {
         logits.reserve(frames.len() / MEL_BINS * self.classes);
         for chunk in frames.chunks(CHUNK * MEL_BINS) {
             run(self, state, chunk);
-            let computed = state.scratch.logits.chunks_exact(self.classifier.width);
+            let computed = state.scratch.logits.chunks_exact(self.classifier.groups);
             for row in computed.take(chunk.len() / MEL_BINS) {
-                logits.extend_from_slice(&row[..self.classes]);
+                logits.extend_from_slice(&row.as_flattened()[..self.classes]);
             }
         }
         Ok(())
@@ -291,8 +297,10 @@ impl State {
     /// As before the first frame.
     pub fn reset(&mut self) {
         self.mel.fill(0.0);
-        self.times.iter_mut().for_each(|rows| rows.fill(0.0));
-        self.tail.fill(0.0);
+        self.times
+            .iter_mut()
+            .for_each(|rows| rows.fill([0.0; LANES]));
+        self.tail.fill([0.0; LANES]);
     }
 }
 
@@ -302,8 +310,8 @@ impl Block {
     fn pass<const FUSED: bool>(
         &self,
         scratch: &mut Scratch,
-        time: &mut [f32],
-        input_width: usize,
+        time: &mut [Lanes],
+        groups_in: usize,
         count: usize,
     ) {
         let Scratch {
@@ -315,12 +323,13 @@ impl Block {
             zeros,
             ..
         } = scratch;
-        let width = self.width;
-        let (rows_in, rows_out) = (count * self.bands_in, count * self.bands_out);
+        let groups = self.groups;
         let x = match &self.entry {
             Some(entry) => {
-                let x = &input[..rows_in * input_width];
-                entry.apply::<FUSED>(x, input_width, &mut entered[..rows_in * width], true);
+                let rows = count * self.bands_in;
+                let x = input[..rows * groups_in].as_flattened();
+                let out = &mut entered[..rows * groups];
+                entry.apply::<FUSED, true>(x, groups_in * LANES, [1, 0], out);
                 &*entered
             }
             None => &*input,
@@ -328,79 +337,73 @@ impl Block {
 
         let history = 2 * self.dilation;
         let share = 1.0 / self.bands_out as f32;
-        let means = time[history * width..].chunks_exact_mut(width);
+        let means = time[history * groups..].chunks_exact_mut(groups);
         for (frame, mean) in means.take(count).enumerate() {
-            mean.fill(0.0);
-            for band_out in 0..self.bands_out {
-                let place = frame * self.bands_out + band_out;
-                let out = &mut auxiliary[place * width..][..width];
-                let middle = frame * self.bands_in + band_out * self.stride;
-                let above = match band_out {
-                    0 => &zeros[..width],
-                    _ => band(x, middle - 1, width),
+            mean.fill([0.0; LANES]);
+            for band in 0..self.bands_out {
+                let middle = band * self.stride;
+                let row = |band: usize| row(x, frame * self.bands_in + band, groups);
+                let above = if middle == 0 {
+                    &**zeros
+                } else {
+                    row(middle - 1)
                 };
-                let below = match band_out * self.stride + 1 {
-                    next if next == self.bands_in => &zeros[..width],
-                    _ => band(x, middle + 1, width),
+                let below = match middle + 1 == self.bands_in {
+                    true => &**zeros,
+                    false => row(middle + 1),
                 };
-                weighted_sum::<FUSED, 3>(
+                let out = &mut auxiliary[(frame * self.bands_out + band) * groups..][..groups];
+                three_taps::<FUSED>(
                     out,
-                    band(&self.frequency_shift, band_out, width),
-                    [above, band(x, middle, width), below],
-                    core::array::from_fn(|tap| band(&self.frequency, band_out * 3 + tap, width)),
+                    &self.frequency_shift[band * groups..],
+                    [above, row(middle), below],
+                    &self.frequency[band * 3 * groups..],
                 );
-                add(mean, out);
+                for (mean, out) in mean.iter_mut().zip(out) {
+                    *mean = add(mean, out);
+                }
             }
-            mean.iter_mut().for_each(|mean| *mean *= share);
+            mean.iter_mut()
+                .for_each(|mean| *mean = mean.map(|sum| sum * share));
         }
 
-        for frame in 0..count {
-            let out = &mut branch[frame * width..][..width];
-            weighted_sum::<FUSED, 3>(
-                out,
-                &self.time_shift,
-                core::array::from_fn(|tap| band(time, frame + tap * self.dilation, width)),
-                core::array::from_fn(|tap| band(&self.time, tap, width)),
-            );
-            silu::<FUSED>(out);
+        for (frame, out) in branch.chunks_exact_mut(groups).take(count).enumerate() {
+            let row = |tap: usize| row(time, frame + tap * self.dilation, groups);
+            three_taps::<FUSED>(out, &self.time_shift, [row(0), row(1), row(2)], &self.time);
+            out.iter_mut()
+                .for_each(|lanes| *lanes = silu::<FUSED>(lanes));
         }
-        keep(time, count, history, width);
-        let pointed = &mut pointed[..count * width];
+        keep(time, count, history, groups);
+        let pointed = &mut pointed[..count * groups];
+        let x = branch[..count * groups].as_flattened();
         self.point
-            .apply::<FUSED>(&branch[..count * width], width, pointed, false);
+            .apply::<FUSED, false>(x, groups * LANES, [1, 0], pointed);
 
         let residual = self.entry.is_none();
-        for row in 0..rows_out {
-            let frame = row / self.bands_out;
-            let out = lanes_mut(&mut input[row * width..][..width]);
-            let auxiliary = lanes(band(auxiliary, row, width));
-            let pointed = lanes(band(pointed, frame, width));
-            for ((out, a), b) in out.iter_mut().zip(auxiliary).zip(pointed) {
-                for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                    let sum = a + b;
-                    *out = if residual { sum + *out } else { sum }.max(0.0);
+        let rows = self.bands_out * groups;
+        for frame in 0..count {
+            let pointed = row(pointed, frame, groups);
+            let auxiliary = row(auxiliary, frame, rows).chunks_exact(groups);
+            let out = input[frame * rows..][..rows].chunks_exact_mut(groups);
+            for (out, auxiliary) in out.zip(auxiliary) {
+                for ((out, a), b) in out.iter_mut().zip(auxiliary).zip(pointed) {
+                    let sum = add(a, b);
+                    *out = relu(&if residual { add(&sum, out) } else { sum });
                 }
             }
         }
     }
 }
 
-/// Row `index` of rows of `width` values.
+/// Row `index` of rows of `groups` groups.
 #[inline(always)]
-fn band(rows: &[f32], index: usize, width: usize) -> &[f32] {
-    &rows[index * width..][..width]
-}
-
-#[inline(always)]
-fn add(sum: &mut [f32], row: &[f32]) {
-    for (sum, value) in sum.iter_mut().zip(row) {
-        *sum += value;
-    }
+fn row(rows: &[Lanes], index: usize, groups: usize) -> &[Lanes] {
+    &rows[index * groups..][..groups]
 }
 
 /// Makes the last `history` of `history + count` rows the first.
 #[inline(always)]
-fn keep(rows: &mut [f32], count: usize, history: usize, width: usize) {
+fn keep<T: Copy>(rows: &mut [T], count: usize, history: usize, width: usize) {
     rows.copy_within(count * width..(count + history) * width, 0);
 }
 
@@ -421,53 +424,43 @@ fn pass<const FUSED: bool>(network: &Network, state: &mut State, frames: &[f32])
     for (row, frame) in new.zip(frames.chunks_exact(MEL_BINS)) {
         row[MARGIN..][..MEL_BINS].copy_from_slice(frame);
     }
-    let bands = MEL_BINS / 2;
-    let columns = scratch.columns.chunks_exact_mut(KERNEL * KERNEL);
-    for (place, column) in columns.take(count * bands).enumerate() {
-        let (frame, band) = (place / bands, place % bands);
-        for (tap, values) in column.chunks_exact_mut(KERNEL).enumerate() {
-            let start = (frame + tap) * MEL_ROW + 2 * band;
-            values.copy_from_slice(&state.mel[start..start + KERNEL]);
-        }
+    let (bands, mut groups) = (MEL_BINS / 2, network.head.groups);
+    for frame in 0..count {
+        // Five frames, and of each five bins, every other band.
+        let x = &state.mel[frame * MEL_ROW..][..KERNEL * MEL_ROW];
+        let out = &mut scratch.input[frame * bands * groups..][..bands * groups];
+        network
+            .head
+            .apply::<FUSED, true>(x, 2, [KERNEL, MEL_ROW], out);
     }
-    let rows = count * bands;
-    network.head.apply::<FUSED>(
-        &scratch.columns[..rows * KERNEL * KERNEL],
-        KERNEL * KERNEL,
-        &mut scratch.input[..rows * network.head.width],
-        true,
-    );
     keep(&mut state.mel, count, KERNEL - 1, MEL_ROW);
 
-    let mut input_width = network.head.width;
     for (block, time) in network.blocks.iter().zip(&mut state.times) {
-        block.pass::<FUSED>(scratch, time, input_width, count);
-        input_width = block.width;
+        block.pass::<FUSED>(scratch, time, groups, count);
+        groups = block.groups;
     }
 
-    let (width, row) = (network.tail_width, SUB_BANDS * network.tail_width);
-    state.tail[(KERNEL - 1) * row..][..count * row].copy_from_slice(&scratch.input[..count * row]);
-    for frame in 0..count {
+    let rows = SUB_BANDS * groups;
+    state.tail[(KERNEL - 1) * rows..][..count * rows]
+        .copy_from_slice(&scratch.input[..count * rows]);
+    let branch = &mut scratch.branch[..count * groups];
+    for (frame, out) in branch.chunks_exact_mut(groups).enumerate() {
         // Five bands of five frames lie one after another.
-        let row = |rows, tap: usize| -> &[f32] { band(rows, tap, width) };
-        weighted_sum::<FUSED, { KERNEL * SUB_BANDS }>(
-            &mut scratch.branch[frame * width..][..width],
-            &scratch.zeros[..width],
-            core::array::from_fn(|tap| row(&state.tail, frame * SUB_BANDS + tap)),
-            core::array::from_fn(|tap| row(&network.tail, tap)),
+        weighted_sum::<FUSED>(
+            out,
+            &state.tail[frame * rows..][..KERNEL * rows],
+            &network.tail,
         );
     }
-    keep(&mut state.tail, count, KERNEL - 1, row);
-    network.tail_point.apply::<FUSED>(
-        &scratch.branch[..count * width],
-        width,
-        &mut scratch.pointed[..count * network.tail_point.width],
-        true,
-    );
-    network.classifier.apply::<FUSED>(
-        &scratch.pointed[..count * network.tail_point.width],
-        network.tail_point.width,
-        &mut scratch.logits[..count * network.classifier.width],
-        false,
-    );
+    keep(&mut state.tail, count, KERNEL - 1, rows);
+    let pointed = &mut scratch.pointed[..count * network.tail_point.groups];
+    let x = branch.as_flattened();
+    network
+        .tail_point
+        .apply::<FUSED, true>(x, groups * LANES, [1, 0], pointed);
+    let logits = &mut scratch.logits[..count * network.classifier.groups];
+    let step = network.tail_point.groups * LANES;
+    network
+        .classifier
+        .apply::<FUSED, false>(pointed.as_flattened(), step, [1, 0], logits);
 }
