@@ -3,6 +3,7 @@
 //! Every command is a function of its arguments that tests call in process. Exit codes: 0 success, 1 a negative result
 //! (nothing found, a keyword missed, a budget exceeded), 2 an error.
 
+mod bench;
 mod demo;
 mod diff;
 mod eval;
@@ -56,6 +57,7 @@ enum Command {
     Verify(verify::Verify),
     Diff(diff::Diff),
     Export(export::Export),
+    Bench(bench::Bench),
     #[command(subcommand)]
     Models(releases::Releases),
 }
@@ -112,6 +114,7 @@ where
         Command::Verify(command) => command.run(out),
         Command::Diff(command) => command.run(out),
         Command::Export(command) => command.run(out),
+        Command::Bench(command) => command.run(out),
         Command::Models(command) => command.run(out),
     };
     match outcome.and_then(|outcome| out.flush().map(|()| outcome).map_err(Into::into)) {

@@ -1,0 +1,363 @@
+//! `swr bench`: what listening costs on this machine, as a whole and in its parts.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::frontend::Frontend;
+use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
+
+use super::{ModelsArgs, Outcome, json_line};
+use crate::DEFAULT_STEP_FRAMES;
+use crate::capture::{Paced, Recording, Source};
+use crate::engine::Engine;
+use crate::models::{Model, Models};
+use crate::spotter::Spotter;
+
+/// Samples that arrive together: 40 ms.
+const CHUNK_SAMPLES: usize = 640;
+/// Frames of a window of one second.
+const WINDOW_FRAMES: usize = 98;
+
+/// Measure what listening costs on this machine: CPU, memory, and the time to load and to change language
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr bench
+  swr bench --lang ar --json
+  swr bench --paced 20                     (CPU while audio comes at the pace of speech, caches cold)
+
+CPU is that of the whole process per second of audio, front end, network and detector together, medians of rounds that alternate.
+The audio is noise made here: the cost does not depend on what is heard.")]
+pub(super) struct Bench {
+    /// Language to listen for [default: the base's]
+    #[arg(long, value_name = "L")]
+    lang: Option<String>,
+    /// Language to change to, for the time that takes [default: another one that is there]
+    #[arg(long, value_name = "L")]
+    to: Option<String>,
+    /// Seconds of audio of a round
+    #[arg(long, value_name = "S", default_value_t = 20.0, value_parser = super::duration)]
+    seconds: f64,
+    /// Rounds
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Frames of a step of the network
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_STEP_FRAMES)]
+    step_frames: usize,
+    /// Listen to so many seconds at the pace of speech as well
+    #[arg(long, value_name = "S", value_parser = super::duration)]
+    paced: Option<f64>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
+/// What was measured. CPU is in milliseconds per second of audio.
+#[derive(Debug, Serialize)]
+struct Measured {
+    language: String,
+    step_frames: usize,
+    /// Front end, network and detector, fed without pause.
+    cpu_ms_per_s: f64,
+    frontend_ms_per_s: f64,
+    network_ms_per_s: f64,
+    detector_ms_per_s: f64,
+    /// The network operation by operation in tract, and how much longer that takes.
+    unfused_ms_per_s: f64,
+    unfused_ratio: f64,
+    /// As the first, but the audio comes no faster than it is spoken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paced_cpu_ms_per_s: Option<f64>,
+    /// The network on a window of one second in one go, in microseconds.
+    window_us: f64,
+    /// From nothing to a spotter that listens: base read and checked, delta merged, network built.
+    load_ms: f64,
+    /// Of that, a delta decoded and merged.
+    merge_ms: f64,
+    /// A spotter of another language while the base is there.
+    change_language_ms: f64,
+    /// The largest memory this process has had, before anything but listening ran.
+    peak_rss_mib: f64,
+}
+
+impl Bench {
+    pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        ensure!(self.rounds > 0, "--rounds 0: expected at least 1");
+        let directory = self.models.directory()?;
+        let start = Instant::now();
+        let models = self.models.open_directory(&directory)?;
+        let base = models.manifest().language.clone();
+        let language = self.lang.clone().unwrap_or_else(|| base.clone());
+        let mut spotter = Spotter::new(&models, &language, self.step_frames)?;
+        let load_ms = milliseconds(start.elapsed());
+
+        let samples = noise((self.seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
+        let listen = |spotter: &mut Spotter| -> anyhow::Result<()> {
+            let mut events = Vec::new();
+            for chunk in samples.chunks(CHUNK_SAMPLES) {
+                spotter.push(chunk, &mut events)?;
+                events.clear();
+            }
+            Ok(())
+        };
+        listen(&mut spotter)?;
+        let peak_rss_mib = peak_rss_mib()?;
+
+        let model = models.load(&language)?;
+        let mut parts = Parts::new(&models, model, &samples, self.step_frames)?;
+        let audio_s = samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
+        let mut rounds: [Vec<f64>; 6] = Default::default();
+        for _ in 0..self.rounds {
+            let costs = [
+                cpu_ms(|| listen(&mut spotter))?,
+                cpu_ms(|| parts.frontend(&samples))?,
+                cpu_ms(|| parts.network())?,
+                cpu_ms(|| parts.detector())?,
+                cpu_ms(|| parts.unfused())?,
+                cpu_ms(|| parts.window())?,
+            ];
+            for (all, cost) in rounds.iter_mut().zip(costs) {
+                all.push(cost);
+            }
+        }
+        let [whole, frontend, network, detector, unfused, window] = rounds.map(median);
+
+        let other = models
+            .languages()?
+            .into_iter()
+            .find(|other| *other != language);
+        let to = self.to.clone().or(other).unwrap_or(base);
+        let mut changes = Vec::new();
+        let mut merges = Vec::new();
+        for _ in 0..self.rounds {
+            let start = Instant::now();
+            Spotter::new(&models, &to, self.step_frames)?;
+            changes.push(milliseconds(start.elapsed()));
+            let start = Instant::now();
+            models.load(&to)?;
+            merges.push(milliseconds(start.elapsed()));
+        }
+        let paced_cpu_ms_per_s = match self.paced {
+            Some(seconds) => Some(paced(&mut spotter, seconds)? / seconds),
+            None => None,
+        };
+        let measured = Measured {
+            language,
+            step_frames: self.step_frames,
+            cpu_ms_per_s: whole / audio_s,
+            frontend_ms_per_s: frontend / audio_s,
+            network_ms_per_s: network / audio_s,
+            detector_ms_per_s: detector / audio_s,
+            unfused_ms_per_s: unfused / audio_s,
+            unfused_ratio: unfused / network,
+            paced_cpu_ms_per_s,
+            window_us: 1e3 * window / WINDOWS as f64,
+            load_ms,
+            merge_ms: median(merges),
+            change_language_ms: median(changes),
+            peak_rss_mib,
+        };
+        if self.json {
+            json_line(out, &measured)?;
+        } else {
+            print(out, &measured)?;
+        }
+        Ok(Outcome::Success)
+    }
+}
+
+/// Windows that are timed together.
+const WINDOWS: usize = 20;
+
+/// What a spotter is made of, each run by itself on what the one before gives.
+struct Parts {
+    frontend: Frontend,
+    engine: Engine,
+    unfused: Engine,
+    window: Engine,
+    detector: Detector,
+    frames: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl Parts {
+    fn new(
+        models: &Models,
+        model: Model,
+        samples: &[f32],
+        step_frames: usize,
+    ) -> anyhow::Result<Self> {
+        let mut frontend = Frontend::new(&FrontendSettings::default())?;
+        let mut frames = Vec::new();
+        frontend.push(samples, &mut frames)?;
+        let engine = model.engine(step_frames)?;
+        let unfused = Engine::unfused(&model.to_onnx()?, None, step_frames)?;
+        let settings = DetectorSettings::new(model.thresholds.clone());
+        let mut parts = Self {
+            frontend,
+            engine,
+            unfused,
+            window: model.engine(WINDOW_FRAMES)?,
+            detector: Detector::new(&model.labels, settings)?,
+            frames,
+            logits: Vec::new(),
+        };
+        ensure!(
+            parts.frames.len() >= WINDOW_FRAMES * parts.engine.mel_bins(),
+            "--seconds: expected at least a window of one second"
+        );
+        parts
+            .network()
+            .with_context(|| models.directory().display().to_string())?;
+        Ok(parts)
+    }
+
+    fn frontend(&mut self, samples: &[f32]) -> anyhow::Result<()> {
+        let mut frames = Vec::new();
+        for chunk in samples.chunks(CHUNK_SAMPLES) {
+            self.frontend.push(chunk, &mut frames)?;
+            frames.clear();
+        }
+        Ok(())
+    }
+
+    fn network(&mut self) -> anyhow::Result<()> {
+        self.logits.clear();
+        steps(&mut self.engine, &self.frames, &mut self.logits)
+    }
+
+    fn unfused(&mut self) -> anyhow::Result<()> {
+        steps(&mut self.unfused, &self.frames, &mut Vec::new())
+    }
+
+    fn detector(&mut self) -> anyhow::Result<()> {
+        let step = self.engine.step_frames() * self.engine.classes();
+        for logits in self.logits.chunks_exact(step) {
+            self.detector.push(logits);
+        }
+        Ok(())
+    }
+
+    fn window(&mut self) -> anyhow::Result<()> {
+        let frames = &self.frames[..WINDOW_FRAMES * self.window.mel_bins()];
+        let mut logits = Vec::new();
+        for _ in 0..WINDOWS {
+            logits.clear();
+            self.window.step(frames, &mut logits)?;
+        }
+        Ok(())
+    }
+}
+
+fn steps(engine: &mut Engine, frames: &[f32], logits: &mut Vec<f32>) -> anyhow::Result<()> {
+    for step in frames.chunks_exact(engine.step_frames() * engine.mel_bins()) {
+        engine.step(step, logits)?;
+    }
+    Ok(())
+}
+
+/// CPU milliseconds of listening to noise that comes at the pace of speech.
+fn paced(spotter: &mut Spotter, seconds: f64) -> anyhow::Result<f64> {
+    let samples = noise((seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
+    let mut source = Paced::new(Recording::new(samples));
+    cpu_ms(|| {
+        let (mut samples, mut events, mut more) = (Vec::new(), Vec::new(), true);
+        while more {
+            samples.clear();
+            more = source.read(&mut samples)?;
+            spotter.push(&samples, &mut events)?;
+            events.clear();
+        }
+        Ok(())
+    })
+}
+
+/// Quiet noise, the same in every run (a linear congruential generator of Knuth's).
+fn noise(samples: usize) -> Vec<f32> {
+    let mut state = 1u64;
+    let next = |_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.1
+    };
+    (0..samples.max(HOP_SAMPLES)).map(next).collect()
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    1e3 * duration.as_secs_f64()
+}
+
+/// CPU milliseconds of the whole process while `work` runs.
+fn cpu_ms(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let now = || -> anyhow::Result<Duration> {
+        let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+        Ok(time.context("the system does not tell CPU time")?.into())
+    };
+    let before = now()?;
+    work()?;
+    Ok(milliseconds(now()? - before))
+}
+
+fn peak_rss_mib() -> anyhow::Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    let usage = usage.context("the system does not tell memory use")?;
+    // Kibibytes on Linux, bytes on macOS.
+    let unit = if cfg!(target_os = "macos") {
+        1024.0 * 1024.0
+    } else {
+        1024.0
+    };
+    Ok(usage.max_rss() as f64 / unit)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn print(out: &mut dyn Write, measured: &Measured) -> anyhow::Result<()> {
+    let Measured {
+        language,
+        step_frames,
+        cpu_ms_per_s,
+        frontend_ms_per_s,
+        network_ms_per_s,
+        detector_ms_per_s,
+        unfused_ms_per_s,
+        unfused_ratio,
+        paced_cpu_ms_per_s,
+        window_us,
+        load_ms,
+        merge_ms,
+        change_language_ms,
+        peak_rss_mib,
+    } = measured;
+    writeln!(out, "{language}, steps of {} ms", 10 * step_frames)?;
+    writeln!(
+        out,
+        "  listening          {cpu_ms_per_s:7.3} ms of CPU per second of audio"
+    )?;
+    writeln!(out, "    front end        {frontend_ms_per_s:7.3}")?;
+    writeln!(
+        out,
+        "    network          {network_ms_per_s:7.3}   ({unfused_ms_per_s:.2} operation by operation, {unfused_ratio:.1} times as long)"
+    )?;
+    writeln!(out, "    detector         {detector_ms_per_s:7.3}")?;
+    if let Some(paced) = paced_cpu_ms_per_s {
+        writeln!(out, "  at speech's pace   {paced:7.3}")?;
+    }
+    writeln!(out, "  window of 1 s      {window_us:7.0} us in one go")?;
+    writeln!(out, "  load               {load_ms:7.1} ms")?;
+    writeln!(out, "  merge              {merge_ms:7.1} ms")?;
+    writeln!(out, "  change of language {change_language_ms:7.1} ms")?;
+    writeln!(out, "  peak memory        {peak_rss_mib:7.1} MiB")?;
+    Ok(())
+}
