@@ -3,6 +3,7 @@
 //! A run that was interrupted goes on from its last finished epoch and ends in the same bytes as one that was not.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -29,18 +30,32 @@ pub struct Position {
 pub struct Run {
     folder: PathBuf,
     config: Value,
+    /// Held while the run is open.
+    _lock: File,
 }
 
 impl Run {
     /// Opens the folder of a run with this resolved configuration, new or interrupted. A folder of another configuration is
-    /// refused with the difference; `restart` throws it away instead.
+    /// refused with the difference; `restart` throws it away instead. A folder is open once at a time, whatever the process.
     pub fn open(folder: &Path, config: Value, restart: bool) -> Result<Self> {
         // Through text and back, as the stored one: the parser's last bit then falls alike on both.
         let config: Value =
             serde_json::from_str(&config.to_string()).context("the configuration is not JSON")?;
+        let named = || folder.display().to_string();
+        std::fs::create_dir_all(folder).with_context(named)?;
+        let lock = File::create(folder.join("lock")).with_context(named)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(
+                "{}: another process is training there; wait for it, or give --work another folder",
+                folder.display()
+            ),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(named),
+        }
         let run = Self {
             folder: folder.to_path_buf(),
             config,
+            _lock: lock,
         };
         let file = run.file("config.json");
         if restart {

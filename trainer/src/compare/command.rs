@@ -25,7 +25,7 @@ use crate::progress::Progress;
   swr-train compare --report-only
 
 Every finished run is a row of the results file; started again, the command goes on with the runs that have none.
-With --langs and others beside --benchmark, only those of its runs are done.")]
+With --langs and others beside --benchmark, only those of its runs are done. Several processes, each with other seeds or languages, may add to one file.")]
 pub(crate) struct CompareArguments {
     /// Folder with speech
     #[arg(long, value_name = "DIR", required_unless_present = "report_only")]

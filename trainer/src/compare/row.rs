@@ -1,14 +1,14 @@
 //! One run's row in the results file, a JSON object a line.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use swr_core::package::{Budget, Counts};
 
 use crate::baselines::Method;
-use crate::files::write_atomically;
 
 /// What one run is: equal cells are the same run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,13 +146,16 @@ impl Results {
 
 /// Reads a results file; empty if it is not there. A last line that was cut off is left out: its run is done again.
 pub fn read_results(path: &Path) -> Result<Results> {
-    let mut results = Results::default();
-    if !path.exists() {
-        return Ok(results);
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Results::default()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
     }
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    for (number, line) in text[..whole].lines().enumerate() {
+}
+
+fn parse(path: &Path, text: &str) -> Result<Results> {
+    let mut results = Results::default();
+    for (number, line) in text[..whole(text)].lines().enumerate() {
         let line = serde_json::from_str(line);
         match line
             .with_context(|| format!("{}:{}: not a line of results", path.display(), number + 1))?
@@ -164,15 +167,47 @@ pub fn read_results(path: &Path) -> Result<Results> {
     Ok(results)
 }
 
-/// Adds a line. A last line that was cut off is replaced.
-pub fn append(path: &Path, line: &Line) -> Result<()> {
-    let mut text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
-    };
-    text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
-    text += &serde_json::to_string(line)?;
-    text.push('\n');
-    write_atomically(path, text.as_bytes())
+/// Length of the lines that were not cut off.
+fn whole(text: &str) -> usize {
+    text.rfind('\n').map_or(0, |end| end + 1)
+}
+
+/// Adds a row, and the clips that it is judged on if they are not there. A last line that was cut off is replaced. Several processes may add to one file.
+///
+/// # Errors
+/// If the file's rows of this language and split are judged on other clips, or it cannot be written.
+pub fn append(path: &Path, clips: ClipRecord, row: &Row) -> Result<()> {
+    let named = || path.display().to_string();
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(named)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.create(true).read(true).append(true).open(path);
+    let mut file = file.with_context(named)?;
+    // Until it is closed.
+    file.lock().with_context(named)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(named)?;
+    let results = parse(path, &text)?;
+    let mut lines = Vec::new();
+    match results.clips_of(&clips.language, &clips.clips_of) {
+        None => lines.push(Line::Clips(clips)),
+        Some(found) => ensure!(
+            *found == clips,
+            "{}: its rows of {} ({}) are judged on other clips than there are now; give another --results file",
+            path.display(),
+            clips.language,
+            clips.clips_of
+        ),
+    }
+    lines.push(Line::Row(row.clone()));
+    let mut added = String::new();
+    for line in lines {
+        added += &serde_json::to_string(&line)?;
+        added.push('\n');
+    }
+    file.set_len(whole(&text) as u64)
+        .and_then(|()| file.write_all(added.as_bytes()))
+        .and_then(|()| file.sync_all())
+        .with_context(named)
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Task, TaskOptions};
 
-use super::row::{Cell, ClipRecord, Epoch, Line, Results, Row, append, read_results};
+use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
 use crate::adapt::{Adaptation, Aids, CLASSIFIER, Frame, adapt, observe};
 use crate::architecture::Architecture;
 use crate::baselines::Method;
@@ -318,18 +318,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         seconds,
         gates,
     };
-    match results.clips_of(&cell.language, &cell.split) {
-        None => append(place.results, &Line::Clips(record))?,
-        Some(found) if *found != record => bail!(
-            "{}: its rows of {} ({}) are judged on other clips than {} holds now; give another --results file",
-            place.results.display(),
-            cell.language,
-            cell.split,
-            place.data.display()
-        ),
-        Some(_) => {}
-    }
-    append(place.results, &Line::Row(row.clone()))?;
+    append(place.results, record, &row)?;
     println!(
         "{}: {:.1} % of {} clips, {} bytes, {} of {}, {:.0} s",
         cell.name(),
