@@ -97,15 +97,15 @@ impl<'a> Selector<'a> {
             && self.config.policy.input == crate::reparam::policy::Input::Features
     }
 
-    /// Its variables as they start; SWR's scores start from the units' importance.
-    pub(super) fn add_variables(&self, learner: &mut Learner, importance: &[f32]) -> Result<()> {
+    /// Its variables as they start; SWR's scores start from those that are computed.
+    pub(super) fn add_variables(&self, learner: &mut Learner, computed: &[f32]) -> Result<()> {
         let flat = |values: Vec<f32>| Tensor::from_slice(&values, values.len(), &Device::Cpu);
         let (count, policy) = (self.units.len(), &self.config.policy);
         let adam = |rate| Rule::Adam { rate };
         match self.choice {
             Choice::Gates => learner.add(
                 SCORES,
-                &flat(standardised(importance))?,
+                &flat(standardised(computed))?,
                 adam(self.config.gates.learning_rate),
             ),
             Choice::HardConcrete => {
@@ -348,9 +348,9 @@ fn uniform(count: usize, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, count, &Device::Cpu)?)
 }
 
-/// Logarithms of importance, of mean 0 and deviation 1.
-fn standardised(importance: &[f32]) -> Vec<f32> {
-    let logs: Vec<f64> = importance
+/// Logarithms of scores, of mean 0 and deviation 1.
+fn standardised(scores: &[f32]) -> Vec<f32> {
+    let logs: Vec<f64> = scores
         .iter()
         .map(|s| f64::from(s.max(1e-30)).ln())
         .collect();

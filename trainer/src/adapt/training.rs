@@ -341,8 +341,9 @@ impl<'a> Way<'a> {
         }
         let computed = method.choice() == Choice::Scored;
         let evidence = self.evidence(learner, start)?;
-        // Trained gates start from what would be chosen without training them.
-        let mut scores = scores(if computed { method } else { Method::Taylor }, &evidence)?;
+        // Trained gates start from what is best of the scores that are computed.
+        let start_from = if computed { method } else { Method::Magnitude };
+        let mut scores = scores(start_from, &evidence)?;
         let allowed = match learner.decided.get(ALLOWED) {
             Some(allowed) => f64::from(allowed.to_vec1::<f32>()?[0]),
             None => self.unit_budget(learner, start, &scores)?,
