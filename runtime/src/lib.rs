@@ -16,4 +16,4 @@ pub use clip::{CLIP_SAMPLES, ClipRunner};
 pub use engine::{DEFAULT_STEP_FRAMES, Engine, Operation};
 pub use error::{CaptureError, EngineError, ModelsError, SpotError};
 pub use models::{DeltaFile, Model, Models};
-pub use spotter::{Event, Spotter};
+pub use spotter::{Event, Listener, Spotter};

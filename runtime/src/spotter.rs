@@ -1,9 +1,9 @@
-//! One language listening: samples in chunks of any size come in, an event for every spoken keyword leaves.
-//! Front end, engine and detector in a row, with the buffers between them; it reads no files and no clock.
+//! Listening: samples in chunks of any size come in, an event for every spoken keyword leaves, for one language or several on one front end.
+//! Front end, networks and detectors in a row, with the buffers between them; it reads no files and no clock.
 
 use swr_core::detector::{Detection, Detector, DetectorSettings};
 use swr_core::frontend::Frontend;
-use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
+use swr_core::{FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ};
 
 use crate::engine::Engine;
 use crate::error::{ModelsError, SpotError};
@@ -11,6 +11,9 @@ use crate::models::{Model, Models};
 
 /// Samples of silence that [`Spotter::finish`] lets follow: time for the last word to pass through averaging and confirmation.
 const TAIL_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+/// Frames beyond context and averaging window that a listener which joins late hears again: what its first logits depend on in a BC-ResNet, whose
+/// convolutions see 117 frames together.
+const SETTLING_FRAMES: usize = 120;
 
 /// A keyword that was spoken.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -25,14 +28,36 @@ pub struct Event {
     pub score: f32,
 }
 
-/// Spots the keywords of one language in a stream of 16 kHz mono samples.
+/// One language, ready to listen: its network and its detector. Built where it takes time, such as on another thread, and given to a [`Spotter`].
+#[derive(Debug)]
+pub struct Listener {
+    language: String,
+    labels: Vec<String>,
+    engine: Engine,
+    detector: Detector,
+    /// Frames that do not fill a step yet, `[n, mel bins]`.
+    frames: Vec<f32>,
+    /// Logits of the steps just run, `[n, classes]`.
+    logits: Vec<f32>,
+    /// Frames of context in front of the first that counts.
+    context_frames: usize,
+    window_frames: usize,
+    /// Of these, the ones whose logits are still to come, and to be dropped.
+    context_left: usize,
+    /// Frame of the audio that is the detector's frame 0.
+    origin: i64,
+    /// Peaks before this frame of the audio are no events: they were heard again.
+    since: i64,
+}
+
+/// Spots the keywords of one language, or of several at once, in a stream of 16 kHz mono samples.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use swr_runtime::{DEFAULT_STEP_FRAMES, Models, Spotter};
 ///
 /// let models = Models::open("models")?;
-/// let mut spotter = Spotter::new(&models, "de", DEFAULT_STEP_FRAMES)?;
+/// let mut spotter = Spotter::new(&models, &["ar", "zh"], DEFAULT_STEP_FRAMES)?;
 /// let mut events = Vec::new();
 /// spotter.push(&[0.0; 16_000], &mut events)?;
 /// spotter.finish(&mut events)?;
@@ -42,40 +67,30 @@ pub struct Event {
 /// ```
 #[derive(Debug)]
 pub struct Spotter {
-    language: String,
-    labels: Vec<String>,
     frontend: Frontend,
-    engine: Engine,
-    detector: Detector,
-    /// Frames that do not fill a step yet, `[n, mel bins]`.
-    frames: Vec<f32>,
-    /// Logits of the steps just run, `[n, classes]`.
-    logits: Vec<f32>,
-    /// Frames of context at the start of a stream.
+    listeners: Vec<Listener>,
+    /// The last frames, `[n, mel bins]`, for those that join later; what the last push made of its samples is at the end.
+    recent: Vec<f32>,
+    /// Frames heard since the start of the audio; those of the context before it count as negative.
+    heard: i64,
     context_frames: usize,
-    /// Of these, the ones whose logits are still to come, and to be dropped.
-    context_left: usize,
 }
 
-impl Spotter {
-    /// Loads `language` from `models`, for network steps of `step_frames` frames.
+impl Listener {
+    /// Loads `language` from `models`, for network steps of `step_frames` frames, with the thresholds of its package.
     ///
     /// # Errors
     /// [`ModelsError`] when the language is not there or cannot be merged or built.
-    pub fn new(
-        models: &Models,
-        language: &str,
-        step_frames: usize,
-    ) -> Result<Spotter, ModelsError> {
+    pub fn new(models: &Models, language: &str, step_frames: usize) -> Result<Self, ModelsError> {
         let model = models.load(language)?;
         let settings = DetectorSettings {
             window_frames: model.window_frames,
             ..DetectorSettings::new(model.thresholds.clone())
         };
-        Spotter::with_settings(model, settings, step_frames)
+        Listener::with_settings(model, settings, step_frames)
     }
 
-    /// As [`Spotter::new`], with detector settings of the caller's.
+    /// As [`Listener::new`], with detector settings of the caller's.
     ///
     /// # Errors
     /// [`ModelsError`] when the network cannot be built or the settings do not fit it.
@@ -83,32 +98,27 @@ impl Spotter {
         model: Model,
         settings: DetectorSettings,
         step_frames: usize,
-    ) -> Result<Spotter, ModelsError> {
+    ) -> Result<Self, ModelsError> {
         let engine = model.engine(step_frames)?;
-        let frontend = Frontend::new(&FrontendSettings::default()).map_err(|source| {
-            ModelsError::Frontend {
-                path: model.path.clone(),
-                source,
-            }
-        })?;
+        let window_frames = settings.window_frames;
         let detector =
             Detector::new(&model.labels, settings).map_err(|source| ModelsError::Detector {
                 path: model.path.clone(),
                 source: Box::new(source),
             })?;
-        let mut spotter = Spotter {
-            context_frames: model.context_frames,
-            context_left: 0,
+        Ok(Listener {
             language: model.language,
             labels: model.labels,
-            frontend,
             engine,
             detector,
             frames: Vec::new(),
             logits: Vec::new(),
-        };
-        spotter.reset();
-        Ok(spotter)
+            context_frames: model.context_frames,
+            window_frames,
+            context_left: model.context_frames,
+            origin: 0,
+            since: 0,
+        })
     }
 
     /// The language's BCP-47 code.
@@ -121,13 +131,29 @@ impl Spotter {
         &self.labels
     }
 
-    /// Takes the next `samples` (16 kHz, mono, full scale ±1; any number of them) and appends the keywords they complete to `events`.
-    /// The events do not depend on how the stream is cut into calls.
-    ///
-    /// # Errors
-    /// [`SpotError::Frontend`] for a sample that is not finite: none of `samples` was taken. [`SpotError::Engine`] when the network fails.
-    pub fn push(&mut self, samples: &[f32], events: &mut Vec<Event>) -> Result<(), SpotError> {
-        self.frontend.push(samples, &mut self.frames)?;
+    /// Smoothed posteriors of the last frame, in the order of the labels; zeros before the first.
+    pub fn posteriors(&self) -> &[f32] {
+        self.detector.posteriors()
+    }
+
+    /// Frames that it hears again when it joins a stream that is under way.
+    fn memory_frames(&self) -> usize {
+        self.context_frames + self.window_frames + SETTLING_FRAMES
+    }
+
+    /// Begins anew with the frame `first` of the audio, whose context comes before it. Peaks before the frame `since` are no events.
+    fn begin(&mut self, first: i64, since: i64) {
+        self.engine.reset();
+        self.detector.reset();
+        self.frames.clear();
+        self.context_left = self.context_frames;
+        self.origin = first;
+        self.since = since;
+    }
+
+    /// Hears frames and appends the keywords that they complete.
+    fn hear(&mut self, frames: &[f32], events: &mut Vec<Event>) -> Result<(), SpotError> {
+        self.frames.extend_from_slice(frames);
         let step_values = self.engine.step_frames() * self.engine.mel_bins();
         let whole = self.frames.len() - self.frames.len() % step_values;
         self.logits.clear();
@@ -138,8 +164,107 @@ impl Spotter {
         let classes = self.engine.classes();
         let context = self.context_left.min(self.logits.len() / classes);
         self.context_left -= context;
-        for detection in self.detector.push(&self.logits[context * classes..]) {
-            events.push(self.event(&detection));
+        let detections = self.detector.push(&self.logits[context * classes..]);
+        events.extend(
+            detections
+                .iter()
+                .filter_map(|detection| self.event(detection)),
+        );
+        Ok(())
+    }
+
+    /// The stream has ended.
+    fn finish(&mut self, events: &mut Vec<Event>) {
+        let detection = self.detector.finish();
+        events.extend(detection.and_then(|detection| self.event(&detection)));
+    }
+
+    fn event(&self, detection: &Detection) -> Option<Event> {
+        let frame = self.origin + detection.frame as i64;
+        (frame >= self.since).then(|| Event {
+            time_s: (frame * HOP_SAMPLES as i64) as f64 / f64::from(SAMPLE_RATE_HZ),
+            language: self.language.clone(),
+            keyword: self.labels[detection.label].clone(),
+            score: detection.score,
+        })
+    }
+}
+
+impl Spotter {
+    /// Loads `languages` from `models`, for network steps of `step_frames` frames.
+    ///
+    /// # Errors
+    /// As [`Listener::new`].
+    pub fn new<L: AsRef<str>>(
+        models: &Models,
+        languages: &[L],
+        step_frames: usize,
+    ) -> Result<Spotter, ModelsError> {
+        let listener = |language: &L| Listener::new(models, language.as_ref(), step_frames);
+        let listeners = languages.iter().map(listener).collect::<Result<_, _>>()?;
+        Ok(Spotter::with(listeners))
+    }
+
+    /// Lets `listeners` listen.
+    pub fn with(listeners: Vec<Listener>) -> Spotter {
+        let frontend = Frontend::new(&FrontendSettings::default());
+        let mut spotter = Spotter {
+            frontend: frontend.expect("the front end of the default settings"),
+            listeners,
+            recent: Vec::new(),
+            heard: 0,
+            context_frames: 0,
+        };
+        spotter.reset();
+        spotter
+    }
+
+    /// Those who listen, in the order given.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// Log-mel of the last frames, `[n, 40]`: at least those of a second once that was heard.
+    pub fn recent_frames(&self) -> &[f32] {
+        &self.recent
+    }
+
+    /// Takes the next `samples` (16 kHz, mono, full scale ±1; any number of them) and appends the keywords they complete to `events`.
+    /// The events do not depend on how the stream is cut into calls.
+    ///
+    /// # Errors
+    /// [`SpotError::Frontend`] for a sample that is not finite: none of `samples` was taken. [`SpotError::Engine`] when a network fails.
+    pub fn push(&mut self, samples: &[f32], events: &mut Vec<Event>) -> Result<(), SpotError> {
+        let before = self.recent.len();
+        self.frontend.push(samples, &mut self.recent)?;
+        self.heard += ((self.recent.len() - before) / MEL_BINS) as i64;
+        for listener in &mut self.listeners {
+            listener.hear(&self.recent[before..], events)?;
+        }
+        let memory = self.memory_frames() * MEL_BINS;
+        // Seldom, so that what is kept is seldom moved.
+        if self.recent.len() >= 2 * memory {
+            self.recent.drain(..self.recent.len() - memory);
+        }
+        Ok(())
+    }
+
+    /// Lets other listeners go on in the place of those there are, from the present sample. They hear the last seconds again first, so that a word that is
+    /// being spoken is not missed; what those before have heard of it they do not know. Takes less than a millisecond.
+    ///
+    /// # Errors
+    /// [`SpotError::Engine`] when a network fails.
+    pub fn change(&mut self, listeners: Vec<Listener>) -> Result<(), SpotError> {
+        self.listeners = listeners;
+        let mut events = Vec::new();
+        for listener in &mut self.listeners {
+            let frames = (self.recent.len() / MEL_BINS).min(listener.memory_frames());
+            let first = self.heard - frames as i64 + listener.context_frames as i64;
+            listener.begin(first, self.heard);
+            listener.hear(
+                &self.recent[self.recent.len() - frames * MEL_BINS..],
+                &mut events,
+            )?;
         }
         Ok(())
     }
@@ -150,8 +275,8 @@ impl Spotter {
     /// As [`Spotter::push`].
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<(), SpotError> {
         let result = self.push(&[0.0; TAIL_SAMPLES], events);
-        if let Some(detection) = self.detector.finish() {
-            events.push(self.event(&detection));
+        for listener in &mut self.listeners {
+            listener.finish(events);
         }
         self.reset();
         result
@@ -159,28 +284,36 @@ impl Spotter {
 
     /// Forgets everything heard: the next sample is the first of a new stream.
     ///
-    /// As in training and evaluation, the network hears a context of silence before it, whose logits nobody sees: on its first frames
-    /// from a zero state it was never trained.
+    /// As in training and evaluation, the networks hear a context of silence before it, whose logits nobody sees: on its first frames
+    /// from a zero state none was ever trained.
     pub fn reset(&mut self) {
         self.frontend.reset();
-        self.engine.reset();
-        self.detector.reset();
-        self.frames.clear();
+        self.recent.clear();
+        let contexts = self
+            .listeners
+            .iter()
+            .map(|listener| listener.context_frames);
+        self.context_frames = contexts.max().unwrap_or(0);
         self.frontend
             .push(
                 &vec![0.0; self.context_frames * HOP_SAMPLES],
-                &mut self.frames,
+                &mut self.recent,
             )
             .expect("silence is finite");
-        self.context_left = self.context_frames;
+        let frames = self.recent.len() / MEL_BINS;
+        self.heard = frames as i64 - self.context_frames as i64;
+        for listener in &mut self.listeners {
+            listener.begin(0, 0);
+            // Of the silence, as much as it was trained with; steps run with the first samples.
+            let skipped = self.context_frames - listener.context_frames;
+            listener
+                .frames
+                .extend_from_slice(&self.recent[skipped * MEL_BINS..]);
+        }
     }
 
-    fn event(&self, detection: &Detection) -> Event {
-        Event {
-            time_s: (detection.frame * HOP_SAMPLES as u64) as f64 / f64::from(SAMPLE_RATE_HZ),
-            language: self.language.clone(),
-            keyword: self.labels[detection.label].clone(),
-            score: detection.score,
-        }
+    fn memory_frames(&self) -> usize {
+        let memories = self.listeners.iter().map(Listener::memory_frames);
+        memories.max().unwrap_or(0).max(100)
     }
 }

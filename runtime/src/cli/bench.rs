@@ -17,7 +17,7 @@ use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Recording, Source};
 use crate::engine::Engine;
 use crate::models::{Model, Models};
-use crate::spotter::Spotter;
+use crate::spotter::{Listener, Spotter};
 
 /// Samples that arrive together: 40 ms.
 const CHUNK_SAMPLES: usize = 640;
@@ -81,7 +81,7 @@ struct Measured {
     load_ms: f64,
     /// Of that, a delta decoded and merged.
     merge_ms: f64,
-    /// A spotter of another language while the base is there.
+    /// Another language listens in the place of the first, while the base is there.
     change_language_ms: f64,
     /// The largest memory this process has had, before anything but listening ran.
     peak_rss_mib: f64,
@@ -95,7 +95,7 @@ impl Bench {
         let models = self.models.open_directory(&directory)?;
         let base = models.manifest().language.clone();
         let language = self.lang.clone().unwrap_or_else(|| base.clone());
-        let mut spotter = Spotter::new(&models, &language, self.step_frames)?;
+        let mut spotter = Spotter::new(&models, &[&language], self.step_frames)?;
         let load_ms = milliseconds(start.elapsed());
 
         let samples = noise((self.seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
@@ -129,6 +129,10 @@ impl Bench {
         }
         let [whole, frontend, network, detector, unfused, window] = rounds.map(median);
 
+        let paced_cpu_ms_per_s = match self.paced {
+            Some(seconds) => Some(paced(&mut spotter, seconds)? / seconds),
+            None => None,
+        };
         let other = models
             .languages()?
             .into_iter()
@@ -138,16 +142,13 @@ impl Bench {
         let mut merges = Vec::new();
         for _ in 0..self.rounds {
             let start = Instant::now();
-            Spotter::new(&models, &to, self.step_frames)?;
+            let listener = Listener::new(&models, &to, self.step_frames)?;
+            spotter.change(vec![listener])?;
             changes.push(milliseconds(start.elapsed()));
             let start = Instant::now();
             models.load(&to)?;
             merges.push(milliseconds(start.elapsed()));
         }
-        let paced_cpu_ms_per_s = match self.paced {
-            Some(seconds) => Some(paced(&mut spotter, seconds)? / seconds),
-            None => None,
-        };
         let measured = Measured {
             language,
             step_frames: self.step_frames,

@@ -13,9 +13,11 @@ use swr_dataset::{DatasetError, StreamOptions, match_detections};
 use super::script::{Keyword, Script};
 use super::stream::{Measured, TOLERANCE_SAMPLES, detected, measure};
 use super::{ModelsArgs, Outcome, eval, json_line, spot};
+use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::Recording;
 use crate::models::Models;
 use crate::spotter::Event;
+use crate::spotter::Spotter;
 
 /// Spot keywords in the shipped sample audio of every language
 #[derive(Debug, Args)]
@@ -132,10 +134,10 @@ impl Demo {
         let script = Script::read(path, language)?;
         let audio = path.with_extension("wav");
         let recording = Recording::open(&audio)?;
-        let mut spotters = spot::spotters(models, &[language.to_owned()])?;
-        let labels = spotters[0].labels().to_vec();
+        let mut spotter = Spotter::new(models, &[language], DEFAULT_STEP_FRAMES)?;
+        let labels = spotter.listeners()[0].labels().to_vec();
         let spoken = script.spoken(&labels, path)?;
-        let events = spot::events(&mut spotters, recording.samples(), &audio)?;
+        let events = spot::events(&mut spotter, recording.samples(), &audio)?;
         let matched = match_detections(&spoken, &detected(&events, &labels), TOLERANCE_SAMPLES);
 
         let line = |word: Option<usize>, event: Option<usize>| {

@@ -7,8 +7,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use swr_core::SAMPLE_RATE_HZ;
 
-use super::{ModelsArgs, Outcome, Printed, languages, spot};
+use super::{ModelsArgs, Outcome, Printed, languages};
+use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Pipe, Recording, Source};
+use crate::spotter::Spotter;
 
 /// Print keywords as they are spoken, from the microphone, standard input or a file
 #[derive(Debug, Args)]
@@ -22,8 +24,8 @@ Standard input is WAV of any rate, or raw signed 16-bit samples at 16 kHz, mono.
 Without --file the microphone is used if this program was built with the feature `live`, otherwise standard input.
 Exits with 1 if the audio ended and no keyword was found.")]
 pub(super) struct Listen {
-    /// Language to listen for; may be repeated, or `all` [default: the base's]
-    #[arg(long = "lang", value_name = "L")]
+    /// Languages to listen for at once, with commas between, or `all` [default: the base's]
+    #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
     languages: Vec<String>,
     /// Audio file to listen to, `-` for standard input
     #[arg(long, value_name = "FILE")]
@@ -44,7 +46,8 @@ pub(super) struct Listen {
 impl Listen {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
-        let mut spotters = spot::spotters(&models, &languages(&models, &self.languages)?)?;
+        let languages = languages(&models, &self.languages)?;
+        let mut spotter = Spotter::new(&models, &languages, DEFAULT_STEP_FRAMES)?;
         let mut source = self.source()?;
         let limit_samples = self
             .seconds
@@ -58,19 +61,14 @@ impl Listen {
             samples.clear();
             more = source.read(&mut samples)?;
             heard_samples += samples.len() as u64;
-            for spotter in &mut spotters {
-                let ended = !more || heard_samples >= limit_samples;
-                spotter
-                    .push(&samples, &mut events)
-                    .and_then(|()| {
-                        if ended {
-                            spotter.finish(&mut events)
-                        } else {
-                            Ok(())
-                        }
-                    })
-                    .with_context(|| self.source_name())?;
-            }
+            let ended = !more || heard_samples >= limit_samples;
+            let pushed = spotter.push(&samples, &mut events);
+            pushed
+                .and_then(|()| match ended {
+                    true => spotter.finish(&mut events),
+                    false => Ok(()),
+                })
+                .with_context(|| self.source_name())?;
             for event in events.drain(..) {
                 outcome = Outcome::Success;
                 Printed {

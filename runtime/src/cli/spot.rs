@@ -8,20 +8,19 @@ use clap::Args;
 use super::{ModelsArgs, Outcome, Printed, languages};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::Recording;
-use crate::models::Models;
 use crate::spotter::{Event, Spotter};
 
 /// Find keywords in audio files (WAV, FLAC, Ogg Opus; any rate)
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   swr spot recording.wav
-  swr spot --lang de --lang pl --json interview.flac lecture.opus
+  swr spot --lang de,pl --json interview.flac lecture.opus
   swr spot --lang all models/demo/de.wav
 
 Prints time, language, score (posterior) and keyword. Exits with 1 if no keyword was found.")]
 pub(super) struct Spot {
-    /// Language to listen for; may be repeated, or `all` [default: the base's]
-    #[arg(long = "lang", value_name = "L")]
+    /// Languages to listen for, with commas between, or `all` [default: the base's]
+    #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
     languages: Vec<String>,
     /// One JSON object per keyword found
     #[arg(long)]
@@ -36,11 +35,12 @@ pub(super) struct Spot {
 impl Spot {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
-        let mut spotters = spotters(&models, &languages(&models, &self.languages)?)?;
+        let languages = languages(&models, &self.languages)?;
+        let mut spotter = Spotter::new(&models, &languages, DEFAULT_STEP_FRAMES)?;
         let mut outcome = Outcome::Negative;
         for file in &self.files {
             let recording = Recording::open(file)?;
-            for event in events(&mut spotters, recording.samples(), file)? {
+            for event in events(&mut spotter, recording.samples(), file)? {
                 let several = self.json || self.files.len() > 1;
                 Printed {
                     file: several.then_some(file),
@@ -54,25 +54,17 @@ impl Spot {
     }
 }
 
-/// A spotter for each language.
-pub(super) fn spotters(models: &Models, languages: &[String]) -> anyhow::Result<Vec<Spotter>> {
-    let spotter = |language: &String| Ok(Spotter::new(models, language, DEFAULT_STEP_FRAMES)?);
-    languages.iter().map(spotter).collect()
-}
-
-/// What each of `spotters` finds in the whole of `samples`, in order of time; `file` is for messages.
+/// What `spotter` finds in the whole of `samples`, in order of time; `file` is for messages.
 pub(super) fn events(
-    spotters: &mut [Spotter],
+    spotter: &mut Spotter,
     samples: &[f32],
     file: &Path,
 ) -> anyhow::Result<Vec<Event>> {
     let mut events = Vec::new();
-    for spotter in spotters {
-        spotter
-            .push(samples, &mut events)
-            .and_then(|()| spotter.finish(&mut events))
-            .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
-    }
+    spotter
+        .push(samples, &mut events)
+        .and_then(|()| spotter.finish(&mut events))
+        .map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
     events.sort_by(|a, b| a.time_s.total_cmp(&b.time_s));
     Ok(events)
 }

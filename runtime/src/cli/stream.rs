@@ -48,7 +48,7 @@ pub(super) fn measure(
     options: &StreamOptions,
 ) -> anyhow::Result<Measured> {
     let stream = swr_dataset::stream(task, clips, options)?;
-    let mut spotter = Spotter::new(models, &task.language, DEFAULT_STEP_FRAMES)?;
+    let mut spotter = Spotter::new(models, &[&task.language], DEFAULT_STEP_FRAMES)?;
     let mut events = Vec::new();
     spotter.push(&stream.samples, &mut events)?;
     spotter.finish(&mut events)?;

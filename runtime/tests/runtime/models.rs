@@ -8,7 +8,7 @@ use crate::common::{
 };
 use proptest::prelude::*;
 use swr_core::package::{Delta, PackageError};
-use swr_runtime::{ClipRunner, Event, Models, ModelsError, Spotter};
+use swr_runtime::{ClipRunner, Event, Listener, Models, ModelsError, Spotter};
 
 fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
     match result {
@@ -20,13 +20,90 @@ fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
 
 fn spot(directory: &Path, language: &str, samples: &[f32], chunk: usize) -> Vec<Event> {
     let models = Models::open(directory).unwrap();
-    let mut spotter = Spotter::new(&models, language, 4).unwrap();
+    let mut spotter = Spotter::new(&models, &[language], 4).unwrap();
     let mut events = Vec::new();
     for chunk in samples.chunks(chunk) {
         spotter.push(chunk, &mut events).unwrap();
     }
     spotter.finish(&mut events).unwrap();
     events
+}
+
+#[test]
+fn several_languages_hear_what_each_hears_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let audio = tones(8.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
+    let models = Models::open(directory.path()).unwrap();
+    let mut spotter = Spotter::new(&models, &["de", "en"], 4).unwrap();
+    let mut together = Vec::new();
+    for chunk in audio.chunks(777) {
+        spotter.push(chunk, &mut together).unwrap();
+    }
+    spotter.finish(&mut together).unwrap();
+    for language in ["en", "de"] {
+        let alone = spot(directory.path(), language, &audio, 1_000);
+        let heard = together.iter().filter(|event| event.language == language);
+        assert_eq!(heard.cloned().collect::<Vec<_>>(), alone);
+    }
+}
+
+#[test]
+fn another_language_goes_on_where_the_first_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let models = Models::open(directory.path()).unwrap();
+    let audio = tones(8.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
+    let german = spot(directory.path(), "de", &audio, 640);
+    let english = spot(directory.path(), "en", &audio, 640);
+    for (change_at, heard) in [
+        (0, ["tief", "hoch", "tief"]),
+        // Silence between two words, then in the middle of one: it is heard once, by the one that is there at its end.
+        (52_000, ["low", "hoch", "tief"]),
+        (68_000, ["low", "hoch", "tief"]),
+        (96_000, ["low", "high", "tief"]),
+    ] {
+        for chunk in [160, 640, 5_000] {
+            let mut spotter = Spotter::new(&models, &["en"], 4).unwrap();
+            let mut events = Vec::new();
+            for chunk in audio[..change_at].chunks(chunk) {
+                spotter.push(chunk, &mut events).unwrap();
+            }
+            let listener = Listener::new(&models, "de", 4).unwrap();
+            spotter.change(vec![listener]).unwrap();
+            assert_eq!(spotter.listeners()[0].language(), "de");
+            for chunk in audio[change_at..].chunks(chunk) {
+                spotter.push(chunk, &mut events).unwrap();
+            }
+            spotter.finish(&mut events).unwrap();
+            let words: Vec<&str> = events.iter().map(|event| event.keyword.as_str()).collect();
+            assert_eq!(words, heard, "change at {change_at}, chunks of {chunk}");
+            for event in &events {
+                let expected = if event.language == "de" {
+                    &german
+                } else {
+                    &english
+                };
+                let same = expected.iter().find(|other| other.time_s == event.time_s);
+                let same = same.unwrap_or_else(|| panic!("{event:?} is not in {expected:?}"));
+                assert!(
+                    (same.score - event.score).abs() < 1e-3,
+                    "{event:?}, {same:?}"
+                );
+            }
+        }
+    }
+    // Nothing of the stream before is left after its end.
+    let mut spotter = Spotter::new(&models, &["en"], 4).unwrap();
+    let mut events = Vec::new();
+    spotter.push(&audio[..40_000], &mut events).unwrap();
+    let listener = Listener::new(&models, "de", 4).unwrap();
+    spotter.change(vec![listener]).unwrap();
+    spotter.finish(&mut events).unwrap();
+    events.clear();
+    spotter.push(&audio, &mut events).unwrap();
+    spotter.finish(&mut events).unwrap();
+    assert_eq!(events, german);
 }
 
 #[test]
