@@ -234,11 +234,6 @@ pub enum CaptureError {
         channels: u16,
     },
     /// There is no microphone to open.
-    #[error(
-        "no microphone: {0}; plug one in and check it with `arecord -l` or `pactl list sources short`, or give a file with --file"
-    )]
+    #[error("no microphone: {0}; plug one in, see `swr devices`, or give a file with --file")]
     NoMicrophone(String),
-    /// The microphone failed while recording.
-    #[error("the microphone stopped: {0}; check that it is still plugged in and start again")]
-    MicrophoneFailed(String),
 }

@@ -3,9 +3,12 @@
 
 #[cfg(feature = "live")]
 mod microphone;
+mod notice;
 mod pipe;
 mod recording;
 mod resample;
+#[cfg(any(feature = "live", test))]
+mod watch;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +17,8 @@ use swr_core::SAMPLE_RATE_HZ;
 use crate::error::CaptureError;
 
 #[cfg(feature = "live")]
-pub use microphone::Microphone;
+pub use microphone::{Device, Microphone, devices};
+pub use notice::Notice;
 pub use pipe::Pipe;
 pub use recording::Recording;
 
@@ -29,9 +33,9 @@ pub trait Source {
     /// [`CaptureError`] when the file, pipe or device fails. The samples appended before stay valid.
     fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, CaptureError>;
 
-    /// Samples lost so far because they were not fetched in time; 0 for everything but devices.
-    fn lost_samples(&self) -> u64 {
-        0
+    /// What there is to tell since the last call, one at a time; nothing but for devices.
+    fn notice(&mut self) -> Option<Notice> {
+        None
     }
 }
 
@@ -66,8 +70,8 @@ impl<S: Source> Source for Paced<S> {
         Ok(more)
     }
 
-    fn lost_samples(&self) -> u64 {
-        self.source.lost_samples()
+    fn notice(&mut self) -> Option<Notice> {
+        self.source.notice()
     }
 }
 

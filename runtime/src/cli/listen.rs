@@ -30,6 +30,10 @@ pub(super) struct Listen {
     /// Audio file to listen to, `-` for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Microphone to listen to: its name or part of it, as `swr devices` lists them [default: the system's]
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    device: Option<String>,
     /// Take the audio no faster than it was spoken
     #[arg(long)]
     paced: bool,
@@ -54,7 +58,7 @@ impl Listen {
             .map_or(u64::MAX, |s| (s * f64::from(SAMPLE_RATE_HZ)) as u64);
 
         let (mut samples, mut events) = (Vec::new(), Vec::new());
-        let (mut heard_samples, mut lost_samples) = (0, 0);
+        let mut heard_samples = 0;
         let mut outcome = Outcome::Negative;
         let mut more = true;
         while more && heard_samples < limit_samples {
@@ -79,13 +83,8 @@ impl Listen {
                 // A reader at the other end of a pipe wants the keyword now.
                 out.flush()?;
             }
-            let lost = source.lost_samples();
-            if lost > lost_samples {
-                eprintln!(
-                    "swr: {} ms of audio lost, this machine is too busy",
-                    (lost - lost_samples) * 1_000 / u64::from(SAMPLE_RATE_HZ)
-                );
-                lost_samples = lost;
+            while let Some(notice) = source.notice() {
+                eprintln!("swr: {notice}");
             }
         }
         Ok(outcome)
@@ -131,7 +130,7 @@ impl Listen {
 
     #[cfg(feature = "live")]
     fn default_source(&self) -> anyhow::Result<Box<dyn Source>> {
-        let microphone = crate::capture::Microphone::open()?;
+        let microphone = crate::capture::Microphone::open(self.device.as_deref())?;
         eprintln!(
             "listening to {} at {} Hz; stop with Ctrl-C",
             microphone.name(),

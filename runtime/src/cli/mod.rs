@@ -5,6 +5,8 @@
 
 mod bench;
 mod demo;
+#[cfg(feature = "live")]
+mod devices;
 mod diff;
 mod eval;
 mod export;
@@ -51,6 +53,8 @@ struct Cli {
 enum Command {
     Spot(spot::Spot),
     Listen(listen::Listen),
+    #[cfg(feature = "live")]
+    Devices(devices::Devices),
     Demo(demo::Demo),
     Inspect(inspect::Inspect),
     Eval(eval::Eval),
@@ -108,6 +112,8 @@ where
     let outcome = match &cli.command {
         Command::Spot(command) => command.run(out),
         Command::Listen(command) => command.run(out),
+        #[cfg(feature = "live")]
+        Command::Devices(command) => command.run(out),
         Command::Demo(command) => command.run(out),
         Command::Inspect(command) => command.run(out),
         Command::Eval(command) => command.run(out),
