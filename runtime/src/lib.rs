@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod cli;
 mod clip;
+mod cpu;
 mod engine;
 mod error;
 mod files;

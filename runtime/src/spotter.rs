@@ -48,7 +48,20 @@ pub struct Listener {
     origin: i64,
     /// Peaks before this frame of the audio are no events: they were heard again.
     since: i64,
+    near: Option<NearMisses>,
 }
+
+/// A detector with lower thresholds, and what it found that the other may still find.
+#[derive(Debug)]
+struct NearMisses {
+    detector: Detector,
+    suspected: Vec<Event>,
+    /// Keywords that were found.
+    found: Vec<Event>,
+}
+
+/// Seconds between a peak and that of the keyword that it was, and after which it is none.
+const SAME_WORD_S: f64 = 1.0;
 
 /// Spots the keywords of one language, or of several at once, in a stream of 16 kHz mono samples.
 ///
@@ -118,7 +131,30 @@ impl Listener {
             context_left: model.context_frames,
             origin: 0,
             since: 0,
+            near: None,
         })
+    }
+
+    /// From now on looks for near misses as well: keywords whose posterior comes within `margin` of their threshold and does not reach it.
+    ///
+    /// # Errors
+    /// [`SpotError::Detector`] for a margin that is no number from 0 to 1.
+    pub fn look_for_near_misses(&mut self, margin: f32) -> Result<(), SpotError> {
+        let mut settings = self.detector.settings().clone();
+        for threshold in &mut settings.thresholds {
+            *threshold = (*threshold - margin).max(0.0);
+        }
+        self.near = Some(NearMisses {
+            detector: Detector::new(&self.labels, settings)?,
+            suspected: Vec::new(),
+            found: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Posterior that every label must reach, in their order.
+    pub fn thresholds(&self) -> &[f32] {
+        &self.detector.settings().thresholds
     }
 
     /// The language's BCP-47 code.
@@ -145,6 +181,11 @@ impl Listener {
     fn begin(&mut self, first: i64, since: i64) {
         self.engine.reset();
         self.detector.reset();
+        if let Some(near) = &mut self.near {
+            near.detector.reset();
+            near.suspected.clear();
+            near.found.clear();
+        }
         self.frames.clear();
         self.context_left = self.context_frames;
         self.origin = first;
@@ -164,13 +205,45 @@ impl Listener {
         let classes = self.engine.classes();
         let context = self.context_left.min(self.logits.len() / classes);
         self.context_left -= context;
-        let detections = self.detector.push(&self.logits[context * classes..]);
+        let logits = &self.logits[context * classes..];
+        let detections = self.detector.push(logits);
+        let nearly = self.near.as_mut().map(|near| near.detector.push(logits));
+        let found = events.len();
         events.extend(
             detections
                 .iter()
                 .filter_map(|detection| self.event(detection)),
         );
+        let nearly: Vec<Event> = nearly
+            .iter()
+            .flatten()
+            .filter_map(|detection| self.event(detection))
+            .collect();
+        if let Some(near) = &mut self.near {
+            near.found.extend_from_slice(&events[found..]);
+            near.suspected.extend(nearly);
+        }
         Ok(())
+    }
+
+    /// Near misses that are certain at the time `now_s`.
+    fn take_near_misses(&mut self, now_s: f64) -> Vec<Event> {
+        let Some(near) = &mut self.near else {
+            return Vec::new();
+        };
+        let old = |event: &Event| event.time_s + SAME_WORD_S < now_s;
+        let (certain, open) = near.suspected.drain(..).partition(old);
+        near.suspected = open;
+        let found = &near.found;
+        let missed = |event: &Event| {
+            let close = |other: &&Event| (other.time_s - event.time_s).abs() < SAME_WORD_S;
+            !found.iter().any(|other| close(&other))
+        };
+        let certain: Vec<Event> = certain;
+        let missed = certain.into_iter().filter(missed).collect();
+        near.found
+            .retain(|event| event.time_s + 3.0 * SAME_WORD_S > now_s);
+        missed
     }
 
     /// The stream has ended.
@@ -227,6 +300,21 @@ impl Spotter {
     /// Log-mel of the last frames, `[n, 40]`: at least those of a second once that was heard.
     pub fn recent_frames(&self) -> &[f32] {
         &self.recent
+    }
+
+    /// Seconds of audio heard.
+    pub fn heard_s(&self) -> f64 {
+        (self.heard * HOP_SAMPLES as i64) as f64 / f64::from(SAMPLE_RATE_HZ)
+    }
+
+    /// Near misses since the last call, of listeners that look for them: keywords that came close to their thresholds a second ago or earlier, and were not
+    /// found.
+    pub fn take_near_misses(&mut self) -> Vec<Event> {
+        let now_s = self.heard_s();
+        let listeners = self.listeners.iter_mut();
+        listeners
+            .flat_map(|listener| listener.take_near_misses(now_s))
+            .collect()
     }
 
     /// Takes the next `samples` (16 kHz, mono, full scale ±1; any number of them) and appends the keywords they complete to `events`.

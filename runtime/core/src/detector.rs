@@ -220,6 +220,11 @@ impl Detector {
         self.free_from = self.settings.window_frames as u64;
     }
 
+    /// The settings it was made with.
+    pub fn settings(&self) -> &DetectorSettings {
+        &self.settings
+    }
+
     /// Smoothed posteriors of the last frame, `[C]` in the order of the labels; zeros before the first frame.
     pub fn posteriors(&self) -> &[f32] {
         &self.posteriors

@@ -31,7 +31,7 @@ const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// From one attempt to open a device that is gone to the next.
 const RETRY: Duration = Duration::from_secs(1);
-/// The most that [`Microphone::read`] waits while the device is gone.
+/// The most that [`Microphone::read`] waits for audio.
 const WAIT: Duration = Duration::from_millis(100);
 
 /// A device that can be listened to.
@@ -258,9 +258,10 @@ impl Recording {
         }))
     }
 
-    /// Waits for samples; the error is why none will come.
+    /// Waits for samples, a little while; the error is why none will come.
     fn read(&mut self, samples: &mut Vec<f32>) -> Result<(), String> {
-        loop {
+        let start = Instant::now();
+        while start.elapsed() < WAIT {
             for error in self.errors.try_iter() {
                 if !is_harmless(error.kind()) {
                     return Err(reason(&error));
@@ -280,6 +281,7 @@ impl Recording {
             }
             std::thread::sleep(POLL);
         }
+        Ok(())
     }
 
     fn lost_milliseconds(&self) -> u64 {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Args;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::frontend::Frontend;
@@ -15,6 +14,7 @@ use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
 use super::{ModelsArgs, Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Recording, Source};
+use crate::cpu::CpuClock;
 use crate::engine::Engine;
 use crate::models::{Model, Models};
 use crate::spotter::{Listener, Spotter};
@@ -298,13 +298,9 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// CPU milliseconds of the whole process while `work` runs.
 fn cpu_ms(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    let now = || -> anyhow::Result<Duration> {
-        let time = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
-        Ok(time.context("the system does not tell CPU time")?.into())
-    };
-    let before = now()?;
+    let clock = CpuClock::start().context("the system does not tell CPU time")?;
     work()?;
-    Ok(milliseconds(now()? - before))
+    Ok(milliseconds(clock.elapsed()?))
 }
 
 fn peak_rss_mib() -> anyhow::Result<f64> {

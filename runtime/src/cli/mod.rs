@@ -20,7 +20,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -86,13 +86,27 @@ enum Outcome {
 
 /// Runs the program on its own arguments, standard output and standard error.
 pub fn main() -> ExitCode {
-    ExitCode::from(run(std::env::args_os(), &mut io::stdout().lock()))
+    let terminal = io::stdout().is_terminal();
+    ExitCode::from(run_on(
+        std::env::args_os(),
+        &mut io::stdout().lock(),
+        terminal,
+    ))
 }
 
 /// Runs the program on `arguments`, whose first is the program's name, and writes results to `out`. Gives the exit code.
 ///
 /// Errors go to standard error. A reader of `out` that has gone away (a broken pipe) ends the program quietly with success.
 pub fn run<I>(arguments: I, out: &mut dyn Write) -> u8
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    run_on(arguments, out, false)
+}
+
+/// As [`run`]; `terminal` tells whether `out` is one.
+fn run_on<I>(arguments: I, out: &mut dyn Write, terminal: bool) -> u8
 where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
@@ -111,7 +125,7 @@ where
     };
     let outcome = match &cli.command {
         Command::Spot(command) => command.run(out),
-        Command::Listen(command) => command.run(out),
+        Command::Listen(command) => command.run(out, terminal),
         #[cfg(feature = "live")]
         Command::Devices(command) => command.run(out),
         Command::Demo(command) => command.run(out),
@@ -238,6 +252,14 @@ fn duration(typed: &str) -> Result<f64, String> {
     match typed.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// A number from 0 to 1 as an argument.
+fn share(typed: &str) -> Result<f32, String> {
+    match typed.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 1".into()),
     }
 }
 

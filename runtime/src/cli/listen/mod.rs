@@ -1,0 +1,209 @@
+//! `swr listen`: tells keywords as they are spoken, from the microphone (feature `live`), standard input or a file: on a screen, in lines, or as JSON.
+
+mod hooks;
+mod screen;
+mod session;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::{ModelsArgs, Outcome, Printed, languages};
+use crate::capture::{Paced, Pipe, Recording, Source};
+use hooks::{Program, record_near_miss};
+use session::{Heard, Session, Wanted};
+
+/// Print keywords as they are spoken, from the microphone, standard input or a file
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  cargo live --lang de                                   (microphone; needs libasound2-dev to build)
+  swr listen --lang ar,zh --json                         (two languages at once)
+  swr listen --lang de --exec ./light.sh                 (runs `./light.sh licht de 0.971 12.40` without a shell)
+  swr listen --lang de --record-near-misses misses       (what was nearly heard, to train with)
+  arecord -q -f S16_LE -r 16000 -c 1 -t raw | swr listen --lang pl --file -
+  ffmpeg -loglevel error -i talk.mp4 -f wav - | swr listen --json --file -
+  swr listen --lang de --file models/demo/de.wav --paced
+
+On a terminal, live audio is shown with level, log-mel and posteriors; keys change language, threshold and device meanwhile (--plain: lines only).
+Standard input is WAV of any rate, or raw signed 16-bit samples at 16 kHz, mono.
+Without --file the microphone is used if this program was built with the feature `live`, otherwise standard input.
+Exits with 1 if the audio ended and no keyword was found.")]
+pub(super) struct Listen {
+    /// Languages to listen for at once, with commas between, or `all` [default: the base's]
+    #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
+    languages: Vec<String>,
+    /// Audio file to listen to, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Microphone to listen to: its name or part of it, as `swr devices` lists them [default: the system's]
+    #[cfg(feature = "live")]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    device: Option<String>,
+    /// Take the audio no faster than it was spoken
+    #[arg(long)]
+    paced: bool,
+    /// Stop after so many seconds of audio
+    #[arg(long, value_name = "S", value_parser = super::duration)]
+    seconds: Option<f64>,
+    /// Posterior from 0 to 1 that every keyword must reach [default: the packages' thresholds]
+    #[arg(long, value_name = "P", value_parser = super::share)]
+    threshold: Option<f32>,
+    /// Program to run for every keyword, with keyword, language, score and time as its arguments
+    #[arg(long, value_name = "PROGRAM")]
+    exec: Option<PathBuf>,
+    /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav
+    #[arg(long, value_name = "DIR")]
+    record_near_misses: Option<PathBuf>,
+    /// How far below its threshold a keyword is a near miss
+    #[arg(long, value_name = "P", default_value = "0.25", requires = "record_near_misses", value_parser = super::share)]
+    near_margin: f32,
+    /// Lines, even on a terminal
+    #[arg(long)]
+    plain: bool,
+    /// One JSON object per keyword
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
+impl Listen {
+    /// `terminal` tells whether results go to one.
+    pub(super) fn run(&self, out: &mut dyn Write, terminal: bool) -> anyhow::Result<Outcome> {
+        let models = self.models.open()?;
+        let wanted = Wanted {
+            languages: languages(&models, &self.languages)?,
+            threshold: self.threshold,
+            near: self.record_near_misses.as_ref().map(|_| self.near_margin),
+        };
+        let (source, name) = self.source()?;
+        let mut session = Session::new(models, wanted, source, name.clone(), self.seconds)?;
+        let mut after = After {
+            listen: self,
+            program: self.exec.as_deref().map(Program::new),
+            found: false,
+        };
+        // What is not read at the pace of speech is over before it could be seen.
+        let live = self.paced
+            || self
+                .file
+                .as_ref()
+                .is_none_or(|file| file.as_os_str() == "-");
+        if terminal && live && !self.plain && !self.json {
+            screen::run(&mut session, &name, |heard| after.act(heard))?;
+            return Ok(after.outcome());
+        }
+        if self.file.is_none() {
+            eprintln!("listening to {name}; stop with Ctrl-C");
+        }
+        loop {
+            let mut heard = session.advance()?;
+            for event in &heard.events {
+                Printed { file: None, event }.write(out, self.json)?;
+                // A reader at the other end of a pipe wants the keyword now.
+                out.flush()?;
+            }
+            after.act(&mut heard);
+            for told in &heard.told {
+                eprintln!("swr: {told}");
+            }
+            if heard.ended {
+                return Ok(after.outcome());
+            }
+        }
+    }
+
+    /// The audio, and what to call it.
+    fn source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
+        match &self.file {
+            Some(path) if path.as_os_str() != "-" => {
+                let recording = Recording::open(path)?;
+                Ok((self.at_pace(recording), path.display().to_string()))
+            }
+            Some(_) => self.standard_input(),
+            None => self.default_source(),
+        }
+    }
+
+    fn at_pace(&self, source: impl Source + 'static) -> Box<dyn Source> {
+        if self.paced {
+            Box::new(Paced::new(source))
+        } else {
+            Box::new(source)
+        }
+    }
+
+    fn standard_input(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
+        let input = io::stdin();
+        if input.is_terminal() {
+            bail!(
+                "standard input is a terminal, expected audio; pipe WAV or raw 16-bit samples (16 kHz, mono) into it, \
+                 give a file with --file, or use the microphone with `cargo live`"
+            );
+        }
+        Ok((self.at_pace(Pipe::new(input)?), "standard input".into()))
+    }
+
+    #[cfg(feature = "live")]
+    fn default_source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
+        microphone(self.device.as_deref())
+    }
+
+    #[cfg(not(feature = "live"))]
+    fn default_source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
+        self.standard_input()
+    }
+}
+
+/// A microphone, and what to call it.
+#[cfg(feature = "live")]
+fn microphone(device: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
+    let microphone = crate::capture::Microphone::open(device)?;
+    let name = format!("{} at {} Hz", microphone.name(), microphone.rate_hz());
+    Ok((Box::new(microphone), name))
+}
+
+/// What is done with what was heard, besides showing it.
+struct After<'a> {
+    listen: &'a Listen,
+    program: Option<Program>,
+    found: bool,
+}
+
+impl After<'_> {
+    /// Runs the program and keeps near misses. What goes wrong is told; listening goes on.
+    fn act(&mut self, heard: &mut Heard) {
+        self.found |= !heard.events.is_empty();
+        if let Some(program) = &mut self.program {
+            for event in &heard.events {
+                if let Err(error) = program.run(event) {
+                    heard.told.push(format!("{error:#}"));
+                }
+            }
+        }
+        if let Some(folder) = &self.listen.record_near_misses {
+            for (near, samples) in &heard.near_misses {
+                heard
+                    .told
+                    .push(match record_near_miss(folder, near, samples) {
+                        Ok(path) => format!(
+                            "nearly {} ({:.2}): {}",
+                            near.keyword,
+                            near.score,
+                            path.display()
+                        ),
+                        Err(error) => format!("{error:#}"),
+                    });
+            }
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.found {
+            true => Outcome::Success,
+            false => Outcome::Negative,
+        }
+    }
+}
