@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod inspect;
 mod listen;
+mod record;
 mod releases;
 mod script;
 mod spot;
@@ -62,6 +63,7 @@ enum Command {
     Diff(diff::Diff),
     Export(export::Export),
     Bench(bench::Bench),
+    Record(record::Record),
     #[command(subcommand)]
     Models(releases::Releases),
 }
@@ -135,6 +137,7 @@ where
         Command::Diff(command) => command.run(out),
         Command::Export(command) => command.run(out),
         Command::Bench(command) => command.run(out),
+        Command::Record(command) => command.run(out),
         Command::Models(command) => command.run(out),
     };
     match outcome.and_then(|outcome| out.flush().map(|()| outcome).map_err(Into::into)) {

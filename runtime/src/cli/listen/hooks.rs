@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use swr_core::SAMPLE_RATE_HZ;
 
+use crate::files::write_atomically;
 use crate::spotter::Event;
 
 /// Programs under way beyond which none is started: one that never ends would fill the machine.
@@ -76,6 +77,12 @@ pub(super) fn record_near_miss(
         }
         number += 1;
     };
+    write_wav(&path, samples)?;
+    Ok(path)
+}
+
+/// Writes 16 kHz mono samples as a WAV file of 16 bits.
+pub(in crate::cli) fn write_wav(path: &Path, samples: &[f32]) -> anyhow::Result<()> {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: SAMPLE_RATE_HZ,
@@ -83,11 +90,12 @@ pub(super) fn record_near_miss(
         sample_format: hound::SampleFormat::Int,
     };
     let named = || path.display().to_string();
-    let mut writer = hound::WavWriter::create(&path, spec).with_context(named)?;
+    let mut bytes = io::Cursor::new(Vec::new());
+    let mut writer = hound::WavWriter::new(&mut bytes, spec).with_context(named)?;
     for sample in samples {
         let value = (sample * 32_768.0).round().clamp(-32_768.0, 32_767.0);
         writer.write_sample(value as i16).with_context(named)?;
     }
     writer.finalize().with_context(named)?;
-    Ok(path)
+    write_atomically(path, &bytes.into_inner()).with_context(named)
 }

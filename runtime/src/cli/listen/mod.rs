@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::{ModelsArgs, Outcome, Printed, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
+pub(super) use hooks::write_wav;
 use hooks::{Program, record_near_miss};
 use session::{Heard, Session, Wanted};
 
@@ -38,7 +39,6 @@ pub(super) struct Listen {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Microphone to listen to: its name or part of it, as `swr devices` lists them [default: the system's]
-    #[cfg(feature = "live")]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     device: Option<String>,
     /// Take the audio no faster than it was spoken
@@ -123,7 +123,8 @@ impl Listen {
                 Ok((self.at_pace(recording), path.display().to_string()))
             }
             Some(_) => self.standard_input(),
-            None => self.default_source(),
+            None if cfg!(feature = "live") => default_source(self.device.as_deref()),
+            None => self.standard_input(),
         }
     }
 
@@ -145,21 +146,19 @@ impl Listen {
         }
         Ok((self.at_pace(Pipe::new(input)?), "standard input".into()))
     }
+}
 
-    #[cfg(feature = "live")]
-    fn default_source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
-        microphone(self.device.as_deref())
-    }
-
-    #[cfg(not(feature = "live"))]
-    fn default_source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
-        self.standard_input()
-    }
+/// A microphone, and what to call it.
+#[cfg(not(feature = "live"))]
+pub(super) fn default_source(_: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
+    bail!(
+        "this program was built without microphones; give --file, or build it with the feature `live`"
+    )
 }
 
 /// A microphone, and what to call it.
 #[cfg(feature = "live")]
-fn microphone(device: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
+pub(super) fn default_source(device: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
     let microphone = crate::capture::Microphone::open(device)?;
     let name = format!("{} at {} Hz", microphone.name(), microphone.rate_hz());
     Ok((Box::new(microphone), name))
