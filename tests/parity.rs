@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::{Frontend, log_mel};
 use swr_core::{FrontendSettings, MEL_BINS, WINDOW_SAMPLES};
-use swr_runtime::{ClipRunner, Engine, Models};
+use swr_runtime::{ClipRunner, Engine, Model, Models, Operation};
 use swr_tests::models;
 use swr_trainer::network::{Pass, Path, clip_logits, frame_logits};
 
@@ -113,6 +113,11 @@ fn a_stream_in_tract_equals_the_whole() {
             .to_vec1()
             .unwrap();
         assert!(largest_difference(&whole, &candle) < 1e-4);
+        // Operation by operation as well: the graph is what the package holds, the fused network what runs.
+        let onnx = model.to_onnx().unwrap();
+        let unfused = stream(&mut Engine::unfused(&onnx, None, count).unwrap(), frames);
+        assert!(largest_difference(&unfused, &candle) < 1e-4);
+        assert!(largest_difference(&unfused, &whole) < 1e-5);
         for step in [1, 4, 10] {
             let difference =
                 largest_difference(&stream(&mut model.engine(step).unwrap(), frames), &whole);
@@ -128,7 +133,17 @@ fn a_stream_in_tract_equals_the_whole() {
 fn merging_adds_no_operation() {
     let opened = Models::open(models()).unwrap();
     let base = opened.load("en").unwrap();
-    let base_operations = base.engine(4).unwrap().operations().unwrap();
+    let operations_of = |model: &Model| {
+        let onnx = model.to_onnx().unwrap();
+        let unfused = Engine::unfused(&onnx, None, 4).unwrap();
+        let fused = model.engine(4).unwrap();
+        (unfused.operations().unwrap(), fused.operations().unwrap())
+    };
+    let (base_operations, base_fused) = operations_of(&base);
+    let work = |operations: &[Operation]| operations.iter().map(|o| o.multiply_adds).sum::<usize>();
+    assert_eq!(base_fused.len(), 2, "the input and the network");
+    // Both ways count alike, but for taps that fall on padding, which the graph's operations count as none.
+    assert!(work(&base_fused).abs_diff(work(&base_operations)) * 20 < work(&base_operations));
     let widths = |count: usize, rows: usize, shape: &[usize]| {
         shape
             .iter()
@@ -137,7 +152,10 @@ fn merging_adds_no_operation() {
     };
     for language in ["ar", "zh", "de", "pl"] {
         let model = opened.load(language).unwrap();
-        let operations = model.engine(4).unwrap().operations().unwrap();
+        let (operations, fused) = operations_of(&model);
+        // Four frames, and 32 features into every label.
+        let more = 4 * 32 * model.labels.len() as i64 - 4 * 32 * base.labels.len() as i64;
+        assert_eq!(work(&fused) as i64 - work(&base_fused) as i64, more);
         assert_eq!(
             operations.len(),
             base_operations.len(),
