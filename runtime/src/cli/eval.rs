@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use swr_dataset::{Clip, Source, Split, StreamOptions, Task, TaskOptions};
 
-use super::stream::{self, Measured};
+use super::sweep::{Sweep, Swept, plot};
 use super::{ModelsArgs, Outcome, json_line};
 use crate::clip::ClipRunner;
-use crate::models::{Model, Models};
+use crate::files::write_atomically;
+use crate::models::Model;
 
 /// Measure a language's accuracy on recordings, or its detections and false alarms in a stream
 #[derive(Debug, Args)]
@@ -21,9 +22,11 @@ use crate::models::{Model, Models};
   swr eval --data ../shared/speech --lang de --split dev+test --json
   swr eval --data ../shared/speech --lang ar --each | grep '^!'       the clips that were misheard
   swr eval --data ../shared/speech --lang zh --stream --minutes 10 --seed 1
+  swr eval --data ../shared/speech --lang de --stream --negatives talk.wav,radio/ --plot det.svg
 
 Clips: zero state, 46 frames of silence before the clip, the largest mean logit over the clip's 98 frames is the answer.
 Streams: clips of the split in background noise at 10-20 dB SNR with gaps of 2-4 s, a fifth of them unknown words.
+Negatives: audio without keywords; every file is heard once, and copies of one count once. Without any, false alarms are those in the stream.
 Shares are from 0 to 1, intervals hold at 95 % (Wilson for shares, exact Poisson for false alarms) as if clips were independent;
 clips of few speakers are not, so the true uncertainty is larger.")]
 pub(super) struct Eval {
@@ -45,6 +48,17 @@ pub(super) struct Eval {
     /// Seed of the stream
     #[arg(long, default_value_t = 0, requires = "stream")]
     seed: u64,
+    /// Audio without keywords, to count false alarms on: files, and folders with audio below, with commas between
+    #[arg(
+        long,
+        value_name = "PATH,…",
+        value_delimiter = ',',
+        requires = "stream"
+    )]
+    negatives: Vec<PathBuf>,
+    /// Plot of keywords missed against false alarms, threshold by threshold, as SVG
+    #[arg(long, value_name = "FILE", requires = "stream")]
+    plot: Option<PathBuf>,
     /// A line for every clip as well: what it holds and what was heard
     #[arg(long, conflicts_with = "stream")]
     each: bool,
@@ -154,7 +168,7 @@ struct StreamLine<'a> {
     split: &'a str,
     seed: u64,
     #[serde(flatten)]
-    measured: &'a Measured,
+    swept: &'a Swept,
 }
 
 impl Eval {
@@ -163,7 +177,7 @@ impl Eval {
         let model = models.load(&self.language)?;
         let task = task_of(&self.data, &model)?;
         if self.stream {
-            self.stream(&models, &task, out)
+            self.stream(&model, &task, out)
         } else {
             self.clips(&model, &task, out)
         }
@@ -230,13 +244,25 @@ impl Eval {
         Ok(Outcome::Success)
     }
 
-    fn stream(&self, models: &Models, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    fn stream(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let options = StreamOptions {
             minutes: self.minutes,
             seed: self.seed,
             ..StreamOptions::default()
         };
-        let measured = stream::measure(models, task, &self.split.clips(task), &options)?;
+        let stream = swr_dataset::stream(task, &self.split.clips(task), &options)?;
+        let style =
+            ProgressStyle::with_template("hearing negatives {bar:40} {pos}/{len}, {eta} left")?;
+        let bar = ProgressBar::new(0).with_style(style);
+        let swept = Sweep::new(model)?.measure(&stream, &self.negatives, |number, files| {
+            bar.set_length(files as u64);
+            bar.set_position(number as u64);
+        })?;
+        bar.finish_and_clear();
+        if let Some(path) = &self.plot {
+            let title = format!("{}, {} stream", self.language, self.split.name());
+            write_atomically(path, plot(&swept.points, &title)?.as_bytes())?;
+        }
         if self.json {
             json_line(
                 out,
@@ -244,13 +270,13 @@ impl Eval {
                     lang: &self.language,
                     split: self.split.name(),
                     seed: self.seed,
-                    measured: &measured,
+                    swept: &swept,
                 },
             )?;
         } else {
             writeln!(
                 out,
-                "{} {} stream, seed {}\n{measured}",
+                "{} {} stream, seed {}\n{swept}",
                 self.language,
                 self.split.name(),
                 self.seed

@@ -17,6 +17,7 @@ mod releases;
 mod script;
 mod spot;
 mod stream;
+mod sweep;
 mod verify;
 
 use std::ffi::OsString;

@@ -17,7 +17,7 @@ use crate::spotter::{Event, Spotter};
 pub(super) const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 
 /// Confidence of all intervals.
-const CONFIDENCE: f64 = 0.95;
+pub(super) const CONFIDENCE: f64 = 0.95;
 
 /// What was found in a stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -78,7 +78,7 @@ pub(super) fn detected(events: &[Event], labels: &[String]) -> Vec<Detected> {
 }
 
 impl Measured {
-    fn new(hours: f64, expected: usize, found: usize, false_alarms: usize) -> Measured {
+    pub(super) fn new(hours: f64, expected: usize, found: usize, false_alarms: usize) -> Measured {
         Measured {
             hours,
             expected,
