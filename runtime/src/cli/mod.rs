@@ -126,7 +126,7 @@ where
             return if error.use_stderr() { 2 } else { 0 };
         }
     };
-    let outcome = match &cli.command {
+    let outcome = match cli.command {
         Command::Spot(command) => command.run(out),
         Command::Listen(command) => command.run(out, terminal),
         #[cfg(feature = "live")]

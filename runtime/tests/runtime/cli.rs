@@ -526,6 +526,36 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
     lines.sort();
     assert_eq!(lines, ["4|high|en", "4|hoch|de", "4|low|en", "4|tief|de"]);
 
+    // The same from a file of settings, where the command line counts more.
+    let settings = folder.path().join("swr.toml");
+    let text = format!(
+        "lang = [\"en\"]\nthreshold = 0.5\nmodels = '{}'\n",
+        directory.path().display()
+    );
+    fs::write(&settings, text).unwrap();
+    let configured = |more: &[&str]| {
+        let mut arguments = vec!["swr", "listen", "--json", "--file", audio.to_str().unwrap()];
+        arguments.extend(["--config", settings.to_str().unwrap()]);
+        arguments.extend(more);
+        let mut out = Vec::new();
+        let code = cli::run(arguments, &mut out);
+        let events = json(&String::from_utf8(out).unwrap());
+        let languages = events
+            .iter()
+            .map(|event| event["language"].as_str().unwrap().to_string());
+        (code, languages.collect::<Vec<_>>())
+    };
+    assert_eq!(configured(&[]), (0, vec!["en".to_string(); 2]));
+    assert_eq!(
+        configured(&["--lang", "de"]),
+        (0, vec!["de".to_string(); 2])
+    );
+    assert_eq!(configured(&["--threshold", "1"]).0, 1);
+    for bad in ["lang = 3", "treshold = 0.5", "threshold = 1.5"] {
+        fs::write(&settings, bad).unwrap();
+        assert_eq!(configured(&[]).0, 2, "{bad}");
+    }
+
     // A program that is not there is told; listening goes on.
     let mut missing = arguments;
     missing[7] = "/nowhere/program";

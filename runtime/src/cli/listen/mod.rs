@@ -5,10 +5,11 @@ mod screen;
 mod session;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use serde::Deserialize;
 
 use super::{ModelsArgs, Outcome, Printed, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
@@ -56,9 +57,12 @@ pub(super) struct Listen {
     /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav
     #[arg(long, value_name = "DIR")]
     record_near_misses: Option<PathBuf>,
-    /// How far below its threshold a keyword is a near miss
-    #[arg(long, value_name = "P", default_value = "0.25", requires = "record_near_misses", value_parser = super::share)]
-    near_margin: f32,
+    /// How far below its threshold a keyword is a near miss [default: 0.25]
+    #[arg(long, value_name = "P", value_parser = super::share)]
+    near_margin: Option<f32>,
+    /// Settings as TOML, for a service: lang = ["de"], device, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Lines, even on a terminal
     #[arg(long)]
     plain: bool,
@@ -69,14 +73,78 @@ pub(super) struct Listen {
     models: ModelsArgs,
 }
 
+/// The settings of a file; names and meaning are the options'.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Settings {
+    #[serde(default)]
+    lang: Vec<String>,
+    device: Option<String>,
+    threshold: Option<f32>,
+    exec: Option<PathBuf>,
+    record_near_misses: Option<PathBuf>,
+    near_margin: Option<f32>,
+    models: Option<PathBuf>,
+    #[serde(default)]
+    key: Vec<String>,
+}
+
+/// How far below its threshold a keyword is a near miss.
+const NEAR_MARGIN: f32 = 0.25;
+
 impl Listen {
+    /// Takes what is not given on the command line from the settings of a file.
+    fn configure(&mut self, path: &Path) -> anyhow::Result<()> {
+        let named = || path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(named)?;
+        let settings: Settings = toml::from_str(&text).with_context(named)?;
+        for (name, value) in [
+            ("threshold", settings.threshold),
+            ("near-margin", settings.near_margin),
+        ] {
+            ensure!(
+                value.is_none_or(|value| (0.0..=1.0).contains(&value)),
+                "{}: {name}: expected a number from 0 to 1",
+                path.display()
+            );
+        }
+        fn or<T>(given: &mut Option<T>, setting: Option<T>) {
+            *given = given.take().or(setting);
+        }
+        if self.languages.is_empty() {
+            self.languages = settings.lang;
+        }
+        if self.models.keys.is_empty() {
+            self.models.keys = settings.key;
+        }
+        if self.file.is_none() {
+            or(&mut self.device, settings.device);
+        }
+        or(&mut self.threshold, settings.threshold);
+        or(&mut self.exec, settings.exec);
+        or(&mut self.record_near_misses, settings.record_near_misses);
+        or(&mut self.near_margin, settings.near_margin);
+        or(&mut self.models.directory, settings.models);
+        Ok(())
+    }
+
     /// `terminal` tells whether results go to one.
-    pub(super) fn run(&self, out: &mut dyn Write, terminal: bool) -> anyhow::Result<Outcome> {
+    pub(super) fn run(mut self, out: &mut dyn Write, terminal: bool) -> anyhow::Result<Outcome> {
+        if let Some(path) = self.config.take() {
+            self.configure(&path)?;
+        }
+        self.listen(out, terminal)
+    }
+
+    fn listen(&self, out: &mut dyn Write, terminal: bool) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
         let wanted = Wanted {
             languages: languages(&models, &self.languages)?,
             threshold: self.threshold,
-            near: self.record_near_misses.as_ref().map(|_| self.near_margin),
+            near: self
+                .record_near_misses
+                .as_ref()
+                .map(|_| self.near_margin.unwrap_or(NEAR_MARGIN)),
         };
         let (source, name) = self.source()?;
         let mut session = Session::new(models, wanted, source, name.clone(), self.seconds)?;
