@@ -142,8 +142,6 @@ fn merging_adds_no_operation() {
     let (base_operations, base_fused) = operations_of(&base);
     let work = |operations: &[Operation]| operations.iter().map(|o| o.multiply_adds).sum::<usize>();
     assert_eq!(base_fused.len(), 2, "the input and the network");
-    // Both ways count alike, but for taps that fall on padding, which the graph's operations count as none.
-    assert!(work(&base_fused).abs_diff(work(&base_operations)) * 20 < work(&base_operations));
     let widths = |count: usize, rows: usize, shape: &[usize]| {
         shape
             .iter()

@@ -136,7 +136,7 @@ impl Bench {
         let other = models
             .languages()?
             .into_iter()
-            .find(|other| *other != language);
+            .find(|other| *other != language && *other != base);
         let to = self.to.clone().or(other).unwrap_or(base);
         let mut changes = Vec::new();
         let mut merges = Vec::new();
