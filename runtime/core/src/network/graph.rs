@@ -23,6 +23,9 @@ const FREQUENCY_AXIS: i64 = 2;
 /// Axis of time.
 const TIME_AXIS: i64 = 3;
 
+/// Bytes that a known graph may have beyond twice its own: names, comments, information about values.
+const SPARE_BYTES: usize = 1 << 16;
+
 /// Builds the streaming graph of causal BC-ResNet at width `tau` and returns the file's bytes.
 ///
 /// Inputs: `frames` `[1, 1, 40, N]` (log-mel, frequency before time) and `state.<convolution>` for each of the 14 convolutions over time,
@@ -43,6 +46,10 @@ pub fn recognise(onnx: &[u8]) -> Option<(Architecture, Tensors)> {
     let tensors = initializers(onnx).ok()?;
     let architecture = Architecture::of(&tensors).ok()?;
     let known = graph_of(&architecture, &tensors);
+    // Many empty nodes would take much more in memory than in the file.
+    if onnx.len() > 2 * known.encoded_len() + SPARE_BYTES {
+        return None;
+    }
     let found = ModelProto::decode(onnx).ok()?.graph?;
     let is_constant = |tensor: &&TensorProto| tensor.data_type == INT64;
     let constants = |graph: &GraphProto| -> BTreeMap<String, TensorProto> {
