@@ -10,7 +10,7 @@ use swr_runtime::cli;
 use tempfile::TempDir;
 
 /// A directory of models with sample audio, in which the base knows `low` and `high`, German `tief` and `hoch`.
-fn fixture() -> TempDir {
+pub(crate) fn fixture() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     models(directory.path());
     let demo = directory.path().join("demo");
@@ -34,7 +34,7 @@ fn fixture() -> TempDir {
 }
 
 /// Exit code and standard output.
-fn swr(models: &Path, arguments: &[&str]) -> (u8, String) {
+pub(crate) fn swr(models: &Path, arguments: &[&str]) -> (u8, String) {
     let models = models.to_str().unwrap();
     let mut all = vec!["swr"];
     all.extend(arguments);
@@ -44,7 +44,7 @@ fn swr(models: &Path, arguments: &[&str]) -> (u8, String) {
     (code, String::from_utf8(out).unwrap())
 }
 
-fn json(lines: &str) -> Vec<Value> {
+pub(crate) fn json(lines: &str) -> Vec<Value> {
     lines
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -216,7 +216,7 @@ fn inspect_recounts_the_changes() {
 }
 
 /// A folder `<word>/*.wav` of tones by ten speakers, so that every split has some; language `de` by the MSWC layout.
-fn speech(directory: &Path) {
+pub(crate) fn speech(directory: &Path) {
     let clips = directory.join("mswc/de/clips");
     let mut table = String::from("SET,LINK,WORD,VALID,SPEAKER,GENDER\n");
     for (word, hz) in [("tief", 500.0), ("mittel", 1_700.0), ("hoch", 3_000.0)] {
@@ -301,290 +301,6 @@ fn eval_measures_clips_and_streams() {
         json(&out).last().unwrap()["expected"].as_u64().unwrap() > 3,
         "{out}"
     );
-}
-
-#[test]
-fn eval_counts_false_alarms_on_negatives_once() {
-    let directory = fixture();
-    let data = tempfile::tempdir().unwrap();
-    speech(data.path());
-    // Every keyword in a negative is a false alarm; the copy's are not counted again.
-    let negatives = data.path().join("negatives");
-    fs::create_dir_all(negatives.join("more")).unwrap();
-    let audio = tones(9.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
-    write_wav(&negatives.join("a.wav"), &audio);
-    write_wav(
-        &negatives.join("more/b.wav"),
-        &tones(6.0, &[(2.0, 3_000.0)]),
-    );
-    fs::copy(negatives.join("a.wav"), negatives.join("copy.wav")).unwrap();
-    fs::write(negatives.join("notes.txt"), "no audio").unwrap();
-    let plot = data.path().join("det.svg");
-    let arguments = [
-        "eval",
-        "--stream",
-        "--minutes",
-        "0.5",
-        "--data",
-        data.path().to_str().unwrap(),
-        "--lang",
-        "de",
-        "--negatives",
-        negatives.to_str().unwrap(),
-        "--plot",
-        plot.to_str().unwrap(),
-    ];
-    let (code, out) = swr(directory.path(), &[&arguments[..], &["--json"]].concat());
-    assert_eq!(code, 0);
-    let line = json(&out).pop().unwrap();
-    let found = &line["negatives"];
-    assert_eq!((&found["files"], &found["copies"]), (&3.into(), &1.into()));
-    assert_eq!(found["false_alarms"], 4, "{found}");
-    let hours = found["hours"].as_f64().unwrap();
-    assert!((hours - 15.0 / 3_600.0).abs() < 1e-9, "{hours}");
-    let by_keyword: Vec<(&str, u64)> = line["keywords"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|k| {
-            (
-                k["keyword"].as_str().unwrap(),
-                k["false_alarms"].as_u64().unwrap(),
-            )
-        })
-        .collect();
-    assert_eq!(by_keyword, [("hoch", 2), ("mittel", 0), ("tief", 2)]);
-    // The higher the threshold, the fewer are found and the fewer falsely.
-    let points = line["points"].as_array().unwrap();
-    assert_eq!(points.len(), 19);
-    let falls = |key: &str| {
-        let values: Vec<u64> = points.iter().map(|p| p[key].as_u64().unwrap()).collect();
-        values.first() >= values.last() && *values.last().unwrap() <= values[9]
-    };
-    assert!(falls("found") && falls("false_alarms"), "{points:?}");
-    let svg = fs::read_to_string(&plot).unwrap();
-    assert!(
-        svg.contains("false alarms per hour") && svg.ends_with("</svg>\n"),
-        "{svg}"
-    );
-    let (code, out) = swr(directory.path(), &arguments);
-    assert!(
-        code == 0 && out.contains("negatives: 4 in 0.004 h"),
-        "{out}"
-    );
-    let mut missing = arguments;
-    missing[9] = "/nowhere";
-    assert_eq!(swr(directory.path(), &missing).0, 2);
-}
-
-#[test]
-fn bench_measures_every_part() {
-    let directory = fixture();
-    let (code, out) = swr(
-        directory.path(),
-        &[
-            "bench",
-            "--seconds",
-            "1.5",
-            "--rounds",
-            "1",
-            "--paced",
-            "0.2",
-            "--lang",
-            "de",
-            "--json",
-        ],
-    );
-    assert_eq!(code, 0);
-    let line = json(&out).pop().unwrap();
-    assert_eq!(line["language"], "de");
-    for part in [
-        "cpu_ms_per_s",
-        "frontend_ms_per_s",
-        "network_ms_per_s",
-        "detector_ms_per_s",
-        "unfused_ms_per_s",
-        "paced_cpu_ms_per_s",
-        "window_us",
-        "load_ms",
-        "merge_ms",
-        "change_language_ms",
-        "peak_rss_mib",
-    ] {
-        assert!(line[part].as_f64().unwrap() > 0.0, "{part}: {line}");
-    }
-    let (code, out) = swr(
-        directory.path(),
-        &["bench", "--seconds", "1.5", "--rounds", "1"],
-    );
-    assert!(code == 0 && out.contains("peak memory"), "{out}");
-}
-
-#[test]
-fn recorded_words_are_a_folder_to_train_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let audio = folder.path().join("all.wav");
-    let words = [(1.0, 500.0), (3.0, 700.0), (5.0, 900.0)];
-    write_wav(&audio, &tones(7.0, &words));
-    let record = |count: &str| {
-        let mut out = Vec::new();
-        let out_folder = folder.path().join("words");
-        let arguments = [
-            "swr",
-            "record",
-            "--word",
-            "lumos",
-            "--speaker",
-            "anna",
-            "-n",
-            count,
-            "--file",
-            audio.to_str().unwrap(),
-            "--out",
-            out_folder.to_str().unwrap(),
-            "--json",
-        ];
-        (
-            cli::run(arguments, &mut out),
-            json(&String::from_utf8(out).unwrap()),
-        )
-    };
-    let (code, kept) = record("20");
-    assert_eq!((code, kept.len()), (0, 3));
-    // More are added to those that are there.
-    assert_eq!(record("2").1.len(), 2);
-    for number in 0..5 {
-        let path = folder
-            .path()
-            .join(format!("words/lumos/anna_nohash_{number}.wav"));
-        let reader = hound::WavReader::open(&path).unwrap();
-        assert_eq!(
-            (reader.duration(), reader.spec().sample_rate),
-            (16_000, 16_000)
-        );
-    }
-    let silence = folder.path().join("silence.wav");
-    write_wav(&silence, &[0.0; 32_000]);
-    let mut out = Vec::new();
-    let arguments = [
-        "swr",
-        "record",
-        "--word",
-        "x",
-        "--file",
-        silence.to_str().unwrap(),
-        "--out",
-        folder.path().to_str().unwrap(),
-    ];
-    assert_eq!(cli::run(arguments, &mut out), 1);
-    let bad = [
-        "swr",
-        "record",
-        "--word",
-        "../x",
-        "--file",
-        silence.to_str().unwrap(),
-    ];
-    assert_eq!(cli::run(bad, &mut out), 2);
-}
-
-#[test]
-fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = fixture();
-    let folder = tempfile::tempdir().unwrap();
-    let (program, told) = (folder.path().join("tell.sh"), folder.path().join("told"));
-    let script = format!(
-        "#!/bin/sh\nprintf '%s|%s|%s\\n' \"$#\" \"$1\" \"$2\" >> '{}'\n",
-        told.display()
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let audio = directory.path().join("demo/de.wav");
-    let arguments = [
-        "listen",
-        "--lang",
-        "de,en",
-        "--file",
-        audio.to_str().unwrap(),
-        "--json",
-        "--exec",
-        program.to_str().unwrap(),
-    ];
-    let (code, out) = swr(directory.path(), &arguments);
-    assert_eq!((code, json(&out).len()), (0, 4));
-    // The programs are not waited for.
-    let mut lines = Vec::new();
-    for _ in 0..100 {
-        let text = fs::read_to_string(&told).unwrap_or_default();
-        lines = text.lines().map(String::from).collect();
-        if lines.len() == 4 {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    lines.sort();
-    assert_eq!(lines, ["4|high|en", "4|hoch|de", "4|low|en", "4|tief|de"]);
-
-    // The same from a file of settings, where the command line counts more.
-    let settings = folder.path().join("swr.toml");
-    let text = format!(
-        "lang = [\"en\"]\nthreshold = 0.5\nmodels = '{}'\n",
-        directory.path().display()
-    );
-    fs::write(&settings, text).unwrap();
-    let configured = |more: &[&str]| {
-        let mut arguments = vec!["swr", "listen", "--json", "--file", audio.to_str().unwrap()];
-        arguments.extend(["--config", settings.to_str().unwrap()]);
-        arguments.extend(more);
-        let mut out = Vec::new();
-        let code = cli::run(arguments, &mut out);
-        let events = json(&String::from_utf8(out).unwrap());
-        let languages = events
-            .iter()
-            .map(|event| event["language"].as_str().unwrap().to_string());
-        (code, languages.collect::<Vec<_>>())
-    };
-    assert_eq!(configured(&[]), (0, vec!["en".to_string(); 2]));
-    assert_eq!(
-        configured(&["--lang", "de"]),
-        (0, vec!["de".to_string(); 2])
-    );
-    assert_eq!(configured(&["--threshold", "1"]).0, 1);
-    for bad in ["lang = 3", "treshold = 0.5", "threshold = 1.5"] {
-        fs::write(&settings, bad).unwrap();
-        assert_eq!(configured(&[]).0, 2, "{bad}");
-    }
-
-    // A program that is not there is told; listening goes on.
-    let mut missing = arguments;
-    missing[7] = "/nowhere/program";
-    assert_eq!(swr(directory.path(), &missing).0, 0);
-
-    // No word reaches 1, and all come near it.
-    let misses = folder.path().join("misses");
-    let arguments = [
-        "listen",
-        "--lang",
-        "de",
-        "--file",
-        audio.to_str().unwrap(),
-        "--threshold",
-        "1",
-        "--record-near-misses",
-        misses.to_str().unwrap(),
-        "--near-margin",
-        "0.5",
-    ];
-    let (code, out) = swr(directory.path(), &arguments);
-    assert_eq!((code, out.as_str()), (1, ""));
-    for word in ["tief", "hoch"] {
-        let path = misses.join(format!("de/{word}/near_0001.wav"));
-        assert!(
-            hound::WavReader::open(&path).unwrap().duration() > 8_000,
-            "{word}"
-        );
-    }
 }
 
 #[test]

@@ -3,5 +3,6 @@
 mod cli;
 mod common;
 mod engine;
+mod listening;
 mod models;
 mod release;
