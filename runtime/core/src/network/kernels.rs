@@ -21,8 +21,9 @@ fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     a * b + c
 }
 
+/// `a * b + c`, lane by lane.
 #[inline(always)]
-fn mul_add<const FUSED: bool>(a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+pub(super) fn mul_add<const FUSED: bool>(a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
     let mut out = *c;
     for lane in 0..LANES {
         out[lane] = fma::<FUSED>(a[lane], b[lane], c[lane]);

@@ -14,7 +14,7 @@ use multiversion::multiversion;
 
 use crate::package::{Tensor, Tensors};
 use architecture::{Architecture, MEL_BINS, SUB_BANDS};
-use kernels::{Dense, LANES, Lanes, add, groups, relu, silu, three_taps, weighted_sum};
+use kernels::{Dense, LANES, Lanes, add, groups, mul_add, relu, silu, three_taps, weighted_sum};
 
 /// Why tensors are not a network that can be computed here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,8 @@ const KERNEL: usize = 5;
 const MARGIN: usize = KERNEL / 2;
 /// A frame with its margins.
 const MEL_ROW: usize = MEL_BINS + 2 * MARGIN;
+/// What lies above the highest band and below the lowest.
+const ZEROS: Lanes = [0.0; LANES];
 /// Frames that are computed together; a longer step is several of these.
 const CHUNK: usize = 10;
 
@@ -122,7 +124,6 @@ struct Scratch {
     pointed: Vec<Lanes>,
     /// `[frames][groups of classes]`.
     logits: Vec<Lanes>,
-    zeros: Vec<Lanes>,
 }
 
 impl Network {
@@ -262,7 +263,6 @@ impl Network {
                 branch: rows(&|block| ends.max(block.groups)),
                 pointed: rows(&|block| ends.max(block.groups)),
                 logits: vec![[0.0; LANES]; CHUNK * self.classifier.groups],
-                zeros: rows(&|block| block.groups),
             },
         }
     }
@@ -320,7 +320,6 @@ impl Block {
             auxiliary,
             branch,
             pointed,
-            zeros,
             ..
         } = scratch;
         let groups = self.groups;
@@ -337,34 +336,31 @@ impl Block {
 
         let history = 2 * self.dilation;
         let share = 1.0 / self.bands_out as f32;
-        let means = time[history * groups..].chunks_exact_mut(groups);
-        for (frame, mean) in means.take(count).enumerate() {
-            mean.fill([0.0; LANES]);
-            for band in 0..self.bands_out {
-                let middle = band * self.stride;
-                let row = |band: usize| row(x, frame * self.bands_in + band, groups);
-                let above = if middle == 0 {
-                    &**zeros
-                } else {
-                    row(middle - 1)
-                };
-                let below = match middle + 1 == self.bands_in {
-                    true => &**zeros,
-                    false => row(middle + 1),
-                };
-                let out = &mut auxiliary[(frame * self.bands_out + band) * groups..][..groups];
-                three_taps::<FUSED>(
-                    out,
-                    &self.frequency_shift[band * groups..],
-                    [above, row(middle), below],
-                    &self.frequency[band * 3 * groups..],
-                );
-                for (mean, out) in mean.iter_mut().zip(out) {
-                    *mean = add(mean, out);
+        for frame in 0..count {
+            let x = &x[frame * self.bands_in * groups..][..self.bands_in * groups];
+            let rows = self.bands_out * groups;
+            let out = &mut auxiliary[frame * rows..][..rows];
+            let mean = &mut time[(history + frame) * groups..][..groups];
+            for (group, mean) in mean.iter_mut().enumerate() {
+                let mut sum = [0.0; LANES];
+                for band in 0..self.bands_out {
+                    let middle = band * self.stride;
+                    let row = |band: usize| &x[band * groups + group];
+                    let above = if middle == 0 { &ZEROS } else { row(middle - 1) };
+                    let below = match middle + 1 == self.bands_in {
+                        true => &ZEROS,
+                        false => row(middle + 1),
+                    };
+                    let tap = |tap: usize| &self.frequency[(3 * band + tap) * groups + group];
+                    let shift = &self.frequency_shift[band * groups + group];
+                    let value = mul_add::<FUSED>(above, tap(0), shift);
+                    let value = mul_add::<FUSED>(row(middle), tap(1), &value);
+                    let value = mul_add::<FUSED>(below, tap(2), &value);
+                    out[band * groups + group] = value;
+                    sum = add(&sum, &value);
                 }
+                *mean = sum.map(|sum| sum * share);
             }
-            mean.iter_mut()
-                .for_each(|mean| *mean = mean.map(|sum| sum * share));
         }
 
         for (frame, out) in branch.chunks_exact_mut(groups).take(count).enumerate() {
