@@ -86,7 +86,6 @@ pub struct Spotter {
     recent: Vec<f32>,
     /// Frames heard since the start of the audio; those of the context before it count as negative.
     heard: i64,
-    context_frames: usize,
 }
 
 impl Listener {
@@ -286,7 +285,6 @@ impl Spotter {
             listeners,
             recent: Vec::new(),
             heard: 0,
-            context_frames: 0,
         };
         spotter.reset();
         spotter
@@ -381,19 +379,16 @@ impl Spotter {
             .listeners
             .iter()
             .map(|listener| listener.context_frames);
-        self.context_frames = contexts.max().unwrap_or(0);
+        let context_frames = contexts.max().unwrap_or(0);
         self.frontend
-            .push(
-                &vec![0.0; self.context_frames * HOP_SAMPLES],
-                &mut self.recent,
-            )
+            .push(&vec![0.0; context_frames * HOP_SAMPLES], &mut self.recent)
             .expect("silence is finite");
         let frames = self.recent.len() / MEL_BINS;
-        self.heard = frames as i64 - self.context_frames as i64;
+        self.heard = frames as i64 - context_frames as i64;
         for listener in &mut self.listeners {
             listener.begin(0, 0);
             // Of the silence, as much as it was trained with; steps run with the first samples.
-            let skipped = self.context_frames - listener.context_frames;
+            let skipped = context_frames - listener.context_frames;
             listener
                 .frames
                 .extend_from_slice(&self.recent[skipped * MEL_BINS..]);

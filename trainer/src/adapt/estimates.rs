@@ -6,8 +6,8 @@ use rand::RngExt;
 
 use super::training::{Way, flat};
 use super::{Adaptation, CLASSIFIER, Fold};
+use crate::baselines::Method;
 use crate::baselines::select::Evidence;
-use crate::baselines::{Choice, Method};
 use crate::examples::{Examples, for_each_plain_batch};
 use crate::fused::{NormMode, NormStatistics, Statistics};
 use crate::learner::Learner;
@@ -33,7 +33,7 @@ impl Way<'_> {
         let fold = frame.fold(&learner.running)?;
         let standard = self.standard(learner, start, &everything)?;
         let mut curvature = Vec::new();
-        if matches!(method, Method::Fisher | Method::Taylor) || method.choice() != Choice::Scored {
+        if matches!(method, Method::Fisher | Method::Taylor) {
             curvature = self.curvature(&fold, &standard)?;
         }
         let mut gradient = Vec::new();

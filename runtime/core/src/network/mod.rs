@@ -1,7 +1,7 @@
 //! Causal BC-ResNet as one pass over its merged tensors: log-mel frames come in, logits leave, and an explicit state is carried between calls.
 //!
 //! It computes what [`graph::streaming_graph`] describes, with the norms folded into weights, and runs where no inference engine goes. Frames
-//! may come in steps of any size: the logits have the same bits. On x86-64 with AVX2 and FMA, and on aarch64, sums of products are rounded once;
+//! may come in steps of any size: the logits have the same bits. With `std`, on x86-64 with AVX2 and FMA and on aarch64, sums of products are rounded once;
 //! elsewhere twice, so logits differ in their last bits between kinds of CPU.
 
 pub mod architecture;
