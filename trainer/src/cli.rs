@@ -15,6 +15,7 @@ use crate::adapt::{Adaptation, Aids, adapt, check_budget};
 use crate::architecture::TimePadding;
 use crate::base::train_base;
 use crate::bench::{self, BenchArguments};
+use crate::calibrate::command::{self as calibration, CalibrateArguments};
 use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
 use crate::compare::command::{self as compare, CompareArguments};
@@ -71,6 +72,8 @@ enum Command {
     Adapt(AdaptArguments),
     /// Accuracy of a language's merged network on a split, by the trainer's own passes
     Evaluate(EvaluateArguments),
+    /// Choose thresholds for a wanted rate of false accepts
+    Calibrate(CalibrateArguments),
     /// Compare SWR with its baselines: one row of results per run
     Compare(CompareArguments),
     /// What a training step costs, alone and with its input
@@ -225,6 +228,7 @@ pub fn main() -> ExitCode {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_languages(a, &progress),
         Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Calibrate(a) => calibration::run(a, &progress),
         Command::Compare(a) => compare::run(a, &progress),
         Command::Bench(a) => bench::run(a, &progress),
         Command::Export(a) => pack::export(a),
@@ -391,6 +395,7 @@ fn adapt_language(
         manifest: Some(base.manifest_sha256),
         labels: language.labels.clone(),
         thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
+        calibration: None,
         budget: Some(a.budget.clone()),
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &record[..16]),

@@ -21,7 +21,7 @@ use swr_core::network::graph::streaming_graph;
 /// Version of the models written; it rises with every release.
 pub const MODEL_VERSION: u32 = 2;
 const BASE_ONNX: &str = "base.onnx";
-const BASE_JSON: &str = "base.json";
+pub(crate) const BASE_JSON: &str = "base.json";
 
 /// A base as it lies in a models folder.
 pub struct Base {
@@ -85,6 +85,7 @@ pub(crate) mod base_files {
             language: String::new(),
             labels: Vec::new(),
             thresholds: Thresholds::ForAll(0.0),
+            calibration: None,
             frontend: FrontendSettings::default(),
             window_frames: WINDOW_FRAMES,
             context_frames: CONTEXT_FRAMES,
@@ -135,6 +136,17 @@ pub fn write_base(
 /// Where a language's delta lies.
 pub fn delta_path(models: &Path, language: &str) -> PathBuf {
     models.join(format!("{language}.swr"))
+}
+
+/// The deltas of a folder, sorted.
+pub fn deltas(models: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(models).with_context(|| models.display().to_string())?;
+    let mut deltas: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    deltas.retain(|path| path.extension().is_some_and(|e| e == "swr"));
+    deltas.sort();
+    Ok(deltas)
 }
 
 /// Labels and deployed weights of a language: the base's own, or the base merged with the language's delta.

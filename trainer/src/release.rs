@@ -12,7 +12,7 @@ use swr_core::package::{
 };
 
 use crate::files::{read, write_atomically};
-use crate::models::Base;
+use crate::models::{Base, deltas};
 
 /// What is added to a file's name for the signature beside it.
 const SIGNATURE_SUFFIX: &str = ".minisig";
@@ -229,12 +229,7 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
         base: entry(&base.manifest.language, base.manifest.model_version, names)?,
         languages: Vec::new(),
     };
-    let mut deltas: Vec<PathBuf> = std::fs::read_dir(&a.models)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    deltas.retain(|path| path.extension().is_some_and(|e| e == "swr"));
-    deltas.sort();
-    for path in deltas {
+    for path in deltas(&a.models)? {
         let named = || path.display().to_string();
         let delta = Delta::read(&read(&path)?).with_context(named)?;
         merge(&base.tensors, &delta).with_context(named)?;

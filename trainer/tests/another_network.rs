@@ -20,6 +20,7 @@ fn header(language: &Language, budget: &str) -> DeltaHeader {
         manifest: None,
         labels: language.labels.clone(),
         thresholds: vec![0.5; language.labels.len()],
+        calibration: None,
         budget: Some(budget.parse().expect("a budget")),
         synthetic: true,
         provenance: "test".into(),

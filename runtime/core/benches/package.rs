@@ -75,6 +75,7 @@ fn delta(base: &Tensors, by_row: bool) -> Delta {
         manifest: None,
         labels: Vec::new(),
         thresholds: Vec::new(),
+        calibration: None,
         budget: None,
         synthetic: false,
         provenance: String::new(),

@@ -88,6 +88,7 @@ fn header(labels: &[&str]) -> DeltaHeader {
         manifest: (!labels.is_empty()).then_some(Digest([0xa5; 32])),
         labels: labels.iter().map(|label| label.to_string()).collect(),
         thresholds: vec![0.75; labels.len()],
+        calibration: None,
         budget: (!labels.is_empty()).then(|| "12.5%".parse().unwrap()),
         synthetic: !labels.is_empty(),
         provenance: "golden".into(),

@@ -21,6 +21,7 @@ fn manifest() -> Manifest {
             .map(String::from)
             .to_vec(),
         thresholds: Thresholds::PerLabel(vec![0.5, 0.62, 1.0, 1.0]),
+        calibration: None,
         frontend: FrontendSettings::default(),
         window_frames: 98,
         context_frames: 46,

@@ -23,6 +23,7 @@ fn header(labels_count: usize) -> DeltaHeader {
         thresholds: (0..labels_count)
             .map(|label| 0.5 + label as f32 / 100.0)
             .collect(),
+        calibration: None,
         budget: Some("10%".parse().unwrap()),
         synthetic: true,
         provenance: r#"{"seed":1}"#.into(),
@@ -280,6 +281,7 @@ fn raw() -> DeltaHeader {
         manifest: None,
         labels: Vec::new(),
         thresholds: Vec::new(),
+        calibration: None,
         budget: None,
         synthetic: false,
         provenance: String::new(),

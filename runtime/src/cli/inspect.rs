@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use swr_core::package::{Budget, ChangeBytes, Counts, Limit, Sizes, changed};
+use swr_core::package::{Budget, Calibration, ChangeBytes, Counts, Limit, Sizes, changed};
 
 use super::{ModelsArgs, Outcome, json_line};
 use crate::models::{DeltaFile, Models};
@@ -41,6 +41,8 @@ struct Report {
     signed: bool,
     synthetic: bool,
     labels: usize,
+    /// The rate of false accepts that the thresholds were chosen for, and whether it is verified.
+    calibration: Option<Calibration>,
     /// None: it was made without a budget.
     budget: Option<String>,
     /// What `changed` and `allowed` count.
@@ -139,6 +141,7 @@ impl Report {
             signed: file.delta.has_signature(),
             synthetic: header.synthetic,
             labels: header.labels.len(),
+            calibration: header.calibration,
             budget: header.budget.as_ref().map(Budget::to_string),
             unit: match header.budget.as_ref().map(Budget::limit) {
                 Some(Limit::ConvolutionShare(_)) => "convolution weights",
@@ -184,6 +187,18 @@ impl Report {
             "  weights changed: {convolution} of {} convolution, {norms} of {} norms, {other} of {} others; classifier replaced: {classifier}",
             self.base_weights.convolution, self.base_weights.norms, self.base_weights.other
         )?;
+        if let Some(calibration) = &self.calibration {
+            let proof = if calibration.verified {
+                "verified"
+            } else {
+                "not verified"
+            };
+            let rate = calibration.false_accepts_per_hour;
+            writeln!(
+                out,
+                "  thresholds for {rate} false accepts an hour, {proof}"
+            )?;
+        }
         for part in &self.parts {
             write!(out, "  {:>8} B  {}", part.bytes, part.part)?;
             if let (Some(positions), Some(values)) = (part.positions_bytes, part.values_bytes) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use plotters::prelude::*;
@@ -11,7 +11,9 @@ use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::frontend::Frontend;
 use swr_core::package::Digest;
 use swr_core::{FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ};
-use swr_dataset::{Detected, Matched, match_detections, poisson_interval, wilson_interval};
+use swr_dataset::{
+    Detected, Matched, audio_below, match_detections, poisson_interval, wilson_interval,
+};
 
 use super::stream::{CONFIDENCE, Measured, TOLERANCE_SAMPLES};
 use crate::DEFAULT_STEP_FRAMES;
@@ -24,7 +26,6 @@ const THRESHOLDS: std::ops::RangeInclusive<u32> = 1..=19;
 const THRESHOLD_STEP: f32 = 0.05;
 /// Samples that are heard together: a second.
 const PIECE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
-const AUDIO: [&str; 4] = ["wav", "flac", "opus", "ogg"];
 
 /// A network with a detector for every threshold; the first one has the package's.
 pub(super) struct Sweep {
@@ -160,7 +161,7 @@ impl Sweep {
             .collect();
         let mut files = Vec::new();
         for path in negatives {
-            audio_below(path, &mut files)?;
+            files.extend(audio_below(path)?);
         }
         ensure!(
             negatives.is_empty() || !files.is_empty(),
@@ -288,31 +289,6 @@ impl fmt::Display for Swept {
         }
         Ok(())
     }
-}
-
-/// Audio files at or below `path`, sorted.
-fn audio_below(path: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
-    if !path.is_dir() {
-        files.push(path.to_path_buf());
-        return Ok(());
-    }
-    let named = || path.display().to_string();
-    let entries = std::fs::read_dir(path).with_context(named)?;
-    let mut below = entries
-        .map(|entry| Ok(entry.with_context(named)?.path()))
-        .collect::<anyhow::Result<Vec<PathBuf>>>()?;
-    below.sort();
-    for path in below {
-        let extension = path
-            .extension()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
-        if path.is_dir() || AUDIO.contains(&extension.as_str()) {
-            audio_below(&path, files)?;
-        }
-    }
-    Ok(())
 }
 
 /// False rejects against false alarms per hour, both with their intervals, as SVG.

@@ -429,6 +429,21 @@ fn audio_files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(listing(folder)?.into_iter().filter(is_audio).collect())
 }
 
+/// Audio files at `path`, or anywhere below it, sorted by name.
+///
+/// # Errors
+/// For a folder that cannot be read. A file is taken as it is named.
+pub fn audio_below(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = audio_files(path)?;
+    for folder in folders(path)? {
+        files.extend(audio_below(&folder)?);
+    }
+    Ok(files)
+}
+
 /// What a folder holds, sorted by name, since the system's order differs between machines.
 fn listing(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let entries = fs::read_dir(folder).map_err(DatasetError::io(folder))?;

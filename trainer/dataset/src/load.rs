@@ -102,7 +102,10 @@ pub fn fit_one_second(samples: &[f32]) -> Vec<f32> {
 }
 
 /// All samples of an audio file, 16 kHz mono; what exceeds full scale (float WAV can) is clipped.
-pub(crate) fn decode_file(path: &Path) -> Result<Vec<f32>, DatasetError> {
+///
+/// # Errors
+/// For a file that cannot be read, or is no WAV, FLAC or Ogg Opus.
+pub fn decode_file(path: &Path) -> Result<Vec<f32>, DatasetError> {
     let bytes = fs::read(path).map_err(DatasetError::io(path))?;
     let mut samples = decode_16k_mono(&bytes).map_err(|source| DatasetError::Audio {
         path: path.to_path_buf(),

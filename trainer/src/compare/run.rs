@@ -212,6 +212,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         manifest: Some(base.manifest_sha256),
         labels: language.labels.clone(),
         thresholds: vec![0.7; language.labels.len()],
+        calibration: None,
         budget: Some(cell.budget.clone()),
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),

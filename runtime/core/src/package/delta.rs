@@ -11,6 +11,7 @@ use super::{
         MAX_LABEL_BYTES, MAX_LABELS, MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels,
         check_language, check_model_version, check_text, check_thresholds,
     },
+    manifest::Calibration,
 };
 
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
@@ -27,6 +28,13 @@ pub(super) const MAX_CHANGES: usize = 4_096;
 const FLAG_SYNTHETIC: u8 = 1;
 /// Flag: the delta fits the base of one manifest, whose digest it holds.
 const FLAG_MANIFEST: u8 = 2;
+/// Flag: thresholds were chosen for a rate of false accepts, which the file holds; they are multiples of [`Calibration::STEP`].
+const FLAG_CALIBRATED: u8 = 4;
+/// Flag: audio that took no part in the choice has shown that the rate is kept.
+const FLAG_VERIFIED: u8 = 8;
+const FLAGS: u8 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
+/// Bits of a threshold in steps of [`Calibration::STEP`].
+const THRESHOLD_BITS: u32 = 5;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -44,6 +52,8 @@ pub struct DeltaHeader {
     pub labels: Vec<String>,
     /// Detection threshold of each label, a posterior from 0 to 1.
     pub thresholds: Vec<f32>,
+    /// The rate of false accepts that the thresholds were chosen for, if they were.
+    pub calibration: Option<Calibration>,
     /// The budget that the change was trained under.
     pub budget: Option<Budget>,
     /// Whether synthetic speech was trained on in place of recordings.
@@ -61,6 +71,9 @@ impl DeltaHeader {
             check_labels(&self.labels)?;
         }
         check_thresholds(&self.thresholds, self.labels.len())?;
+        if let Some(calibration) = &self.calibration {
+            calibration.check(&self.thresholds)?;
+        }
         check_text("provenance", &self.provenance)
     }
 }
@@ -213,13 +226,21 @@ impl Delta {
             });
         }
         let [flags] = fields.take()?;
-        if flags & !(FLAG_SYNTHETIC | FLAG_MANIFEST) != 0 {
+        let verified = flags & FLAG_VERIFIED != 0;
+        if flags & !FLAGS != 0 || (verified && flags & FLAG_CALIBRATED == 0) {
             return Err(PackageError::UnsupportedFeature {
                 what: "flags",
                 found: flags.into(),
             });
         }
         let model_version = u32::from_le_bytes(fields.take()?);
+        let calibration = match flags & FLAG_CALIBRATED {
+            0 => None,
+            _ => Some(Calibration {
+                false_accepts_per_hour: f32::from_le_bytes(fields.take()?),
+                verified,
+            }),
+        };
         let base = Digest(fields.take()?);
         let manifest = match flags & FLAG_MANIFEST {
             0 => None,
@@ -227,7 +248,7 @@ impl Delta {
         };
         let merged = Digest(fields.take()?);
         let mut reader = Reader::new(fields.rest, fields.offset);
-        let (header, changes) = code(&mut reader, None, &mut |_, _| {})?;
+        let (header, changes) = code(&mut reader, None, calibration, &mut |_, _| {})?;
         reader.finish()?;
         let header = DeltaHeader {
             model_version,
@@ -271,14 +292,19 @@ impl Delta {
         let mut bytes = Vec::new();
         bytes.extend(MAGIC);
         bytes.extend(DELTA_VERSION.to_le_bytes());
-        let synthetic = if header.synthetic { FLAG_SYNTHETIC } else { 0 };
-        let manifest = if header.manifest.is_some() {
-            FLAG_MANIFEST
-        } else {
-            0
-        };
-        bytes.push(synthetic | manifest);
+        let verified = header.calibration.is_some_and(|c| c.verified);
+        let flags = [
+            (FLAG_SYNTHETIC, header.synthetic),
+            (FLAG_MANIFEST, header.manifest.is_some()),
+            (FLAG_CALIBRATED, header.calibration.is_some()),
+            (FLAG_VERIFIED, verified),
+        ];
+        let set = flags.iter().filter(|(_, set)| *set);
+        bytes.push(set.map(|(flag, _)| flag).sum());
         bytes.extend(header.model_version.to_le_bytes());
+        if let Some(calibration) = &header.calibration {
+            bytes.extend(calibration.false_accepts_per_hour.to_le_bytes());
+        }
         let plain_header_bytes = bytes.len();
         bytes.extend(self.base.0);
         if let Some(manifest) = header.manifest {
@@ -290,9 +316,14 @@ impl Delta {
         let mut writer = Writer::new();
         let mut ends = Vec::new();
         let given = Some((header, self.changes.as_slice()));
-        code(&mut writer, given, &mut |writer: &Writer, part| {
-            ends.push((part, writer.bits()));
-        })
+        code(
+            &mut writer,
+            given,
+            header.calibration,
+            &mut |writer: &Writer, part| {
+                ends.push((part, writer.bits()));
+            },
+        )
         .expect("a writer refuses nothing");
         let coded = writer.finish();
         let mut sizes = Sizes {
@@ -354,6 +385,7 @@ enum Part {
 fn code<C: Coder>(
     coder: &mut C,
     given: Option<(&DeltaHeader, &[Change])>,
+    calibration: Option<Calibration>,
     part: &mut dyn FnMut(&C, Part),
 ) -> Result<(DeltaHeader, Vec<Change>), PackageError> {
     let (header, given_changes) = given.unzip();
@@ -394,9 +426,14 @@ fn code<C: Coder>(
 
     let given_thresholds = header.map_or([].as_slice(), |header| &header.thresholds);
     let (mut as_before, mut before, mut thresholds) = (Bit::NEW, 0f32, Vec::new());
+    let mut steps = [Bit::NEW; 1 << THRESHOLD_BITS];
     for place in 0..labels.len() {
         let threshold = given_thresholds.get(place).copied().unwrap_or_default();
-        if !coder.bit(&mut as_before, threshold.to_bits() == before.to_bits())? {
+        if calibration.is_some() {
+            let step = libm::roundf(threshold / Calibration::STEP) as u32;
+            let step = coder.tree(&mut steps, THRESHOLD_BITS, step)?;
+            before = step as f32 * Calibration::STEP;
+        } else if !coder.bit(&mut as_before, threshold.to_bits() == before.to_bits())? {
             before = f32::from_bits(coder.raw(32, threshold.to_bits())?);
         }
         thresholds.push(before);
@@ -424,6 +461,7 @@ fn code<C: Coder>(
         manifest: None,
         labels,
         thresholds,
+        calibration,
         budget,
         synthetic: false,
         provenance,

@@ -38,6 +38,9 @@ pub struct Manifest {
     pub labels: Vec<String>,
     /// Detection thresholds, posteriors from 0 to 1.
     pub thresholds: Thresholds,
+    /// The rate of false accepts that the thresholds were chosen for, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// How features are made.
     pub frontend: FrontendSettings,
     /// Frames over which logits are averaged.
@@ -62,6 +65,46 @@ pub enum Thresholds {
     ForAll(f32),
     /// One per label, in the labels' order.
     PerLabel(Vec<f32>),
+}
+
+/// What detection thresholds were chosen for, in a delta or a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Wanted false accepts per hour of all keywords together, above 0.
+    pub false_accepts_per_hour: f32,
+    /// Whether audio that took no part in the choice was long and quiet enough to show that the rate is kept, at 95 % confidence.
+    pub verified: bool,
+}
+
+impl Calibration {
+    /// Calibrated thresholds are multiples of this.
+    pub const STEP: f32 = 0.05;
+
+    /// Checks the rate, and that the thresholds are multiples of [`Calibration::STEP`].
+    pub(super) fn check(&self, thresholds: &[f32]) -> Result<(), PackageError> {
+        let bad = |reason| PackageError::BadField {
+            field: "calibration",
+            reason,
+        };
+        let rate = self.false_accepts_per_hour;
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(bad(format!(
+                "expected false accepts per hour above 0, found {rate}"
+            )));
+        }
+        let on_grid = |threshold: &&f32| {
+            let step = libm::roundf(**threshold / Self::STEP);
+            (step * Self::STEP).to_bits() == threshold.to_bits()
+        };
+        match thresholds.iter().find(|threshold| !on_grid(threshold)) {
+            Some(threshold) => Err(bad(format!(
+                "expected thresholds in steps of {}, found {threshold}",
+                Self::STEP
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Thresholds {
@@ -141,6 +184,9 @@ impl Manifest {
             &self.thresholds.per_label(self.labels.len()),
             self.labels.len(),
         )?;
+        if let Some(calibration) = &self.calibration {
+            calibration.check(&self.thresholds.per_label(self.labels.len()))?;
+        }
         check_name("licence", &self.licence)?;
         check_frames("window_frames", self.window_frames, 1)?;
         check_frames("context_frames", self.context_frames, 0)

@@ -18,6 +18,7 @@
 //!     manifest: None,
 //!     labels: ["ja", "nein", "_unknown_", "_silence_"].map(String::from).to_vec(),
 //!     thresholds: vec![0.5; 4],
+//!     calibration: None,
 //!     budget: Some("10%".parse()?),
 //!     synthetic: false,
 //!     provenance: String::new(),
@@ -51,7 +52,7 @@ pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed
 pub use error::PackageError;
 pub use fields::{SILENCE, UNKNOWN, check_labels};
 pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};
-pub use manifest::{MANIFEST_VERSION, Manifest, Thresholds};
+pub use manifest::{Calibration, MANIFEST_VERSION, Manifest, Thresholds};
 pub use merge::{merge, merge_into};
 pub use signature::{DetachedSignature, KeyId, PublicKey};
 pub use tensors::{Counts, Digest, Group, Tensor, Tensors, changed, digest};

@@ -1,15 +1,19 @@
-//! One detection threshold per language, chosen on a seeded stream of development clips in noise.
+//! Detection thresholds: one for all keywords, chosen on a seeded stream of development clips in noise whenever a language is trained; or one a
+//! keyword, chosen for a wanted rate of false accepts on audio without keywords ([`command`]).
 //!
 //! The stream never holds a TEST clip nor the noise that TEST streams are made of.
+
+pub(crate) mod command;
 
 use std::sync::Arc;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::detector::{Detection, Detector, DetectorSettings};
 use swr_core::frontend::log_mel;
+use swr_core::package::Calibration;
 use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
-use swr_dataset::{Background, Detected, StreamOptions, Task, match_detections, stream};
+use swr_dataset::{Background, Detected, Stream, StreamOptions, Task, match_detections, stream};
 
 use crate::architecture::{Architecture, CONTEXT_FRAMES, MEL_BINS};
 use crate::augment::CONTEXT_SAMPLES;
@@ -42,14 +46,13 @@ pub struct Calibrated {
     pub false_alarms: usize,
 }
 
-/// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
-/// quieter one annoys less. `None` if there are no development keywords.
-pub fn calibrate(
+/// A seeded stream of development clips in noise, and the network's logits on it; `None` if there are no development keywords.
+fn development_stream(
     architecture: &Architecture,
     weights: &Weights,
     task: &Task,
     seed: u64,
-) -> Result<Option<Calibrated>> {
+) -> Result<Option<(Stream, Vec<f32>)>> {
     let keywords = task.labels.len() - 2;
     if !task.dev.iter().any(|clip| clip.label < keywords) {
         return Ok(None);
@@ -65,45 +68,64 @@ pub fn calibrate(
         background: task.background.iter().map(development).collect(),
         ..task.clone()
     };
-    let stream = stream(
-        &task,
-        &task.dev,
-        &StreamOptions {
-            minutes: MINUTES,
-            snr_db: SNR_DB,
-            seed,
-            ..StreamOptions::default()
-        },
-    )?;
-    // As on a device: a context of silence before the stream, whose logits are dropped.
-    let samples = [vec![0.0; CONTEXT_SAMPLES], stream.samples].concat();
-    let logits = stream_logits(architecture, weights, &log_mel(&samples)?)?;
-    let logits = &logits[CONTEXT_FRAMES * task.labels.len()..];
+    let options = StreamOptions {
+        minutes: MINUTES,
+        snr_db: SNR_DB,
+        seed,
+        ..StreamOptions::default()
+    };
+    let stream = stream(&task, &task.dev, &options)?;
+    let logits = recording_logits(architecture, weights, &stream.samples, task.labels.len())?;
+    Ok(Some((stream, logits)))
+}
+
+/// Logits of a recording as a device computes them: after a context of silence, whose logits are dropped.
+fn recording_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    samples: &[f32],
+    classes: usize,
+) -> Result<Vec<f32>> {
+    let samples = [&vec![0.0; CONTEXT_SAMPLES], samples].concat();
+    let mut logits = stream_logits(architecture, weights, &log_mel(&samples)?)?;
+    logits.drain(..CONTEXT_FRAMES * classes);
+    Ok(logits)
+}
+
+/// What a detector with these thresholds reports of a recording's logits.
+fn detect(labels: &[String], thresholds: Vec<f32>, logits: &[f32]) -> Result<Vec<Detected>> {
+    let mut detector = Detector::new(labels, DetectorSettings::new(thresholds))?;
+    let mut detections = detector.push(logits);
+    detections.extend(detector.finish());
+    let detected = |detection: Detection| Detected {
+        label: detection.label,
+        at_samples: detection.frame as usize * HOP_SAMPLES,
+    };
+    Ok(detections.into_iter().map(detected).collect())
+}
+
+/// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
+/// quieter one annoys less. `None` if there are no development keywords.
+pub fn calibrate(
+    architecture: &Architecture,
+    weights: &Weights,
+    task: &Task,
+    seed: u64,
+) -> Result<Option<Calibrated>> {
+    let Some((stream, logits)) = development_stream(architecture, weights, task, seed)? else {
+        return Ok(None);
+    };
     let mut all: Vec<Calibrated> = Vec::new();
     for step in STEPS {
-        let threshold = step as f32 * 0.05;
-        let mut detector = Detector::new(
-            &task.labels,
-            DetectorSettings::new(vec![threshold; task.labels.len()]),
-        )?;
-        let mut detections = detector.push(logits);
-        detections.extend(detector.finish());
-        let at = |frame: u64| frame as usize * HOP_SAMPLES;
-        let detected: Vec<_> = detections
-            .iter()
-            .map(|d| Detected {
-                label: d.label,
-                at_samples: at(d.frame),
-            })
-            .collect();
+        let threshold = step as f32 * Calibration::STEP;
+        let detected = detect(&task.labels, vec![threshold; task.labels.len()], &logits)?;
         let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
-        let found = Calibrated {
+        all.push(Calibrated {
             threshold,
             words: stream.events.len(),
             hits: matched.hits.len(),
             false_alarms: matched.false_alarms.len(),
-        };
-        all.push(found);
+        });
     }
     let worth = |c: &Calibrated| c.hits as f64 - c.false_alarms as f64;
     let best = all.iter().map(worth).fold(f64::MIN, f64::max);

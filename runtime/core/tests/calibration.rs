@@ -1,0 +1,110 @@
+//! Claims about calibrated thresholds in a delta: they are read as written, take little room, and break no rule unseen.
+
+use proptest::{collection::vec, prelude::*};
+use swr_core::package::{
+    Calibration, Delta, DeltaHeader, Digest, PackageError, Precision, Tensor, Tensors,
+};
+
+fn network(rows: usize) -> Tensors {
+    Tensors::from([
+        (
+            "body.conv.weight".into(),
+            Tensor::new(vec![2, 1], vec![rows as f32, 0.5]),
+        ),
+        (
+            "classifier.bias".into(),
+            Tensor::new(vec![rows], vec![0.125; rows]),
+        ),
+    ])
+}
+
+fn header(steps: &[u32], calibration: Option<Calibration>) -> DeltaHeader {
+    let keywords = (2..steps.len()).map(|n| format!("word {n}"));
+    DeltaHeader {
+        language: "de".into(),
+        model_version: 1,
+        manifest: Some(Digest([5; 32])),
+        labels: keywords
+            .chain(["_unknown_", "_silence_"].map(String::from))
+            .collect(),
+        thresholds: steps
+            .iter()
+            .map(|step| *step as f32 * Calibration::STEP)
+            .collect(),
+        calibration,
+        budget: None,
+        synthetic: true,
+        provenance: String::new(),
+    }
+}
+
+fn delta(header: DeltaHeader) -> Result<Delta, PackageError> {
+    let rows = header.labels.len();
+    Delta::build(&network(2), &network(rows), header, Precision::Lossless)
+}
+
+fn rate(false_accepts_per_hour: f32) -> Option<Calibration> {
+    Some(Calibration {
+        false_accepts_per_hour,
+        verified: false,
+    })
+}
+
+proptest! {
+    #[test]
+    fn calibrated_thresholds_are_read_as_written(
+        steps in vec(0u32..=20, 3..50),
+        false_accepts_per_hour in 1e-6f32..1e6,
+        verified: bool,
+    ) {
+        let calibration = Some(Calibration { false_accepts_per_hour, verified });
+        let written = delta(header(&steps, calibration)).unwrap();
+        let bytes = written.write();
+        prop_assert_eq!(written.sizes().total(), bytes.len());
+        let read = Delta::read(&bytes).unwrap();
+        prop_assert_eq!(&read, &written);
+        // Five bits each, and what adapting saves or costs.
+        prop_assert!(written.sizes().thresholds_bytes <= 6 + steps.len() * 6 / 8 + 8);
+    }
+}
+
+#[test]
+fn thresholds_of_forty_keywords_take_less_than_a_float_each() {
+    let steps: Vec<u32> = (0..42).map(|n| 8 + n * 7 % 12).collect();
+    let calibrated = delta(header(&steps, rate(1.0))).unwrap();
+    let plain = delta(header(&steps, None)).unwrap();
+    assert!(
+        calibrated.sizes().thresholds_bytes <= 28,
+        "{:?}",
+        calibrated.sizes()
+    );
+    assert!(plain.sizes().thresholds_bytes > 150, "{:?}", plain.sizes());
+}
+
+#[test]
+fn rules_of_calibration() {
+    let refused = |header| match delta(header) {
+        Err(PackageError::BadField { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    for wrong in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert_eq!(refused(header(&[10; 4], rate(wrong))), "calibration");
+    }
+    let mut between = header(&[10; 4], rate(1.0));
+    between.thresholds[1] = 0.512;
+    assert_eq!(refused(between), "calibration");
+    assert_eq!(refused(header(&[10, 21, 10, 10], rate(1.0))), "thresholds");
+}
+
+#[test]
+fn a_proof_without_a_rate_is_refused() {
+    let mut bytes = delta(header(&[10; 4], None)).unwrap().write();
+    bytes[6] |= 8;
+    let body = bytes.len() - 8;
+    let checksum = Digest::of_bytes(&bytes[..body]);
+    bytes[body..].copy_from_slice(&checksum.0[..8]);
+    match Delta::read(&bytes) {
+        Err(PackageError::UnsupportedFeature { what: "flags", .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,491 @@
+//! `swr-train calibrate`: thresholds for a wanted rate of false accepts per hour, chosen on one part of the negatives and judged on the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use swr_core::SAMPLE_RATE_HZ;
+use swr_core::package::{Calibration, Delta, Digest, Limit, Manifest, Thresholds};
+use swr_dataset::{
+    Detected, Task, TaskOptions, audio_below, decode_file, match_detections, poisson_interval,
+    poisson_upper, stable_hash,
+};
+
+use super::{STEPS, TOLERANCE_SAMPLES, detect, development_stream, recording_logits};
+use crate::architecture::Architecture;
+use crate::files::{read, write_package};
+use crate::models::{
+    BASE_JSON, Base, delta_path, deltas, read_language, report_path, write_report,
+};
+use crate::network::Weights;
+use crate::progress::Progress;
+
+/// Confidence of the proof and of intervals.
+const CONFIDENCE: f64 = 0.95;
+/// False alarms that a missed word is worth, tried from the laxest on: the first that keeps the rate decides.
+const PRICES: [f64; 12] = [
+    0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0,
+];
+/// Silence that ends a recording, so that its last word can be reported.
+const TAIL_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+
+/// Choose thresholds for a wanted rate of false accepts
+#[derive(Args)]
+#[command(after_help = "Examples:
+  swr-train calibrate --data ../shared/speech --lang ar --negatives radio --per-hour 1
+  swr-train calibrate --data my-words --lang sv --negatives tv.flac --negatives talks --per-hour 0.5 --models models
+
+Negatives are recordings without keywords: WAV, FLAC or Ogg Opus. A file given, or what lies directly in a folder given, is a source; thresholds are chosen
+on half of the sources and judged on the other half. A file that holds the same audio as another counts once.
+Only hours prove a rate: without a false accept, 1 an hour takes three hours in the half that judges. What is not proven is stored as `verified: false`.
+Of a keyword, the threshold is the one that misses least on the development clips for its false accepts.")]
+pub(crate) struct CalibrateArguments {
+    /// Folder with speech, for the words that must still be found
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Language to calibrate
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// Recording or folder of recordings without keywords; may be repeated
+    #[arg(long, value_name = "PATH", required = true)]
+    negatives: Vec<PathBuf>,
+    /// Wanted false accepts per hour, of all keywords together
+    #[arg(long, value_name = "RATE", default_value_t = 1.0)]
+    per_hour: f32,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+    /// Seed of the stream of development clips
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Tell what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One part of the negatives under the chosen thresholds.
+#[derive(Debug, Clone, Serialize)]
+struct Part {
+    sources: usize,
+    hours: f64,
+    false_accepts: usize,
+    per_hour: f64,
+    /// Exact Poisson interval, 95 %.
+    interval: (f64, f64),
+}
+
+/// What was chosen and what it does; the object of `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    lang: String,
+    wanted_per_hour: f32,
+    /// The rate is below the wanted one at 95 % confidence, by negatives that took no part in the choice.
+    verified: bool,
+    /// The largest rate that the judging negatives leave possible, at 95 % confidence, one-sided.
+    at_most_per_hour: f64,
+    chosen_on: Part,
+    judged_on: Part,
+    /// Development words found, of all, and false alarms between them.
+    words: usize,
+    found: usize,
+    /// With the thresholds that were there before.
+    found_before: usize,
+    false_accepts_before: usize,
+    thresholds: BTreeMap<String, f32>,
+}
+
+/// Audio files of one origin: what is like itself must not both choose and judge.
+type Source = Vec<PathBuf>;
+
+/// A network that hears.
+struct Listening<'a> {
+    architecture: &'a Architecture,
+    weights: &'a Weights,
+    labels: &'a [String],
+}
+
+impl Listening<'_> {
+    /// Reports in a recording with each of several choices of thresholds, and its samples.
+    fn hear(&self, path: &PathBuf, choices: &[Vec<f32>]) -> Result<(Vec<Vec<Detected>>, usize)> {
+        let mut samples = decode_file(path)?;
+        let length = samples.len();
+        samples.resize(length + TAIL_SAMPLES, 0.0);
+        let classes = self.labels.len();
+        let logits = recording_logits(self.architecture, self.weights, &samples, classes)?;
+        let heard = choices
+            .iter()
+            .map(|thresholds| detect(self.labels, thresholds.clone(), &logits))
+            .collect::<Result<_>>()?;
+        Ok((heard, length))
+    }
+
+    /// False accepts by keyword under each choice, and the hours heard.
+    fn false_accepts(
+        &self,
+        sources: &[Source],
+        choices: &[Vec<f32>],
+        progress: &Progress,
+        what: &str,
+    ) -> Result<(Vec<Vec<usize>>, f64)> {
+        let mut counts = vec![vec![0; self.labels.len()]; choices.len()];
+        let (mut samples, files) = (0, sources.iter().flatten());
+        let bar = progress.bar(what, files.clone().count());
+        for path in files {
+            let (heard, length) = self.hear(path, choices)?;
+            samples += length;
+            for (counts, detections) in counts.iter_mut().zip(heard) {
+                detections.iter().for_each(|d| counts[d.label] += 1);
+            }
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok((counts, samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0))
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
+    ensure!(
+        a.per_hour.is_finite() && a.per_hour > 0.0,
+        "--per-hour {}: expected a rate above 0; no audio proves that nothing is ever falsely accepted",
+        a.per_hour
+    );
+    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    let task = swr_dataset::task(&a.data, &a.lang, &TaskOptions::default())?;
+    ensure!(
+        task.labels == labels,
+        "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on",
+        a.data.display(),
+        a.lang
+    );
+    let listening = Listening {
+        architecture: &architecture,
+        weights: &weights,
+        labels: &labels,
+    };
+    let (choosing, judging) = halves(&a.negatives, progress)?;
+    let (report, thresholds) = choose(a, &listening, &task, &choosing, &judging, progress)?;
+    if !a.dry_run {
+        let calibration = Calibration {
+            false_accepts_per_hour: a.per_hour,
+            verified: report.verified,
+        };
+        store(a, thresholds, calibration)?;
+        record(a, &report)?;
+    }
+    if !report.verified {
+        progress.say(&format!(
+            "not verified: {:.2} h without keywords and with {} false accepts leave up to {:.1} an hour possible, {} is wanted; with none, {:.1} h would prove it",
+            report.judged_on.hours,
+            report.judged_on.false_accepts,
+            report.at_most_per_hour,
+            a.per_hour,
+            poisson_upper(0, 1.0, CONFIDENCE) / f64::from(a.per_hour)
+        ));
+    }
+    if a.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(())
+}
+
+/// Divides the sources into halves of about equal length, the same every time: those to choose on, and those to judge by.
+fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<Source>)> {
+    let mut sources: BTreeMap<PathBuf, Source> = BTreeMap::new();
+    for path in paths {
+        for file in audio_below(path)? {
+            let below = file.strip_prefix(path).unwrap_or(&file);
+            let source = below
+                .components()
+                .next()
+                .map_or(path.clone(), |c| path.join(c));
+            sources.entry(source).or_default().push(file);
+        }
+    }
+    let name =
+        |source: &PathBuf| stable_hash(&source.file_name().unwrap_or_default().to_string_lossy());
+    let mut sources: Vec<(PathBuf, Source)> = sources.into_iter().collect();
+    sources.sort_by_key(|(source, _)| name(source));
+    let (mut seen, mut copies) = (BTreeSet::new(), 0);
+    let mut halves = [(Vec::new(), 0), (Vec::new(), 0)];
+    for (_, files) in sources {
+        let (mut fresh, mut bytes) = (Vec::new(), 0);
+        for file in files {
+            let contents = read(&file)?;
+            if seen.insert(Digest::of_bytes(&contents)) {
+                bytes += contents.len();
+                fresh.push(file);
+            } else {
+                copies += 1;
+            }
+        }
+        if !fresh.is_empty() {
+            let smaller = usize::from(halves[1].1 < halves[0].1);
+            halves[smaller].0.push(fresh);
+            halves[smaller].1 += bytes;
+        }
+    }
+    if copies > 0 {
+        progress.say(&format!("{copies} files are copies of others and left out"));
+    }
+    let [(choosing, _), (judging, _)] = halves;
+    ensure!(
+        !choosing.is_empty(),
+        "--negatives: no WAV, FLAC or Ogg Opus file there"
+    );
+    if judging.is_empty() {
+        progress.say(
+            "one source only: thresholds are chosen on it, and nothing is left to judge them by",
+        );
+    }
+    Ok((choosing, judging))
+}
+
+/// Chooses the thresholds on one half and the development clips, and judges them by the other half.
+fn choose(
+    a: &CalibrateArguments,
+    listening: &Listening,
+    task: &Task,
+    choosing: &[Source],
+    judging: &[Source],
+    progress: &Progress,
+) -> Result<(Report, Vec<f32>)> {
+    let labels = listening.labels;
+    let keywords = labels.len() - 2;
+    let (stream, logits) =
+        development_stream(listening.architecture, listening.weights, task, a.seed)?.with_context(
+            || {
+                format!(
+                    "`{}` has no development clips of its keywords, so nothing tells what a threshold misses; add recordings of other speakers",
+                    a.lang
+                )
+            },
+        )?;
+    let candidates: Vec<f32> = STEPS.map(|step| step as f32 * Calibration::STEP).collect();
+    let for_all: Vec<Vec<f32>> = candidates.iter().map(|t| vec![*t; labels.len()]).collect();
+    let (accepts, hours) =
+        listening.false_accepts(choosing, &for_all, progress, "choosing on negatives")?;
+
+    // Missed words and false alarms of every keyword at every candidate, on development clips.
+    let mut losses = vec![vec![0.0; labels.len()]; candidates.len()];
+    for (losses, thresholds) in losses.iter_mut().zip(&for_all) {
+        let detected = detect(labels, thresholds.clone(), &logits)?;
+        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
+        for miss in matched.misses {
+            losses[stream.events[miss].label] += 1.0;
+        }
+        for alarm in matched.false_alarms {
+            losses[detected[alarm].label] += 1.0;
+        }
+    }
+    // Of equally good thresholds the highest: the quieter device annoys less.
+    let best = |price: f64, label: usize| {
+        let cost = |at: &usize| losses[*at][label] + price * accepts[*at][label] as f64;
+        let least = (0..candidates.len())
+            .rev()
+            .min_by(|x, y| cost(x).total_cmp(&cost(y)));
+        candidates[least.unwrap_or_default()]
+    };
+    let mut choices: Vec<Vec<f32>> = Vec::new();
+    for price in PRICES {
+        let mut choice: Vec<f32> = (0..keywords).map(|label| best(price, label)).collect();
+        // No keywords; coded at no cost as the one before.
+        choice.resize(labels.len(), choice[keywords - 1]);
+        if choices.last() != Some(&choice) {
+            choices.push(choice);
+        }
+    }
+    choices.push(for_all[candidates.len() - 1].clone());
+    // Keywords compete, so that what they do together is not the sum of what they do alone: heard once more.
+    let (together, _) = listening.false_accepts(choosing, &choices, progress, "listening again")?;
+    let allowed = f64::from(a.per_hour) * hours;
+    let kept = |counts: &Vec<usize>| counts.iter().sum::<usize>() as f64 <= allowed;
+    let Some(chosen) = together.iter().position(kept) else {
+        let least: usize = together.last().map_or(0, |counts| counts.iter().sum());
+        bail!(
+            "no threshold up to {:.2} keeps {} false accepts an hour on these negatives: {least} in {hours:.2} h even there; listen to what they are (`swr eval --stream --negatives`), \
+             and train with such words in `_unknown_`",
+            candidates[candidates.len() - 1],
+            a.per_hour
+        );
+    };
+    let thresholds = choices.swap_remove(chosen);
+    let chosen_on = part(choosing, hours, together[chosen].iter().sum());
+    let before = before(a, labels.len())?;
+    let (judged, judged_hours) = listening.false_accepts(
+        judging,
+        &[thresholds.clone(), before.clone()],
+        progress,
+        "judging on negatives",
+    )?;
+    let judged_on = part(judging, judged_hours, judged[0].iter().sum());
+    let found = |thresholds: &Vec<f32>| {
+        let detected = detect(labels, thresholds.clone(), &logits)?;
+        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
+        Ok::<_, anyhow::Error>(matched.hits.len())
+    };
+    let at_most = poisson_upper(judged_on.false_accepts as u64, judged_hours, CONFIDENCE);
+    let report = Report {
+        lang: a.lang.clone(),
+        wanted_per_hour: a.per_hour,
+        verified: at_most <= f64::from(a.per_hour),
+        at_most_per_hour: at_most,
+        chosen_on,
+        judged_on,
+        words: stream.events.len(),
+        found: found(&thresholds)?,
+        found_before: found(&before)?,
+        false_accepts_before: judged[1].iter().sum(),
+        thresholds: labels[..keywords]
+            .iter()
+            .cloned()
+            .zip(thresholds.clone())
+            .collect(),
+    };
+    Ok((report, thresholds))
+}
+
+fn part(sources: &[Source], hours: f64, false_accepts: usize) -> Part {
+    Part {
+        sources: sources.len(),
+        hours,
+        false_accepts,
+        per_hour: false_accepts as f64 / hours.max(f64::MIN_POSITIVE),
+        interval: poisson_interval(false_accepts as u64, hours, CONFIDENCE),
+    }
+}
+
+/// The thresholds that the package has now.
+fn before(a: &CalibrateArguments, classes: usize) -> Result<Vec<f32>> {
+    let base = Base::read(&a.models)?;
+    if base.manifest.language == a.lang {
+        return Ok(base.manifest.thresholds.per_label(classes));
+    }
+    let delta = Delta::read(&read(&delta_path(&a.models, &a.lang))?)?;
+    Ok(delta.header().thresholds.clone())
+}
+
+/// Notes in the record of how the model was made what its thresholds rest on.
+fn record(a: &CalibrateArguments, report: &Report) -> Result<()> {
+    let path = report_path(&a.models, &a.lang);
+    let mut record = match path.exists() {
+        true => {
+            serde_json::from_slice(&read(&path)?).with_context(|| path.display().to_string())?
+        }
+        false => json!({}),
+    };
+    record["calibration"] = json!({"seed": a.seed, "negatives": a.negatives, "report": report});
+    write_report(&a.models, &a.lang, &record)
+}
+
+/// Writes the thresholds into the package. A delta loses its signature; it must be signed again.
+fn store(a: &CalibrateArguments, thresholds: Vec<f32>, calibration: Calibration) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    if base.manifest.language == a.lang {
+        return store_base(a, base, thresholds, calibration);
+    }
+    let path = delta_path(&a.models, &a.lang);
+    let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
+    let mut header = delta.header().clone();
+    (header.thresholds, header.calibration) = (thresholds, Some(calibration));
+    let budget = header.budget.clone();
+    let bytes = delta.with_header(header)?.write();
+    if let Some(Limit::FileBytes(limit)) = budget.as_ref().map(|budget| budget.limit()) {
+        let limit = limit as usize;
+        ensure!(
+            bytes.len() <= limit,
+            "{}: with calibrated thresholds it takes {} bytes, its budget is {limit}; nothing was written; train with --budget {}B and calibrate again",
+            path.display(),
+            bytes.len(),
+            2 * limit - bytes.len()
+        );
+    }
+    write_package(&path, &bytes)
+}
+
+/// As [`store`], for the base's own language. Deltas name the base's manifest, so that those beside it are written anew.
+fn store_base(
+    a: &CalibrateArguments,
+    base: Base,
+    thresholds: Vec<f32>,
+    calibration: Calibration,
+) -> Result<()> {
+    let manifest = Manifest {
+        thresholds: Thresholds::PerLabel(thresholds),
+        calibration: Some(calibration),
+        ..base.manifest
+    };
+    let json = manifest.to_json()?;
+    let mut bound = Vec::new();
+    for path in deltas(&a.models)? {
+        let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
+        if delta.header().manifest != Some(base.manifest_sha256) {
+            continue;
+        }
+        let mut header = delta.header().clone();
+        header.manifest = Some(Digest::of_bytes(json.as_bytes()));
+        bound.push((path, delta.with_header(header)?.write()));
+    }
+    write_package(&a.models.join(BASE_JSON), json.as_bytes())?;
+    for (path, bytes) in bound {
+        write_package(&path, &bytes)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |count: usize| 100.0 * count as f64 / self.words.max(1) as f64;
+        writeln!(
+            f,
+            "{}: {} false accepts an hour wanted; {}",
+            self.lang,
+            self.wanted_per_hour,
+            if self.verified {
+                "verified"
+            } else {
+                "not verified"
+            }
+        )?;
+        for (what, part) in [
+            ("chosen on", &self.chosen_on),
+            ("judged on", &self.judged_on),
+        ] {
+            writeln!(
+                f,
+                "  {what} {:.3} h of {} sources: {} false accepts, {:.2} an hour ({:.2} - {:.2})",
+                part.hours,
+                part.sources,
+                part.false_accepts,
+                part.per_hour,
+                part.interval.0,
+                part.interval.1
+            )?;
+        }
+        writeln!(
+            f,
+            "  with the thresholds before: {} false accepts where it is judged",
+            self.false_accepts_before
+        )?;
+        writeln!(
+            f,
+            "  words found on development clips: {:.1} % of {} (before: {:.1})",
+            percent(self.found),
+            self.words,
+            percent(self.found_before)
+        )?;
+        for (keyword, threshold) in &self.thresholds {
+            writeln!(f, "  {threshold:.2}  {keyword}")?;
+        }
+        Ok(())
+    }
+}

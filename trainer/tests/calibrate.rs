@@ -1,0 +1,202 @@
+//! Thresholds for a wanted rate of false accepts: chosen on one half of the negatives, judged by the other, stored in the package, and never called
+//! proven by less audio than a proof takes.
+
+mod tones;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use swr_core::package::{Calibration, Delta, merge};
+use swr_trainer::models::Base;
+
+fn train(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_swr-train"))
+        .arg("--quiet")
+        .args(arguments)
+        .output()
+        .expect("swr-train runs")
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = train(arguments);
+    let talk = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {talk}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What it says when it refuses.
+fn refuses(arguments: &[&str]) -> String {
+    let output = train(arguments);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+/// Eight seconds of clips of a word, one after another, and noise: audio in which a keyword spotter should hear nothing, but will.
+fn negatives(folder: &Path, data: &Path, words: &[&str]) {
+    std::fs::create_dir_all(folder).expect("a new folder");
+    for word in words {
+        let clips = std::fs::read_dir(data.join(word)).expect("clips");
+        let mut clips: Vec<_> = clips.map(|entry| entry.expect("a clip").path()).collect();
+        clips.sort();
+        let spec = hound::WavReader::open(&clips[0]).expect("a clip").spec();
+        let path = folder.join(format!("{word}.wav"));
+        let mut writer = hound::WavWriter::create(path, spec).expect("a new file");
+        for clip in &clips[..8] {
+            for sample in hound::WavReader::open(clip)
+                .expect("a clip")
+                .samples::<i16>()
+            {
+                writer
+                    .write_sample(sample.expect("a sample"))
+                    .expect("written");
+            }
+        }
+        writer.finalize().expect("a whole file");
+    }
+}
+
+#[test]
+fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let words = [
+        ("low", [300.0; 2]),
+        ("high", [1_500.0; 2]),
+        ("top", [3_500.0; 2]),
+    ];
+    tones::speech(folder.path().join("en").as_path(), None, &words, 30);
+    // Words that are like the keywords, and no keywords.
+    let others = [
+        ("a", [320.0; 2]),
+        ("b", [1_400.0; 2]),
+        ("c", [3_300.0; 2]),
+        ("d", [700.0; 2]),
+    ];
+    let spoken = tones::speech(folder.path().join("others").as_path(), None, &others, 8);
+    negatives(&folder.path().join("radio"), &spoken, &["a", "b", "c", "d"]);
+    let (data, models, radio) = (at("en"), at("models"), at("radio"));
+    let short = [
+        "schedule.epochs=6",
+        "schedule.batch=16",
+        "schedule.warmup_epochs=0.5",
+    ];
+    let set: Vec<&str> = short.iter().flat_map(|s| ["--set", s]).collect();
+    let work = at("work");
+    let base = [
+        "base", "--data", &data, "--models", &models, "--work", &work,
+    ];
+    succeeds(&[&base[..], &set[..]].concat());
+    // Any delta: it names the base's manifest, which calibrating the base changes.
+    let read = || Base::read(Path::new(&models)).expect("a base");
+    let delta = |base: &Base| {
+        let file = std::fs::read(at("models/sv.swr")).expect("a delta");
+        let delta = Delta::read(&file).expect("a delta");
+        delta
+            .check_manifest(base.manifest_sha256)
+            .expect("this base");
+        merge(&base.tensors, &delta).expect("the merged network")
+    };
+    let before = read();
+    let tuned = at("tuned.safetensors");
+    succeeds(&[
+        "unpack", "--lang", "en", "--models", &models, "--out", &tuned,
+    ]);
+    let three = at("three.txt");
+    std::fs::write(&three, "eins\nzwei\ndrei").expect("labels");
+    succeeds(&[
+        "pack", "--lang", "sv", "--tuned", &tuned, "--labels", &three, "--models", &models,
+    ]);
+    let merged = delta(&before);
+
+    let calibrate = |rate: &str, more: &[&str]| -> Vec<String> {
+        let command = [
+            "calibrate",
+            "--data",
+            &data,
+            "--lang",
+            "en",
+            "--models",
+            &models,
+            "--per-hour",
+            rate,
+            "--json",
+        ];
+        [&command[..], more]
+            .concat()
+            .iter()
+            .map(|s| s.to_string())
+            .collect()
+    };
+    let run = |rate: &str, more: &[&str]| -> Value {
+        let command = calibrate(rate, more);
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        serde_json::from_str(&succeeds(&command)).expect("one JSON object")
+    };
+    let strict = run("1", &["--negatives", &radio]);
+    assert_eq!(strict["verified"], false, "seconds prove nothing: {strict}");
+    assert_eq!(
+        strict["chosen_on"]["false_accepts"], 0,
+        "one an hour in 16 s is none: {strict}"
+    );
+    assert_eq!(strict["chosen_on"]["sources"], 2);
+    assert_eq!(strict["judged_on"]["sources"], 2);
+    let hours = strict["chosen_on"]["hours"].as_f64().expect("hours");
+    assert!((hours - 16.0 / 3_600.0).abs() < 1e-9, "{hours}");
+    let after = read();
+    let wanted = Calibration {
+        false_accepts_per_hour: 1.0,
+        verified: false,
+    };
+    assert_eq!(after.manifest.calibration, Some(wanted));
+    let stored = after.manifest.thresholds.per_label(5);
+    for (label, threshold) in after.manifest.labels.iter().zip(&stored).take(3) {
+        let told = strict["thresholds"][label].as_f64().expect("a threshold");
+        assert_eq!(told as f32, *threshold, "{label}");
+    }
+    assert_eq!(
+        delta(&after),
+        merged,
+        "deltas follow the base's manifest and stay what they are"
+    );
+
+    // A rate that seconds can prove: a false accept every second would still keep it.
+    let lax = run("100000", &["--negatives", &radio]);
+    assert_eq!(lax["verified"], true, "{lax}");
+    assert!(
+        lax["found"].as_u64() >= strict["found"].as_u64(),
+        "{lax} {strict}"
+    );
+    assert!(read().manifest.calibration.expect("calibrated").verified);
+
+    // The same audio under another name is not more audio; nothing is written when it is only asked.
+    let file = |name: &str| folder.path().join("radio").join(name);
+    std::fs::copy(file("a.wav"), file("copy of a.wav")).expect("a copy");
+    let manifest = std::fs::read(at("models/base.json")).expect("a manifest");
+    let copied = run("1", &["--negatives", &radio, "--dry-run"]);
+    let all = |report: &Value| {
+        report["chosen_on"]["hours"].as_f64().unwrap()
+            + report["judged_on"]["hours"].as_f64().unwrap()
+    };
+    assert!((all(&copied) - all(&strict)).abs() < 1e-9, "{copied}");
+    assert_eq!(
+        std::fs::read(at("models/base.json")).expect("a manifest"),
+        manifest
+    );
+
+    // One source cannot choose and judge.
+    let one = run(
+        "1",
+        &[
+            "--negatives",
+            file("d.wav").to_str().expect("UTF-8"),
+            "--dry-run",
+        ],
+    );
+    assert_eq!(one["judged_on"]["hours"], 0.0);
+    assert_eq!(one["verified"], false);
+
+    let command = calibrate("0", &["--negatives", &radio]);
+    let refused = refuses(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(refused.contains("--per-hour 0"), "{refused}");
+}
