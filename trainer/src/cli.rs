@@ -197,6 +197,8 @@ enum SynthCommand {
     Clips(SynthArguments),
     /// The demo's audio: OUT/<language>.wav and .json
     Demo(SynthArguments),
+    /// Speech without words, which `adapt` takes for other words where there are none: OUT/babble.opus
+    Babble(SynthArguments),
 }
 
 #[derive(Args)]
@@ -241,6 +243,7 @@ pub fn main() -> ExitCode {
         Command::Index(a) => release::index(a),
         Command::Synth(SynthCommand::Clips(a)) => synth::run(&a.options(), &progress),
         Command::Synth(SynthCommand::Demo(a)) => synth::demo(&a.options(), &progress),
+        Command::Synth(SynthCommand::Babble(a)) => synth::babble(&a.options(), &progress),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

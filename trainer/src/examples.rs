@@ -18,6 +18,7 @@ use thread_priority::ThreadPriority;
 
 use crate::architecture::MEL_BINS;
 use crate::augment::{Augment, Kind, Material, example, plain, speech_power};
+use crate::babble;
 use crate::progress::Progress;
 use crate::random::generator;
 
@@ -31,7 +32,7 @@ pub struct Examples {
     pub labels: Vec<u32>,
     /// Mean power of every clip's speech.
     powers: Vec<f32>,
-    /// File of every clip, or that it is noise.
+    /// File of every clip.
     names: Vec<String>,
 }
 
@@ -49,9 +50,11 @@ impl Examples {
                 .iter()
                 .map(|clip| match &clip.source {
                     Source::File(path) => path.display().to_string(),
-                    Source::Noise { start_samples, .. } => {
-                        format!("background noise from sample {start_samples}")
-                    }
+                    Source::Crop {
+                        recording,
+                        start_samples,
+                        ..
+                    } => format!("{} from sample {start_samples}", recording.path.display()),
                 })
                 .collect(),
         })
@@ -129,7 +132,7 @@ impl Language {
             unknown_pool: unknown_pool.max(1),
             ..TaskOptions::default()
         };
-        let task = swr_dataset::task(data, language, &options)?;
+        let mut task = swr_dataset::task(data, language, &options)?;
         progress.say(&task.report.to_string());
         if task.train.is_empty() {
             bail!(
@@ -137,18 +140,15 @@ impl Language {
                 data.display()
             );
         }
-        Self::of(task, unknown_pool, progress)
+        let filled = babble::fill(&mut task)?;
+        if filled.is_some() {
+            progress.say("too few other words for `_unknown_`: synthetic speech without words is added; recordings of other words, in a folder `_unknown_` or with --extra, are better");
+        }
+        Self::of(task, filled.unwrap_or(unknown_pool), progress)
     }
 
     /// Decodes the training and development clips of a task, which was read with this pool of unknown clips.
     pub fn of(task: Task, unknown_pool: usize, progress: &Progress) -> Result<Self> {
-        if !task
-            .train
-            .iter()
-            .any(|clip| clip.label == task.unknown_label())
-        {
-            progress.say("no other words to train `_unknown_` with: add speech with --extra, or more will be detected than was said");
-        }
         Ok(Self {
             code: task.language.clone(),
             labels: task.labels.clone(),
@@ -212,7 +212,7 @@ impl Language {
                 Source::File(path) => path
                     .file_name()
                     .map(|name| name.to_string_lossy().into_owned()),
-                Source::Noise { start_samples, .. } => Some(start_samples.to_string()),
+                Source::Crop { start_samples, .. } => Some(start_samples.to_string()),
             };
             lines += &format!(
                 "{} {} {} {}\n",

@@ -4,6 +4,7 @@
 
 pub mod adapt;
 pub mod augment;
+pub mod babble;
 pub mod base;
 pub mod baselines;
 pub mod bench;

@@ -1,10 +1,12 @@
 //! Project-made synthetic speech: words of a configuration in, training clips in the MSWC layout out (`<out>/synth/<language>`, all TRAIN), spoken by
-//! espeak-ng. Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`].
+//! espeak-ng. Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`], speech of no words in [`babble`].
 
+mod babble;
 mod config;
 mod demo;
 mod espeak;
 
+pub use babble::babble;
 pub use config::{DemoConfig, DemoVoice, LanguageConfig, SYNTH_DEFAULT, SynthConfig};
 pub use demo::demo;
 

@@ -345,7 +345,7 @@ pub(super) fn task_of(folder: &Path, model: &Model) -> anyhow::Result<Task> {
 fn file_of(clip: &Clip) -> &Path {
     match &clip.source {
         Source::File(path) => path,
-        Source::Noise { recording, .. } => &recording.path,
+        Source::Crop { recording, .. } => &recording.path,
     }
 }
 

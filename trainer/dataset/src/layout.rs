@@ -6,7 +6,10 @@
 //! | collection | `gsc/`, `mswc/` or `synth/` inside | of its parts |
 //! | Speech Commands (English) | `testing_list.txt` or `validation_list.txt` | these lists, the rest is TRAIN |
 //! | MSWC | `<language>/clips/`, or `clips/` in the folder itself | `<language>_splits.csv`, else one CSV per set, in the language's folder, beside it, or in `splits/` beside it |
-//! | plain | `<word>/` folders with audio | by speaker: a stable hash, 80 % TRAIN, 10 % DEV, 10 % TEST |
+//! | plain | `<word>/` folders with audio; `_unknown_/` holds other words | by speaker: a stable hash, 80 % TRAIN, 10 % DEV, 10 % TEST |
+//!
+//! Where a plain folder has too few speakers for TRAIN and DEV, the recordings of every word are divided instead, one in five to DEV and one in ten to
+//! TEST: what is measured then holds for these voices only.
 //!
 //! In plain and Speech Commands folders the speaker is the file name up to `_nohash_`, else up to the first `_` or `-`.
 
@@ -15,6 +18,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::DatasetError;
+use swr_core::package::UNKNOWN;
 
 /// Which part of the data a clip belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +68,10 @@ pub(crate) struct Entry {
 pub(crate) struct Corpus {
     pub(crate) language: String,
     pub(crate) synthetic: bool,
+    /// A plain folder: somebody's own words.
+    pub(crate) plain: bool,
+    /// TRAIN, DEV and TEST share speakers.
+    pub(crate) by_recording: bool,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -183,6 +191,8 @@ fn speech_commands(
     found.corpora.push(Corpus {
         language: "en".to_owned(),
         synthetic: false,
+        plain: false,
+        by_recording: false,
         entries,
     });
     Ok(())
@@ -240,6 +250,8 @@ fn mswc_language(
     found.corpora.push(Corpus {
         language: code.to_owned(),
         synthetic,
+        plain: false,
+        by_recording: false,
         entries,
     });
     Ok(())
@@ -355,25 +367,62 @@ fn mswc_table(
 
 /// `<word>/*.wav` and nothing else; `_` in a folder's name stands for a space, as in MSWC.
 fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), DatasetError> {
+    let mut files = word_files(root)?;
+    let unknown = root.join(UNKNOWN);
+    if unknown.is_dir() {
+        let others = audio_files(&unknown)?.into_iter();
+        files.extend(others.map(|file| (UNKNOWN.to_owned(), file)));
+    }
     let mut entries = Vec::new();
-    for (word, file) in word_files(root)? {
+    for (word, file) in files {
         let stem = stem(&file);
         let speaker = speaker_of(&stem).to_owned();
         let split = by_share(stable_hash(&format!("speaker:{speaker}")), 80, 10);
         entries.push(Entry {
             path: file,
             key: format!("{word}/{stem}"),
-            word: word.replace('_', " "),
+            word: match word.as_str() {
+                UNKNOWN => word,
+                _ => word.replace('_', " "),
+            },
             speaker,
             split,
         });
     }
+    let by_recording = [Split::Train, Split::Dev].iter().any(|split| {
+        let mut of_split = entries.iter().filter(|entry| entry.split == *split);
+        of_split.all(|entry| entry.word == UNKNOWN)
+    });
+    if by_recording {
+        divide_recordings(&mut entries);
+    }
     found.corpora.push(Corpus {
         language: wanted.language.to_owned(),
         synthetic: false,
+        plain: true,
+        by_recording,
         entries,
     });
     Ok(())
+}
+
+/// Of every word, one recording in five goes to DEV and one in ten to TEST, in an order that is random but the same everywhere.
+fn divide_recordings(entries: &mut [Entry]) {
+    let mut of_word: BTreeMap<String, Vec<&mut Entry>> = BTreeMap::new();
+    for entry in entries {
+        of_word.entry(entry.word.clone()).or_default().push(entry);
+    }
+    for recordings in of_word.values_mut() {
+        recordings.sort_by_key(|entry| stable_hash(&format!("recording:{}", entry.key)));
+        let (dev, test) = (recordings.len() / 5, recordings.len() / 10);
+        for (place, entry) in recordings.iter_mut().enumerate() {
+            entry.split = match place {
+                place if place < dev => Split::Dev,
+                place if place < dev + test => Split::Test,
+                _ => Split::Train,
+            };
+        }
+    }
 }
 
 fn missing(

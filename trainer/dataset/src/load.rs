@@ -17,7 +17,7 @@ pub const CLIP_SAMPLES: usize = 16_000;
 pub fn load(clip: &Clip) -> Result<Vec<f32>, DatasetError> {
     match &clip.source {
         Source::File(path) => Ok(fit_one_second(&decode_file(path)?)),
-        Source::Noise {
+        Source::Crop {
             recording,
             start_samples,
             gain,

@@ -1,7 +1,7 @@
 //! The keyword-spotting task of one language: which words are keywords, what makes up `_unknown_` and `_silence_`, and which clips are TRAIN, DEV
 //! and TEST. Data folders in, a [`Task`] out; every choice is deterministic, so that two programs given the same data test on the same clips.
 //!
-//! **Keywords** are the recorded words with enough TRAIN clips; where there are not two, all words of the synthetic data (`synth/<language>`), if there is any.
+//! **Keywords** are the recorded words with enough TRAIN clips (in plain folders of one's own words, three are); where there are not two, all words of the synthetic data (`synth/<language>`), if there is any.
 //! Clips of all data folders are merged by word. A folder of project-made synthetic speech therefore adds clips to keywords, never labels to recordings.
 //!
 //! **Unknown** takes no word spelled like a keyword (capitals and doubled letters apart). By [`UnknownRule::All`] it is every other word of the language
@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::error::DatasetError;
-use crate::layout::{Found, Split, Wanted, scan, stable_hash};
+use crate::layout::{Corpus, Found, Split, Wanted, scan, stable_hash};
 use crate::load::CLIP_SAMPLES;
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
@@ -33,7 +33,7 @@ pub use swr_core::package::{SILENCE, UNKNOWN};
 pub struct TaskOptions {
     /// Further data folders, in any layout, of which only the TRAIN clips are used; their background recordings count only if no earlier folder has any. Default: none.
     pub extra: Vec<PathBuf>,
-    /// TRAIN clips a recorded word needs to be a keyword. Default: 20.
+    /// TRAIN clips a recorded word needs to be a keyword; at most three in a plain folder, where every word is somebody's own. Default: 20.
     pub min_train_clips: usize,
     /// Keep only so many keywords, those with most TRAIN clips. Default: all.
     pub max_keywords: Option<usize>,
@@ -82,8 +82,8 @@ pub enum UnknownRule {
 pub enum Source {
     /// An audio file.
     File(PathBuf),
-    /// One second of a background recording.
-    Noise {
+    /// One second of a longer recording.
+    Crop {
         /// The recording.
         recording: Arc<Background>,
         /// First sample in the recording.
@@ -243,7 +243,11 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
             .filter(|corpus| corpus.language == language)
     };
 
+    for corpus in in_language().filter(|corpus| corpus.by_recording) {
+        report.notes.push(few_speakers(corpus, &labels));
+    }
     let judging: BTreeSet<&str> = in_language()
+        .filter(|corpus| !corpus.by_recording)
         .flat_map(|corpus| &corpus.entries)
         .filter(|entry| {
             entry.split != Split::Train && keyword_labels.contains_key(entry.word.as_str())
@@ -434,6 +438,25 @@ fn keywords(
     Ok(words.into_iter().map(str::to_owned).collect())
 }
 
+/// What is to be known about a folder whose recordings, not its speakers, are divided.
+fn few_speakers(corpus: &Corpus, labels: &[String]) -> String {
+    let entries = || corpus.entries.iter().filter(|entry| entry.word != UNKNOWN);
+    let speakers: BTreeSet<&str> = entries().map(|entry| entry.speaker.as_str()).collect();
+    let words: BTreeSet<&str> = entries().map(|entry| entry.word.as_str()).collect();
+    let rare: Vec<&str> = words
+        .into_iter()
+        .filter(|word| !labels.iter().any(|label| label == word))
+        .collect();
+    let left_out = match rare.is_empty() {
+        true => String::new(),
+        false => format!("; too few recordings to be keywords: {}", rare.join(", ")),
+    };
+    format!(
+        "too few speakers ({}) to keep some for DEV: recordings are divided instead, and accuracy holds for these voices only{left_out}",
+        speakers.len()
+    )
+}
+
 fn clip((corpus, entry): Candidate<'_>, label: usize) -> Clip {
     Clip {
         source: Source::File(entry.path.clone()),
@@ -467,7 +490,7 @@ fn silence(
         let start_samples =
             rng.random_range(part.start as u64..=(part.end - CLIP_SAMPLES) as u64) as usize;
         let gain = rng.random_range(0.0f32..1.0);
-        let source = Source::Noise {
+        let source = Source::Crop {
             recording: recording.clone(),
             start_samples,
             gain,

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use swr_core::package::UNKNOWN;
+
 use crate::layout::{Corpus, Entry, Split, by_share, stable_hash};
 
 /// TRAIN clips of each word.
@@ -40,18 +42,26 @@ pub(crate) fn keywords_by_count<'a>(
     }
 }
 
+/// TRAIN clips that make a word of a plain folder a keyword: who gives it a folder wants it, and the fifth of five recordings is for DEV.
+pub(crate) const OWN_WORD_CLIPS: usize = 3;
+
 fn recorded_keywords<'a>(
     corpora: &'a [Corpus],
     language: &str,
     min_train_clips: usize,
 ) -> BTreeSet<&'a str> {
-    let recorded = corpora
-        .iter()
-        .filter(|corpus| corpus.language == language && !corpus.synthetic);
-    train_counts(recorded)
-        .into_iter()
+    let recorded = |plain_only: bool| {
+        let of_language = move |corpus: &&Corpus| {
+            corpus.language == language && !corpus.synthetic && (corpus.plain || !plain_only)
+        };
+        train_counts(corpora.iter().filter(of_language)).into_iter()
+    };
+    let own = recorded(true).filter(|(_, count)| *count >= OWN_WORD_CLIPS.min(min_train_clips));
+    recorded(false)
         .filter(|(_, count)| *count >= min_train_clips)
+        .chain(own)
         .map(|(word, _)| word)
+        .filter(|word| *word != UNKNOWN)
         .collect()
 }
 

@@ -125,7 +125,7 @@ fn speech_commands_are_split_by_their_lists() {
             .clips(split)
             .iter()
             .filter_map(|clip| match &clip.source {
-                Source::Noise { start_samples, .. } => Some(*start_samples),
+                Source::Crop { start_samples, .. } => Some(*start_samples),
                 Source::File(_) => None,
             })
             .collect();

@@ -22,7 +22,7 @@ fn paths(clips: &[Clip]) -> BTreeSet<PathBuf> {
         .iter()
         .filter_map(|clip| match &clip.source {
             Source::File(path) => Some(path.clone()),
-            Source::Noise { .. } => None,
+            Source::Crop { .. } => None,
         })
         .collect()
 }

@@ -89,8 +89,33 @@ impl Speaker {
         })
     }
 
-    /// Speaks `text`. The samples (16 kHz mono, full scale 1) are trimmed to the word, at most 0.95 s; a longer word is spoken faster, in steps of 10 %, until it fits.
+    /// Speaks `text`, a word. The samples (16 kHz mono, full scale 1) are trimmed to it, at most 0.95 s; a longer word is spoken faster, in steps of 10 %, until
+    /// it fits.
     pub(super) fn speak(
+        &self,
+        voice: &str,
+        manner: Manner,
+        text: &str,
+    ) -> Result<(Vec<f32>, String)> {
+        let Manner {
+            mut speed_wpm,
+            pitch,
+        } = manner;
+        loop {
+            let (samples, command) = self.say(voice, Manner { speed_wpm, pitch }, text)?;
+            if samples.len() <= MAX_WORD_SAMPLES {
+                return Ok((samples, command));
+            }
+            ensure!(
+                speed_wpm < 400,
+                "{command} is still longer than 0.95 s; use a shorter word"
+            );
+            speed_wpm += speed_wpm / 10;
+        }
+    }
+
+    /// Speaks `text` of any length, trimmed; and the command that does.
+    pub(super) fn say(
         &self,
         voice: &str,
         manner: Manner,
@@ -101,32 +126,22 @@ impl Speaker {
             .tempfile()
             .context("no temporary file could be made; check the free space")?;
         let path = file.path().to_string_lossy().into_owned();
-        let mut speed_wpm = manner.speed_wpm;
-        loop {
-            let (speed, pitch) = (speed_wpm.to_string(), manner.pitch.to_string());
-            espeak(&["-v", voice, "-s", &speed, "-p", &pitch, "-w", &path, text])?;
-            let command = format!(
-                "espeak-ng -v {voice} -s {speed} -p {pitch} '{}'",
-                text.replace('\'', r"'\''")
-            );
-            let bytes =
-                std::fs::read(file.path()).with_context(|| format!("{path}: could not be read"))?;
-            let samples =
-                decode_16k_mono(&bytes).with_context(|| format!("the output of {command}"))?;
-            let (start, end) = active_span(&samples, TRIM_DB).unwrap_or((0, 0));
-            ensure!(
-                end - start >= MIN_WORD_SAMPLES,
-                "{command} gave no audible word; write the text otherwise (`spoken` in the synth config)"
-            );
-            if end - start <= MAX_WORD_SAMPLES {
-                return Ok((samples[start..end].to_vec(), command));
-            }
-            ensure!(
-                speed_wpm < 400,
-                "{command} is still longer than 0.95 s; use a shorter word"
-            );
-            speed_wpm += speed_wpm / 10;
-        }
+        let (speed, pitch) = (manner.speed_wpm.to_string(), manner.pitch.to_string());
+        espeak(&["-v", voice, "-s", &speed, "-p", &pitch, "-w", &path, text])?;
+        let command = format!(
+            "espeak-ng -v {voice} -s {speed} -p {pitch} '{}'",
+            text.replace('\'', r"'\''")
+        );
+        let bytes =
+            std::fs::read(file.path()).with_context(|| format!("{path}: could not be read"))?;
+        let samples =
+            decode_16k_mono(&bytes).with_context(|| format!("the output of {command}"))?;
+        let (start, end) = active_span(&samples, TRIM_DB).unwrap_or((0, 0));
+        ensure!(
+            end - start >= MIN_WORD_SAMPLES,
+            "{command} gave no audible word; write the text otherwise (`spoken` in the synth config)"
+        );
+        Ok((samples[start..end].to_vec(), command))
     }
 }
 
