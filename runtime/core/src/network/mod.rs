@@ -10,11 +10,11 @@ mod kernels;
 
 use alloc::{format, string::String, vec, vec::Vec};
 
-use multiversion::multiversion;
-
 use crate::package::{Tensor, Tensors};
 use architecture::{Architecture, MEL_BINS, SUB_BANDS};
-use kernels::{Dense, LANES, Lanes, add, groups, mul_add, relu, silu, three_taps, weighted_sum};
+use kernels::{
+    Arithmetic, Dense, LANES, Lanes, Plain, groups, relu, silu, three_taps, weighted_sum,
+};
 
 /// Why tensors are not a network that can be computed here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +63,6 @@ const KERNEL: usize = 5;
 const MARGIN: usize = KERNEL / 2;
 /// A frame with its margins.
 const MEL_ROW: usize = MEL_BINS + 2 * MARGIN;
-/// What lies above the highest band and below the lowest.
-const ZEROS: Lanes = [0.0; LANES];
 /// Frames that are computed together; a longer step is several of these.
 const CHUNK: usize = 10;
 
@@ -307,8 +305,9 @@ impl State {
 impl Block {
     /// Computes the block on the rows of `scratch.input`, which its output replaces.
     #[inline(always)]
-    fn pass<const FUSED: bool>(
+    fn pass<A: Arithmetic>(
         &self,
+        arithmetic: A,
         scratch: &mut Scratch,
         time: &mut [Lanes],
         groups_in: usize,
@@ -328,65 +327,110 @@ impl Block {
                 let rows = count * self.bands_in;
                 let x = input[..rows * groups_in].as_flattened();
                 let out = &mut entered[..rows * groups];
-                entry.apply::<FUSED, true>(x, groups_in * LANES, [1, 0], out);
+                entry.apply::<A, true>(arithmetic, x, groups_in * LANES, [1, 0], out);
                 &*entered
             }
             None => &*input,
         };
 
         let history = 2 * self.dilation;
-        let share = 1.0 / self.bands_out as f32;
         for frame in 0..count {
-            let x = &x[frame * self.bands_in * groups..][..self.bands_in * groups];
+            let x = arithmetic.vectors(row(x, frame, self.bands_in * groups));
             let rows = self.bands_out * groups;
             let out = &mut auxiliary[frame * rows..][..rows];
             let mean = &mut time[(history + frame) * groups..][..groups];
-            for (group, mean) in mean.iter_mut().enumerate() {
-                let mut sum = [0.0; LANES];
-                for band in 0..self.bands_out {
-                    let middle = band * self.stride;
-                    let row = |band: usize| &x[band * groups + group];
-                    let above = if middle == 0 { &ZEROS } else { row(middle - 1) };
-                    let below = match middle + 1 == self.bands_in {
-                        true => &ZEROS,
-                        false => row(middle + 1),
-                    };
-                    let tap = |tap: usize| &self.frequency[(3 * band + tap) * groups + group];
-                    let shift = &self.frequency_shift[band * groups + group];
-                    let value = mul_add::<FUSED>(above, tap(0), shift);
-                    let value = mul_add::<FUSED>(row(middle), tap(1), &value);
-                    let value = mul_add::<FUSED>(below, tap(2), &value);
-                    out[band * groups + group] = value;
-                    sum = add(&sum, &value);
-                }
-                *mean = sum.map(|sum| sum * share);
+            let (out, mean) = (arithmetic.vectors_mut(out), arithmetic.vectors_mut(mean));
+            let mut group = 0;
+            while group + 2 <= groups {
+                self.along_frequency::<A, 2>(arithmetic, x, group, out, mean);
+                group += 2;
+            }
+            if group < groups {
+                self.along_frequency::<A, 1>(arithmetic, x, group, out, mean);
             }
         }
 
-        for (frame, out) in branch.chunks_exact_mut(groups).take(count).enumerate() {
-            let row = |tap: usize| row(time, frame + tap * self.dilation, groups);
-            three_taps::<FUSED>(out, &self.time_shift, [row(0), row(1), row(2)], &self.time);
-            out.iter_mut()
-                .for_each(|lanes| *lanes = silu::<FUSED>(lanes));
+        let shift = arithmetic.vectors(&self.time_shift);
+        let taps = arithmetic.vectors(&self.time);
+        let past = arithmetic.vectors(time);
+        let out = arithmetic.vectors_mut(&mut branch[..count * groups]);
+        for (frame, out) in out.chunks_exact_mut(groups).enumerate() {
+            for (group, out) in out.iter_mut().enumerate() {
+                let x = [0, 1, 2].map(|tap| past[(frame + tap * self.dilation) * groups + group]);
+                let taps = [0, 1, 2].map(|tap| taps[tap * groups + group]);
+                *out = silu(arithmetic, three_taps(arithmetic, shift[group], x, taps));
+            }
         }
         keep(time, count, history, groups);
         let pointed = &mut pointed[..count * groups];
         let x = branch[..count * groups].as_flattened();
         self.point
-            .apply::<FUSED, false>(x, groups * LANES, [1, 0], pointed);
+            .apply::<A, false>(arithmetic, x, groups * LANES, [1, 0], pointed);
 
         let residual = self.entry.is_none();
         let rows = self.bands_out * groups;
+        let (auxiliary, pointed) = (arithmetic.vectors(auxiliary), arithmetic.vectors(pointed));
+        let out = arithmetic.vectors_mut(&mut input[..count * rows]);
         for frame in 0..count {
-            let pointed = row(pointed, frame, groups);
-            let auxiliary = row(auxiliary, frame, rows).chunks_exact(groups);
-            let out = input[frame * rows..][..rows].chunks_exact_mut(groups);
+            let pointed = &pointed[frame * groups..][..groups];
+            let auxiliary = auxiliary[frame * rows..][..rows].chunks_exact(groups);
+            let out = out[frame * rows..][..rows].chunks_exact_mut(groups);
             for (out, auxiliary) in out.zip(auxiliary) {
                 for ((out, a), b) in out.iter_mut().zip(auxiliary).zip(pointed) {
-                    let sum = add(a, b);
-                    *out = relu(&if residual { add(&sum, out) } else { sum });
+                    let mut sum = arithmetic.add(*a, *b);
+                    if residual {
+                        sum = arithmetic.add(sum, *out);
+                    }
+                    *out = relu(arithmetic, sum);
                 }
             }
+        }
+    }
+
+    /// `G` groups of one frame, from `group` on: the taps along frequency, `[bands_out][groups]`, and their mean.
+    #[inline(always)]
+    fn along_frequency<A: Arithmetic, const G: usize>(
+        &self,
+        arithmetic: A,
+        x: &[A::Vector],
+        group: usize,
+        out: &mut [A::Vector],
+        mean: &mut [A::Vector],
+    ) {
+        let groups = self.groups;
+        let zero = arithmetic.all(0.0);
+        let mut sums = [zero; G];
+        let taps = arithmetic.vectors(&self.frequency).chunks_exact(3 * groups);
+        let shifts = arithmetic
+            .vectors(&self.frequency_shift)
+            .chunks_exact(groups);
+        let out = out.chunks_exact_mut(groups);
+        for (band, ((out, shift), taps)) in out.zip(shifts).zip(taps).enumerate() {
+            let middle = band * self.stride;
+            let at = |band: usize| &x[band * groups + group..][..G];
+            let y = at(middle);
+            let mut above = [zero; G];
+            if middle > 0 {
+                above.copy_from_slice(at(middle - 1));
+            }
+            let mut below = [zero; G];
+            if middle + 1 < self.bands_in {
+                below.copy_from_slice(at(middle + 1));
+            }
+            let tap = |tap: usize| &taps[tap * groups + group..][..G];
+            let (first, second, third) = (tap(0), tap(1), tap(2));
+            let (shift, out) = (&shift[group..][..G], &mut out[group..][..G]);
+            for column in 0..G {
+                let x = [above[column], y[column], below[column]];
+                let taps = [first[column], second[column], third[column]];
+                let value = three_taps(arithmetic, shift[column], x, taps);
+                out[column] = value;
+                sums[column] = arithmetic.add(sums[column], value);
+            }
+        }
+        let share = arithmetic.all(1.0 / self.bands_out as f32);
+        for (mean, sum) in mean[group..][..G].iter_mut().zip(sums) {
+            *mean = arithmetic.mul(sum, share);
         }
     }
 }
@@ -403,16 +447,36 @@ fn keep<T: Copy>(rows: &mut [T], count: usize, history: usize, width: usize) {
     rows.copy_within(count * width..(count + history) * width, 0);
 }
 
-/// Computes a chunk of frames; their logits are in the scratch space.
-#[multiversion(targets("x86_64+avx2+fma"))]
+/// Computes a chunk of frames, with the widest arithmetic that the processor has; their logits are in the scratch space.
 fn run(network: &Network, state: &mut State, frames: &[f32]) {
-    const FUSED: bool = cfg!(target_arch = "aarch64")
-        || multiversion::target::target_cfg_f!(target_feature = "fma");
-    pass::<FUSED>(network, state, frames);
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return simd.vectorize(Pass(simd, network, state, frames));
+    }
+    #[cfg(all(feature = "std", target_arch = "aarch64"))]
+    if let Some(simd) = pulp::aarch64::Neon::try_new() {
+        return simd.vectorize(Pass(simd, network, state, frames));
+    }
+    pass(Plain, network, state, frames);
+}
+
+/// [`pass`], as pulp compiles it for one kind of processor.
+#[cfg(feature = "std")]
+struct Pass<'a, A>(A, &'a Network, &'a mut State, &'a [f32]);
+
+#[cfg(feature = "std")]
+impl<A: Arithmetic> pulp::NullaryFnOnce for Pass<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self(arithmetic, network, state, frames) = self;
+        pass(arithmetic, network, state, frames);
+    }
 }
 
 #[inline(always)]
-fn pass<const FUSED: bool>(network: &Network, state: &mut State, frames: &[f32]) {
+fn pass<A: Arithmetic>(arithmetic: A, network: &Network, state: &mut State, frames: &[f32]) {
     let count = frames.len() / MEL_BINS;
     let scratch = &mut state.scratch;
 
@@ -427,12 +491,12 @@ fn pass<const FUSED: bool>(network: &Network, state: &mut State, frames: &[f32])
         let out = &mut scratch.input[frame * bands * groups..][..bands * groups];
         network
             .head
-            .apply::<FUSED, true>(x, 2, [KERNEL, MEL_ROW], out);
+            .apply::<A, true>(arithmetic, x, 2, [KERNEL, MEL_ROW], out);
     }
     keep(&mut state.mel, count, KERNEL - 1, MEL_ROW);
 
     for (block, time) in network.blocks.iter().zip(&mut state.times) {
-        block.pass::<FUSED>(scratch, time, groups, count);
+        block.pass(arithmetic, scratch, time, groups, count);
         groups = block.groups;
     }
 
@@ -440,23 +504,21 @@ fn pass<const FUSED: bool>(network: &Network, state: &mut State, frames: &[f32])
     state.tail[(KERNEL - 1) * rows..][..count * rows]
         .copy_from_slice(&scratch.input[..count * rows]);
     let branch = &mut scratch.branch[..count * groups];
+    let taps = arithmetic.vectors(&network.tail);
     for (frame, out) in branch.chunks_exact_mut(groups).enumerate() {
         // Five bands of five frames lie one after another.
-        weighted_sum::<FUSED>(
-            out,
-            &state.tail[frame * rows..][..KERNEL * rows],
-            &network.tail,
-        );
+        let past = arithmetic.vectors(&state.tail[frame * rows..][..KERNEL * rows]);
+        weighted_sum(arithmetic, arithmetic.vectors_mut(out), past, taps);
     }
     keep(&mut state.tail, count, KERNEL - 1, rows);
     let pointed = &mut scratch.pointed[..count * network.tail_point.groups];
     let x = branch.as_flattened();
     network
         .tail_point
-        .apply::<FUSED, true>(x, groups * LANES, [1, 0], pointed);
+        .apply::<A, true>(arithmetic, x, groups * LANES, [1, 0], pointed);
     let logits = &mut scratch.logits[..count * network.classifier.groups];
     let step = network.tail_point.groups * LANES;
     network
         .classifier
-        .apply::<FUSED, false>(pointed.as_flattened(), step, [1, 0], logits);
+        .apply::<A, false>(arithmetic, pointed.as_flattened(), step, [1, 0], logits);
 }
