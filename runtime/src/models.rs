@@ -12,7 +12,7 @@ use swr_core::package::{
     onnx,
 };
 
-use crate::engine::{Engine, merged_onnx};
+use crate::engine::{Engine, Recognised, merged_onnx};
 use crate::error::{EngineError, ModelsError};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
@@ -46,6 +46,8 @@ pub struct Models {
     manifest: Manifest,
     manifest_sha256: Digest,
     tensors: Tensors,
+    /// The base, where it can run fused.
+    recognised: Option<Arc<Recognised>>,
     onnx: Arc<[u8]>,
     keys: Vec<PublicKey>,
 }
@@ -78,6 +80,7 @@ pub struct Model {
     /// The file that holds the language: the delta, or the base's manifest.
     pub path: PathBuf,
     onnx: Arc<[u8]>,
+    recognised: Option<Arc<Recognised>>,
     merged: Option<Tensors>,
 }
 
@@ -128,6 +131,7 @@ impl Models {
             manifest,
             manifest_sha256: Digest::of_bytes(&manifest_bytes),
             tensors,
+            recognised: Recognised::of(&bytes).map(Arc::new),
             onnx: bytes.into(),
             keys: keys.to_vec(),
         })
@@ -240,6 +244,7 @@ impl Models {
             context_frames: manifest.context_frames,
             path: self.directory.join("base.json"),
             onnx: Arc::clone(&self.onnx),
+            recognised: self.recognised.clone(),
             merged: None,
         };
         if language == base.language {
@@ -311,7 +316,9 @@ impl Model {
             path: self.path.clone(),
             source,
         };
-        let engine = Engine::new(&self.onnx, self.merged.as_ref(), step_frames).map_err(failed)?;
+        let recognised = self.recognised.as_deref();
+        let engine = Engine::of(recognised, &self.onnx, self.merged.as_ref(), step_frames);
+        let engine = engine.map_err(failed)?;
         if engine.mel_bins() != MEL_BINS {
             let what = format!(
                 "`frames` has {} mel bins, the front end makes {MEL_BINS}",

@@ -9,8 +9,9 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde::Serialize;
 use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::frontend::Frontend;
-use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
+use swr_core::{FrontendSettings, SAMPLE_RATE_HZ};
 
+use super::soak::soak;
 use super::{ModelsArgs, Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Recording, Source};
@@ -30,9 +31,11 @@ const WINDOW_FRAMES: usize = 98;
   swr bench
   swr bench --lang ar --json
   swr bench --paced 20                     (CPU while audio comes at the pace of speech, caches cold)
+  swr bench --lang de --soak 24            (a day of models/demo/de.wav: memory, events and their times must stay the same)
 
 CPU is that of the whole process per second of audio, front end, network and detector together, medians of rounds that alternate.
-The audio is noise made here: the cost does not depend on what is heard.")]
+The audio is noise made here: the cost does not depend on what is heard.
+Exits with 1 if a soak finds a difference.")]
 pub(super) struct Bench {
     /// Language to listen for [default: the base's]
     #[arg(long, value_name = "L")]
@@ -41,8 +44,8 @@ pub(super) struct Bench {
     #[arg(long, value_name = "L")]
     to: Option<String>,
     /// Seconds of audio of a round
-    #[arg(long, value_name = "S", default_value_t = 20.0, value_parser = super::duration)]
-    seconds: f64,
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
     /// Rounds
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: usize,
@@ -52,6 +55,9 @@ pub(super) struct Bench {
     /// Listen to so many seconds at the pace of speech as well
     #[arg(long, value_name = "S", value_parser = super::duration)]
     paced: Option<f64>,
+    /// Instead, listen to so many hours of the demo's audio as fast as it goes
+    #[arg(long, value_name = "HOURS", value_parser = super::duration)]
+    soak: Option<f64>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -75,14 +81,19 @@ struct Measured {
     /// As the first, but the audio comes no faster than it is spoken.
     #[serde(skip_serializing_if = "Option::is_none")]
     paced_cpu_ms_per_s: Option<f64>,
+    /// Of that, what it costs to be woken for every chunk and do nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waking_cpu_ms_per_s: Option<f64>,
     /// The network on a window of one second in one go, in microseconds.
     window_us: f64,
     /// From nothing to a spotter that listens: base read and checked, delta merged, network built.
     load_ms: f64,
     /// Of that, a delta decoded and merged.
     merge_ms: f64,
-    /// Another language listens in the place of the first, while the base is there.
+    /// CPU from another language's delta file to a network that could listen, the base being there.
     change_language_ms: f64,
+    /// CPU in which that network hears the last seconds again, on the thread that listens.
+    catch_up_ms: f64,
     /// The largest memory this process has had, before anything but listening ran.
     peak_rss_mib: f64,
 }
@@ -90,6 +101,9 @@ struct Measured {
 impl Bench {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         ensure!(self.rounds > 0, "--rounds 0: expected at least 1");
+        if let Some(hours) = self.soak {
+            return self.soak(hours, out);
+        }
         let directory = self.models.directory()?;
         let start = Instant::now();
         let models = self.models.open_directory(&directory)?;
@@ -98,10 +112,11 @@ impl Bench {
         let mut spotter = Spotter::new(&models, &[&language], self.step_frames)?;
         let load_ms = milliseconds(start.elapsed());
 
-        let samples = noise((self.seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
+        // One second, again and again, so that the memory is that of listening.
+        let second = noise();
         let listen = |spotter: &mut Spotter| -> anyhow::Result<()> {
             let mut events = Vec::new();
-            for chunk in samples.chunks(CHUNK_SAMPLES) {
+            for chunk in (0..self.seconds).flat_map(|_| second.chunks(CHUNK_SAMPLES)) {
                 spotter.push(chunk, &mut events)?;
                 events.clear();
             }
@@ -111,8 +126,9 @@ impl Bench {
         let peak_rss_mib = peak_rss_mib()?;
 
         let model = models.load(&language)?;
+        let samples = second.repeat(self.seconds as usize);
         let mut parts = Parts::new(&models, model, &samples, self.step_frames)?;
-        let audio_s = samples.len() as f64 / f64::from(SAMPLE_RATE_HZ);
+        let audio_s = f64::from(self.seconds);
         let mut rounds: [Vec<f64>; 6] = Default::default();
         for _ in 0..self.rounds {
             let costs = [
@@ -129,22 +145,26 @@ impl Bench {
         }
         let [whole, frontend, network, detector, unfused, window] = rounds.map(median);
 
-        let paced_cpu_ms_per_s = match self.paced {
-            Some(seconds) => Some(paced(&mut spotter, seconds)? / seconds),
-            None => None,
-        };
+        let (mut paced_cpu_ms_per_s, mut waking_cpu_ms_per_s) = (None, None);
+        if let Some(seconds) = self.paced {
+            paced_cpu_ms_per_s = Some(paced(Some(&mut spotter), seconds)? / seconds);
+            waking_cpu_ms_per_s = Some(paced(None, seconds)? / seconds);
+        }
         let other = models
             .languages()?
             .into_iter()
             .find(|other| *other != language && *other != base);
         let to = self.to.clone().or(other).unwrap_or(base);
-        let mut changes = Vec::new();
-        let mut merges = Vec::new();
-        for _ in 0..self.rounds {
-            let start = Instant::now();
-            let listener = Listener::new(&models, &to, self.step_frames)?;
-            spotter.change(vec![listener])?;
-            changes.push(milliseconds(start.elapsed()));
+        let (mut changes, mut catch_ups, mut merges) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.rounds.max(LEAST_CHANGES) {
+            let mut listener = None;
+            changes.push(cpu_ms(|| {
+                listener = Some(Listener::new(&models, &to, self.step_frames)?);
+                Ok(())
+            })?);
+            catch_ups.push(cpu_ms(|| {
+                Ok(spotter.change(listener.take().into_iter().collect())?)
+            })?);
             let start = Instant::now();
             models.load(&to)?;
             merges.push(milliseconds(start.elapsed()));
@@ -159,10 +179,12 @@ impl Bench {
             unfused_ms_per_s: unfused / audio_s,
             unfused_ratio: unfused / network,
             paced_cpu_ms_per_s,
+            waking_cpu_ms_per_s,
             window_us: 1e3 * window / WINDOWS as f64,
             load_ms,
             merge_ms: median(merges),
             change_language_ms: median(changes),
+            catch_up_ms: median(catch_ups),
             peak_rss_mib,
         };
         if self.json {
@@ -174,8 +196,32 @@ impl Bench {
     }
 }
 
+impl Bench {
+    fn soak(&self, hours: f64, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let directory = self.models.directory()?;
+        let models = self.models.open_directory(&directory)?;
+        let language = self.lang.as_ref().unwrap_or(&models.manifest().language);
+        let audio = directory.join(format!("demo/{language}.wav"));
+        let audio = Recording::open(&audio)
+            .context("--soak listens to the demo's audio; give a --lang that has some")?;
+        let mut spotter = Spotter::new(&models, &[language], self.step_frames)?;
+        let soaked = soak(&mut spotter, audio.samples(), hours, &peak_rss_mib)?;
+        if self.json {
+            json_line(out, &soaked)?;
+        } else {
+            writeln!(out, "{soaked}")?;
+        }
+        Ok(match soaked.passed() {
+            true => Outcome::Success,
+            false => Outcome::Negative,
+        })
+    }
+}
+
 /// Windows that are timed together.
 const WINDOWS: usize = 20;
+/// Changes of language, each a matter of a millisecond.
+const LEAST_CHANGES: usize = 20;
 
 /// What a spotter is made of, each run by itself on what the one before gives.
 struct Parts {
@@ -264,24 +310,26 @@ fn steps(engine: &mut Engine, frames: &[f32], logits: &mut Vec<f32>) -> anyhow::
     Ok(())
 }
 
-/// CPU milliseconds of listening to noise that comes at the pace of speech.
-fn paced(spotter: &mut Spotter, seconds: f64) -> anyhow::Result<f64> {
-    let samples = noise((seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
+/// CPU milliseconds of listening to noise that comes at the pace of speech; without a spotter, of being woken for it.
+fn paced(mut spotter: Option<&mut Spotter>, seconds: f64) -> anyhow::Result<f64> {
+    let samples = noise().repeat(seconds.ceil() as usize);
     let mut source = Paced::new(Recording::new(samples));
     cpu_ms(|| {
         let (mut samples, mut events, mut more) = (Vec::new(), Vec::new(), true);
         while more {
             samples.clear();
             more = source.read(&mut samples)?;
-            spotter.push(&samples, &mut events)?;
+            if let Some(spotter) = &mut spotter {
+                spotter.push(&samples, &mut events)?;
+            }
             events.clear();
         }
         Ok(())
     })
 }
 
-/// Quiet noise, the same in every run (a linear congruential generator of Knuth's).
-fn noise(samples: usize) -> Vec<f32> {
+/// A second of quiet noise, the same in every run (a linear congruential generator of Knuth's).
+fn noise() -> Vec<f32> {
     let mut state = 1u64;
     let next = |_| {
         state = state
@@ -289,7 +337,7 @@ fn noise(samples: usize) -> Vec<f32> {
             .wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.1
     };
-    (0..samples.max(HOP_SAMPLES)).map(next).collect()
+    (0..SAMPLE_RATE_HZ).map(next).collect()
 }
 
 fn milliseconds(duration: Duration) -> f64 {
@@ -303,7 +351,15 @@ fn cpu_ms(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     Ok(milliseconds(clock.elapsed()?))
 }
 
+/// The largest memory that this process has had. On Linux not by getrusage, which begins with the largest of the program that started this one.
 fn peak_rss_mib() -> anyhow::Result<f64> {
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        if let Some(kib) = kib {
+            return Ok(kib / 1024.0);
+        }
+    }
     let usage = getrusage(UsageWho::RUSAGE_SELF);
     let usage = usage.context("the system does not tell memory use")?;
     // Kibibytes on Linux, bytes on macOS.
@@ -331,10 +387,12 @@ fn print(out: &mut dyn Write, measured: &Measured) -> anyhow::Result<()> {
         unfused_ms_per_s,
         unfused_ratio,
         paced_cpu_ms_per_s,
+        waking_cpu_ms_per_s,
         window_us,
         load_ms,
         merge_ms,
         change_language_ms,
+        catch_up_ms,
         peak_rss_mib,
     } = measured;
     writeln!(out, "{language}, steps of {} ms", 10 * step_frames)?;
@@ -348,13 +406,19 @@ fn print(out: &mut dyn Write, measured: &Measured) -> anyhow::Result<()> {
         "    network          {network_ms_per_s:7.3}   ({unfused_ms_per_s:.2} operation by operation, {unfused_ratio:.1} times as long)"
     )?;
     writeln!(out, "    detector         {detector_ms_per_s:7.3}")?;
-    if let Some(paced) = paced_cpu_ms_per_s {
-        writeln!(out, "  at speech's pace   {paced:7.3}")?;
+    if let (Some(paced), Some(waking)) = (paced_cpu_ms_per_s, waking_cpu_ms_per_s) {
+        writeln!(
+            out,
+            "  at speech's pace   {paced:7.3}   ({waking:.3} for being woken alone)"
+        )?;
     }
     writeln!(out, "  window of 1 s      {window_us:7.0} us in one go")?;
     writeln!(out, "  load               {load_ms:7.1} ms")?;
     writeln!(out, "  merge              {merge_ms:7.1} ms")?;
-    writeln!(out, "  change of language {change_language_ms:7.1} ms")?;
+    writeln!(
+        out,
+        "  change of language {change_language_ms:7.2} ms of CPU, and {catch_up_ms:.2} to hear the last seconds again"
+    )?;
     writeln!(out, "  peak memory        {peak_rss_mib:7.1} MiB")?;
     Ok(())
 }

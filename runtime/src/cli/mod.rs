@@ -15,6 +15,7 @@ mod listen;
 mod record;
 mod releases;
 mod script;
+mod soak;
 mod spot;
 mod stream;
 mod sweep;

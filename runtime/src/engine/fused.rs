@@ -8,16 +8,39 @@ use swr_core::network::{Network, State, graph};
 use swr_core::package::Tensors;
 use tract_onnx::tract_core::internal::*;
 
-/// The network that a model and merged tensors are, if its graph is that of a causal BC-ResNet, operation by operation.
-pub(super) fn recognise(onnx: &[u8], merged: Option<&Tensors>) -> Option<Fused> {
-    let (architecture, mut tensors) = graph::recognise(onnx)?;
-    if let Some(merged) = merged {
-        tensors.extend(merged.iter().map(|(name, t)| (name.clone(), t.clone())));
+/// A base whose graph is that of a causal BC-ResNet, operation by operation: its languages need no graph.
+#[derive(Clone, Debug)]
+pub(crate) struct Recognised {
+    architecture: Architecture,
+    tensors: Tensors,
+}
+
+impl Recognised {
+    /// Compares the graph of a model with the one that its architecture has.
+    pub(crate) fn of(onnx: &[u8]) -> Option<Self> {
+        let (architecture, tensors) = graph::recognise(onnx)?;
+        Some(Self {
+            architecture,
+            tensors,
+        })
     }
-    Some(Fused {
-        network: Arc::new(Network::new(&tensors).ok()?),
-        architecture,
-    })
+
+    /// The network with `merged` in the place of the base's tensors; none if they do not fit.
+    pub(super) fn network(&self, merged: Option<&Tensors>) -> Option<Fused> {
+        let network = match merged {
+            None => Network::new(&self.tensors),
+            Some(merged) if merged.len() == self.tensors.len() => Network::new(merged),
+            Some(merged) => {
+                let mut tensors = self.tensors.clone();
+                tensors.extend(merged.iter().map(|(name, t)| (name.clone(), t.clone())));
+                Network::new(&tensors)
+            }
+        };
+        Some(Fused {
+            network: Arc::new(network.ok()?),
+            architecture: self.architecture.clone(),
+        })
+    }
 }
 
 /// Log-mel frames `[N, 40]` to logits `[N, classes]`; its state is that of the stream.

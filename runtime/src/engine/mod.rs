@@ -15,6 +15,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_hir::infer::Factoid;
 
 use crate::error::EngineError;
+pub(crate) use fused::Recognised;
 use graph::Ends;
 
 /// Frames a step takes when nothing else is asked for: 40 ms, the best trade of delay against the cost per node of a step.
@@ -85,12 +86,20 @@ impl Engine {
         merged: Option<&Tensors>,
         step_frames: usize,
     ) -> Result<Engine, EngineError> {
+        Engine::of(Recognised::of(onnx).as_ref(), onnx, merged, step_frames)
+    }
+
+    /// As [`Engine::new`], for a base that was compared before. What does not fit the fused network does not fit the graph either, which says why.
+    pub(crate) fn of(
+        recognised: Option<&Recognised>,
+        onnx: &[u8],
+        merged: Option<&Tensors>,
+        step_frames: usize,
+    ) -> Result<Engine, EngineError> {
         if step_frames == 0 {
             return Err(EngineError::NoFrames);
         }
-        // Refuses what does not fit, whichever way the network is run.
-        graph::parse(onnx, merged)?;
-        match fused::recognise(onnx, merged) {
+        match recognised.and_then(|recognised| recognised.network(merged)) {
             Some(fused) => Engine::fused(fused, step_frames).map_err(EngineError::tract),
             None => Engine::unfused(onnx, merged, step_frames),
         }

@@ -20,7 +20,7 @@ use session::{Heard, Session, Wanted};
 /// Print keywords as they are spoken, from the microphone, standard input or a file
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  cargo live --lang de                                   (microphone; needs libasound2-dev to build)
+  cargo live listen --lang de                               (microphone; needs libasound2-dev to build)
   swr listen --lang ar,zh --json                         (two languages at once)
   swr listen --lang de --exec ./light.sh                 (runs `./light.sh licht de 0.971 12.40` without a shell)
   swr listen --lang de --record-near-misses misses       (what was nearly heard, to train with)
@@ -209,7 +209,7 @@ impl Listen {
         if input.is_terminal() {
             bail!(
                 "standard input is a terminal, expected audio; pipe WAV or raw 16-bit samples (16 kHz, mono) into it, \
-                 give a file with --file, or use the microphone with `cargo live`"
+                 give a file with --file, or use the microphone with `cargo live listen`"
             );
         }
         Ok((self.at_pace(Pipe::new(input)?), "standard input".into()))
