@@ -216,7 +216,7 @@ def run(command, audio=os.devnull):
 def ours(a, folder):
     """One round of `swr bench`, and `swr listen` on the beginning and on the whole of the peers' audio."""
     common, paced = ["--json", "--lang", a.lang, "--models", MODELS], ["--paced", f"{a.paced:g}"] if a.paced else []
-    bench = json.loads(run([a.swr, "bench", *common, "--rounds", "1", "--seconds", f"{a.seconds:g}", *paced])[2][0])
+    bench = json.loads(run([a.swr, "bench", *common, "--rounds", "1", "--seconds", str(a.seconds), *paced])[2][0])
     start, start_cpu, _ = run([a.swr, "listen", *common, "--file", "-"], f"{folder}/first.raw")
     _, cpu, heard = run([a.swr, "listen", *common, "--file", "-"], f"{folder}/audio.raw")
     return {
@@ -304,7 +304,7 @@ def main():
     parser.add_argument("--swr", default=next(filter(os.path.exists, built), built[0]), help="the program (default: target/release/swr if there, else target/debug/swr)")
     parser.add_argument("--lang", default="ar", help="language that swr listens for, one with a delta (default: ar)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=40, help="seconds of audio of a round (default: 40)")
+    parser.add_argument("--seconds", type=int, default=40, help="seconds of audio of a round (default: 40)")
     parser.add_argument("--paced", type=float, default=0, metavar="SECONDS", help="so many seconds at the pace of speech as well")
     parser.add_argument("--json", metavar="FILE", help="all rounds, as one JSON object")
     parser.add_argument("--env", default=os.path.join(ROOT, "target/peers-env"), help="environment that the peers go to; made if absent")

@@ -1,5 +1,5 @@
 //! Files of every version of the format, kept for ever, and the same bits of merged weights on every machine: this test runs on other processors too
-//! (`.ci/run` runs it on aarch64 and armv7 under qemu), without the `std` feature.
+//! (`.ci/run` runs it on aarch64 and armv7 under qemu).
 //!
 //! `cargo test -p swr-core --test golden -- --ignored` writes the files of a new version; those that are there are never written again.
 

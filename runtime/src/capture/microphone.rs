@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// The most that [`Microphone::read`] waits for audio.
 const WAIT: Duration = Duration::from_millis(100);
+/// Between two notices of lost audio.
+const BETWEEN_LOSSES: Duration = Duration::from_secs(10);
 
 /// A device that can be listened to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,6 +95,8 @@ struct Recording {
     errors: Receiver<cpal::Error>,
     lost_values: Arc<AtomicU64>,
     told_lost: u64,
+    /// A machine that is too busy loses audio all the time.
+    next_told_lost: Instant,
     downsampler: Downsampler,
     rate_hz: u32,
     channels: u16,
@@ -172,9 +176,11 @@ impl Source for Microphone {
                 let heard = &samples[start..];
                 self.notices.extend(self.watch.hear(heard));
                 let lost = recording.lost_milliseconds();
-                if lost > recording.told_lost {
+                let due = recording.next_told_lost <= Instant::now();
+                if lost > recording.told_lost && due {
                     let milliseconds = lost - recording.told_lost;
                     recording.told_lost = lost;
+                    recording.next_told_lost = Instant::now() + BETWEEN_LOSSES;
                     self.notices.push_back(Notice::Lost { milliseconds });
                 }
             }
@@ -251,6 +257,7 @@ impl Recording {
             errors,
             lost_values,
             told_lost: 0,
+            next_told_lost: Instant::now(),
             downsampler,
             rate_hz,
             channels,

@@ -52,12 +52,15 @@ impl Program {
     }
 }
 
-/// Writes a near miss to `<folder>/<language>/<keyword>/near_<n>.wav`, and gives the file.
+/// Near misses that are kept of a keyword: 48 MB. A device that runs for years must not fill its card.
+pub(super) const MOST_NEAR_MISSES: usize = 1_000;
+
+/// Writes a near miss to `<folder>/<language>/<keyword>/near_<n>.wav`, and gives the file and its number; none where there are as many as are kept.
 pub(super) fn record_near_miss(
     folder: &Path,
     near: &Event,
     samples: &[f32],
-) -> anyhow::Result<PathBuf> {
+) -> anyhow::Result<Option<(PathBuf, usize)>> {
     // A keyword may have any character, a file name not.
     let plain = |c: char| {
         if c.is_alphanumeric() || "-' ".contains(c) {
@@ -69,16 +72,14 @@ pub(super) fn record_near_miss(
     let keyword: String = near.keyword.chars().map(plain).collect();
     let folder = folder.join(&near.language).join(keyword);
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let mut number = 1;
-    let path = loop {
-        let path = folder.join(format!("near_{number:04}.wav"));
-        if !path.exists() {
-            break path;
-        }
-        number += 1;
-    };
-    write_wav(&path, samples)?;
-    Ok(path)
+    let named = |number: usize| (folder.join(format!("near_{number:04}.wav")), number);
+    let free = (1..=MOST_NEAR_MISSES)
+        .map(named)
+        .find(|(path, _)| !path.exists());
+    if let Some((path, _)) = &free {
+        write_wav(path, samples)?;
+    }
+    Ok(free)
 }
 
 /// Writes 16 kHz mono samples as a WAV file of 16 bits.

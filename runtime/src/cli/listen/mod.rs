@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{ModelsArgs, Outcome, Printed, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
 pub(super) use hooks::write_wav;
-use hooks::{Program, record_near_miss};
+use hooks::{MOST_NEAR_MISSES, Program, record_near_miss};
 use session::{Heard, Session, Wanted};
 
 /// Print keywords as they are spoken, from the microphone, standard input or a file
@@ -54,7 +54,7 @@ pub(super) struct Listen {
     /// Program to run for every keyword, with keyword, language, score and time as its arguments
     #[arg(long, value_name = "PROGRAM")]
     exec: Option<PathBuf>,
-    /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav
+    /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav, at most 1000 of each
     #[arg(long, value_name = "DIR")]
     record_near_misses: Option<PathBuf>,
     /// How far below its threshold a keyword is a near miss [default: 0.25]
@@ -252,17 +252,21 @@ impl After<'_> {
         }
         if let Some(folder) = &self.listen.record_near_misses {
             for (near, samples) in &heard.near_misses {
-                heard
-                    .told
-                    .push(match record_near_miss(folder, near, samples) {
-                        Ok(path) => format!(
-                            "nearly {} ({:.2}): {}",
-                            near.keyword,
-                            near.score,
-                            path.display()
-                        ),
-                        Err(error) => format!("{error:#}"),
-                    });
+                let told = match record_near_miss(folder, near, samples) {
+                    Ok(None) => continue,
+                    Ok(Some((path, number))) => {
+                        let full = match number {
+                            MOST_NEAR_MISSES => {
+                                "; no more are kept of this keyword until some are taken away"
+                            }
+                            _ => "",
+                        };
+                        let (keyword, score) = (&near.keyword, near.score);
+                        format!("nearly {keyword} ({score:.2}): {}{full}", path.display())
+                    }
+                    Err(error) => format!("{error:#}"),
+                };
+                heard.told.push(told);
             }
         }
     }
@@ -272,5 +276,28 @@ impl After<'_> {
             true => Outcome::Success,
             false => Outcome::Negative,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Settings;
+
+    #[test]
+    fn the_packaged_settings_are_read_with_every_line_switched_on() {
+        let packaged = include_str!("../../../packaging/listen.toml");
+        let all: Vec<&str> = packaged
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(setting) if !setting.starts_with(' ') => setting,
+                _ => line,
+            })
+            .collect();
+        let settings: Settings = toml::from_str(&all.join("\n")).expect("all settings");
+        assert_eq!(settings.near_margin, Some(super::NEAR_MARGIN));
+        assert!(settings.exec.is_some() && settings.record_near_misses.is_some());
+        assert!(settings.device.is_some() && settings.threshold.is_some());
+        assert!(!settings.key.is_empty());
+        toml::from_str::<Settings>(packaged).expect("the settings as they are installed");
     }
 }
