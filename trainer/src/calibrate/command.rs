@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -15,7 +15,7 @@ use swr_dataset::{
     poisson_upper, stable_hash,
 };
 
-use super::{STEPS, TOLERANCE_SAMPLES, detect, development_stream, recording_logits};
+use super::{TOLERANCE_SAMPLES, detect, development_stream, recording_logits};
 use crate::architecture::Architecture;
 use crate::files::{read, write_package};
 use crate::models::{
@@ -26,6 +26,8 @@ use crate::progress::Progress;
 
 /// Confidence of the proof and of intervals.
 const CONFIDENCE: f64 = 0.95;
+/// Thresholds that are tried, in hundredths; closer where posteriors are.
+const CANDIDATES: [u32; 15] = [40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 97, 98, 99];
 /// False alarms that a missed word is worth, tried from the laxest on: the first that keeps the rate decides.
 const PRICES: [f64; 12] = [
     0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0,
@@ -113,7 +115,7 @@ struct Listening<'a> {
 
 impl Listening<'_> {
     /// Reports in a recording with each of several choices of thresholds, and its samples.
-    fn hear(&self, path: &PathBuf, choices: &[Vec<f32>]) -> Result<(Vec<Vec<Detected>>, usize)> {
+    fn hear(&self, path: &Path, choices: &[Vec<f32>]) -> Result<(Vec<Vec<Detected>>, usize)> {
         let mut samples = decode_file(path)?;
         let length = samples.len();
         samples.resize(length + TAIL_SAMPLES, 0.0);
@@ -270,7 +272,7 @@ fn choose(
                 )
             },
         )?;
-    let candidates: Vec<f32> = STEPS.map(|step| step as f32 * Calibration::STEP).collect();
+    let candidates = CANDIDATES.map(|hundredths| hundredths as f32 * Calibration::STEP);
     let for_all: Vec<Vec<f32>> = candidates.iter().map(|t| vec![*t; labels.len()]).collect();
     let (accepts, hours) =
         listening.false_accepts(choosing, &for_all, progress, "choosing on negatives")?;

@@ -11,7 +11,6 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use swr_core::detector::{Detection, Detector, DetectorSettings};
 use swr_core::frontend::log_mel;
-use swr_core::package::Calibration;
 use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 use swr_dataset::{Background, Detected, Stream, StreamOptions, Task, match_detections, stream};
 
@@ -117,7 +116,7 @@ pub fn calibrate(
     };
     let mut all: Vec<Calibrated> = Vec::new();
     for step in STEPS {
-        let threshold = step as f32 * Calibration::STEP;
+        let threshold = step as f32 * 0.05;
         let detected = detect(&task.labels, vec![threshold; task.labels.len()], &logits)?;
         let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
         all.push(Calibrated {

@@ -34,7 +34,7 @@ const FLAG_CALIBRATED: u8 = 4;
 const FLAG_VERIFIED: u8 = 8;
 const FLAGS: u8 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
 /// Bits of a threshold in steps of [`Calibration::STEP`].
-const THRESHOLD_BITS: u32 = 5;
+const THRESHOLD_BITS: u32 = 7;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
 

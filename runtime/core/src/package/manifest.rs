@@ -79,7 +79,7 @@ pub struct Calibration {
 
 impl Calibration {
     /// Calibrated thresholds are multiples of this.
-    pub const STEP: f32 = 0.05;
+    pub const STEP: f32 = 0.01;
 
     /// Checks the rate, and that the thresholds are multiples of [`Calibration::STEP`].
     pub(super) fn check(&self, thresholds: &[f32]) -> Result<(), PackageError> {
