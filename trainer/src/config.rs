@@ -37,6 +37,9 @@ pub struct AdaptConfig {
     pub method: Method,
     /// Training holds this many times the unknown clips that an epoch draws from them.
     pub unknown_pool: usize,
+    /// Bytes of a budget in bytes that are kept free, for thresholds that are calibrated later.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub calibration_bytes: usize,
     /// Clips of an epoch, at least: fewer are gone over several times.
     pub epoch_clips: usize,
     /// Variation of clips.
@@ -292,6 +295,10 @@ fn set(table: &mut toml::Table, change: &str) -> Result<()> {
         (_, value) => value,
     };
     Ok(())
+}
+
+fn is_zero(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 #[cfg(test)]

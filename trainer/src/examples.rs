@@ -140,9 +140,10 @@ impl Language {
                 data.display()
             );
         }
+        let clips = task.train.len();
         let filled = babble::fill(&mut task)?;
-        if filled.is_some() {
-            progress.say("too few other words for `_unknown_`: synthetic speech without words is added; recordings of other words, in a folder `_unknown_` or with --extra, are better");
+        if task.train.len() > clips {
+            progress.say("synthetic speech without words is added to `_unknown_`; recordings of other words, in a folder `_unknown_` or with --extra, make it better");
         }
         Self::of(task, filled.unwrap_or(unknown_pool), progress)
     }

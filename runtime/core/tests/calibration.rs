@@ -29,7 +29,7 @@ fn header(steps: &[u32], calibration: Option<Calibration>) -> DeltaHeader {
             .collect(),
         thresholds: steps
             .iter()
-            .map(|step| *step as f32 * Calibration::STEP)
+            .map(|step| Calibration::threshold(*step))
             .collect(),
         calibration,
         budget: None,
@@ -94,6 +94,17 @@ fn rules_of_calibration() {
     between.thresholds[1] = 0.512;
     assert_eq!(refused(between), "calibration");
     assert_eq!(refused(header(&[50, 101, 50, 50], rate(1.0))), "thresholds");
+}
+
+#[test]
+fn hundredths_are_the_numbers_that_people_write() {
+    for (hundredths, written) in [(5, 0.05), (30, 0.3), (58, 0.58), (85, 0.85), (99, 0.99)] {
+        assert_eq!(Calibration::threshold(hundredths), written);
+    }
+    let mut written = header(&[50; 4], rate(1.0));
+    written.thresholds = vec![0.85, 0.97, 0.1, 1.0];
+    let read = Delta::read(&delta(written.clone()).unwrap().write()).unwrap();
+    assert_eq!(read.header().thresholds, written.thresholds);
 }
 
 #[test]

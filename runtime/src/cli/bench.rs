@@ -1,7 +1,7 @@
 //! `swr bench`: what listening costs on this machine, as a whole and in its parts.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -21,7 +21,7 @@ use crate::models::{Model, Models};
 use crate::spotter::{Listener, Spotter};
 
 /// Samples that arrive together: 40 ms.
-const CHUNK_SAMPLES: usize = 640;
+pub(super) const CHUNK_SAMPLES: usize = 640;
 /// Frames of a window of one second.
 const WINDOW_FRAMES: usize = 98;
 
@@ -86,9 +86,9 @@ struct Measured {
     waking_cpu_ms_per_s: Option<f64>,
     /// The network on a window of one second in one go, in microseconds.
     window_us: f64,
-    /// From nothing to a spotter that listens: base read and checked, delta merged, network built.
+    /// CPU from nothing to a spotter that listens: base read and checked, delta merged, network built.
     load_ms: f64,
-    /// Of that, a delta decoded and merged.
+    /// CPU in which a delta is read, decoded and merged.
     merge_ms: f64,
     /// CPU from another language's delta file to a network that could listen, the base being there.
     change_language_ms: f64,
@@ -105,12 +105,12 @@ impl Bench {
             return self.soak(hours, out);
         }
         let directory = self.models.directory()?;
-        let start = Instant::now();
+        let clock = CpuClock::start().context(NO_CLOCK)?;
         let models = self.models.open_directory(&directory)?;
         let base = models.manifest().language.clone();
         let language = self.lang.clone().unwrap_or_else(|| base.clone());
         let mut spotter = Spotter::new(&models, &[&language], self.step_frames)?;
-        let load_ms = milliseconds(start.elapsed());
+        let load_ms = milliseconds(clock.elapsed()?);
 
         // One second, again and again, so that the memory is that of listening.
         let second = noise();
@@ -165,9 +165,7 @@ impl Bench {
             catch_ups.push(cpu_ms(|| {
                 Ok(spotter.change(listener.take().into_iter().collect())?)
             })?);
-            let start = Instant::now();
-            models.load(&to)?;
-            merges.push(milliseconds(start.elapsed()));
+            merges.push(cpu_ms(|| Ok(models.load(&to).map(|_| ())?))?);
         }
         let measured = Measured {
             language,
@@ -256,10 +254,6 @@ impl Parts {
             frames,
             logits: Vec::new(),
         };
-        ensure!(
-            parts.frames.len() >= WINDOW_FRAMES * parts.engine.mel_bins(),
-            "--seconds: expected at least a window of one second"
-        );
         parts
             .network()
             .with_context(|| models.directory().display().to_string())?;
@@ -312,7 +306,8 @@ fn steps(engine: &mut Engine, frames: &[f32], logits: &mut Vec<f32>) -> anyhow::
 
 /// CPU milliseconds of listening to noise that comes at the pace of speech; without a spotter, of being woken for it.
 fn paced(mut spotter: Option<&mut Spotter>, seconds: f64) -> anyhow::Result<f64> {
-    let samples = noise().repeat(seconds.ceil() as usize);
+    let mut samples = noise().repeat(seconds.ceil() as usize);
+    samples.truncate((seconds * f64::from(SAMPLE_RATE_HZ)) as usize);
     let mut source = Paced::new(Recording::new(samples));
     cpu_ms(|| {
         let (mut samples, mut events, mut more) = (Vec::new(), Vec::new(), true);
@@ -344,9 +339,11 @@ fn milliseconds(duration: Duration) -> f64 {
     1e3 * duration.as_secs_f64()
 }
 
+const NO_CLOCK: &str = "the system does not tell CPU time";
+
 /// CPU milliseconds of the whole process while `work` runs.
 fn cpu_ms(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    let clock = CpuClock::start().context("the system does not tell CPU time")?;
+    let clock = CpuClock::start().context(NO_CLOCK)?;
     work()?;
     Ok(milliseconds(clock.elapsed()?))
 }

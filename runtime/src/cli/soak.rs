@@ -6,10 +6,9 @@ use anyhow::ensure;
 use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
 
+use super::bench::CHUNK_SAMPLES;
 use crate::spotter::{Event, Spotter};
 
-/// Samples that arrive together: 40 ms.
-const CHUNK_SAMPLES: usize = 640;
 /// Between two resets.
 const RESET_HOURS: f64 = 1.0;
 /// Of posteriors, whose running sums begin anew at other frames in every round.
@@ -37,7 +36,8 @@ pub(super) struct Soaked {
 
 impl Soaked {
     pub(super) fn passed(&self) -> bool {
-        self.rounds_that_differ == 0
+        self.events_per_round > 0
+            && self.rounds_that_differ == 0
             && self.resets_that_differ == 0
             && self.largest_drift_s < TIME_TOLERANCE_S
             && self.rss_end_mib < self.rss_early_mib + 0.5
@@ -55,6 +55,10 @@ pub(super) fn soak(
     let audio = &audio[..audio.len() / CHUNK_SAMPLES * CHUNK_SAMPLES];
     let round_s = audio.len() as f64 / f64::from(SAMPLE_RATE_HZ);
     ensure!(round_s > 2.0, "the audio is shorter than two seconds");
+    ensure!(
+        hours >= RESET_HOURS,
+        "--soak {hours}: expected at least {RESET_HOURS} hour, after which all begins anew once"
+    );
     let of_hours = |hours: f64| (hours * 3_600.0 / round_s).ceil() as usize;
     let (all, between) = (of_hours(hours).max(3), of_hours(RESET_HOURS).max(3));
     let mut found = Soaked {

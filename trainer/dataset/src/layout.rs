@@ -68,8 +68,10 @@ pub(crate) struct Entry {
 pub(crate) struct Corpus {
     pub(crate) language: String,
     pub(crate) synthetic: bool,
-    /// A plain folder: somebody's own words.
-    pub(crate) plain: bool,
+    /// A plain folder of the data: somebody's own words.
+    pub(crate) own_words: bool,
+    /// A folder that only adds clips, whose words are no keywords by themselves.
+    pub(crate) adds_only: bool,
     /// TRAIN, DEV and TEST share speakers.
     pub(crate) by_recording: bool,
     pub(crate) entries: Vec<Entry>,
@@ -191,7 +193,8 @@ fn speech_commands(
     found.corpora.push(Corpus {
         language: "en".to_owned(),
         synthetic: false,
-        plain: false,
+        own_words: false,
+        adds_only: false,
         by_recording: false,
         entries,
     });
@@ -250,7 +253,8 @@ fn mswc_language(
     found.corpora.push(Corpus {
         language: code.to_owned(),
         synthetic,
-        plain: false,
+        own_words: false,
+        adds_only: false,
         by_recording: false,
         entries,
     });
@@ -399,7 +403,8 @@ fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), Data
     found.corpora.push(Corpus {
         language: wanted.language.to_owned(),
         synthetic: false,
-        plain: true,
+        own_words: true,
+        adds_only: false,
         by_recording,
         entries,
     });

@@ -177,6 +177,7 @@ mod tests {
             dev: said(10..12),
             test: said(12..14),
             background: Vec::new(),
+            own_words: false,
             report: Report::default(),
         }
     }

@@ -121,6 +121,8 @@ pub struct Task {
     pub dev: Vec<Clip>,
     /// Clips to report on.
     pub test: Vec<Clip>,
+    /// The data is a plain folder of somebody's own words.
+    pub own_words: bool,
     /// Recordings without speech; never empty.
     pub background: Vec<Arc<Background>>,
     /// What was found.
@@ -135,6 +137,13 @@ impl Task {
             Split::Dev => &self.dev,
             Split::Test => &self.test,
         }
+    }
+
+    /// Clips of `_unknown_` that go with these clips of keywords: twice those of a keyword.
+    pub fn unknown_wanted(&self, clips: &[Clip]) -> usize {
+        let keywords = self.unknown_label();
+        let spoken = clips.iter().filter(|clip| clip.label < keywords).count();
+        twice_a_keyword(spoken, keywords)
     }
 
     /// Index of `_unknown_` in the labels; `_silence_` is the next.
@@ -246,6 +255,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     for corpus in in_language().filter(|corpus| corpus.by_recording) {
         report.notes.push(few_speakers(corpus, &labels));
     }
+    let own_words = in_language().any(|corpus| corpus.own_words);
     let judging: BTreeSet<&str> = in_language()
         .filter(|corpus| !corpus.by_recording)
         .flat_map(|corpus| &corpus.entries)
@@ -266,7 +276,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         }
         clips.sort_by_key(|clip| clip.label);
         let spoken = clips.len();
-        let twice_a_keyword = (2.0 * spoken as f64 / labels.len() as f64).round() as usize;
+        let twice_a_keyword = twice_a_keyword(spoken, labels.len());
         let mut unknown = match rule {
             UnknownRule::All => pools.all(split),
             UnknownRule::Balanced if split == Split::Train => {
@@ -318,6 +328,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         train,
         dev,
         test,
+        own_words,
         background,
         report,
     })
@@ -355,6 +366,8 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         // What judges a task must not depend on what is added to it.
         for corpus in &mut found.corpora {
             corpus.entries.retain(|entry| entry.split == Split::Train);
+            // Words in plain folders have no language of their own.
+            corpus.adds_only = std::mem::take(&mut corpus.own_words);
         }
         all.corpora.extend(found.corpora);
         // Another choice of noise would change the silence clips of TEST.
@@ -455,6 +468,10 @@ fn few_speakers(corpus: &Corpus, labels: &[String]) -> String {
         "too few speakers ({}) to keep some for DEV: recordings are divided instead, and accuracy holds for these voices only{left_out}",
         speakers.len()
     )
+}
+
+fn twice_a_keyword(spoken: usize, keywords: usize) -> usize {
+    (2.0 * spoken as f64 / keywords as f64).round() as usize
 }
 
 fn clip((corpus, entry): Candidate<'_>, label: usize) -> Clip {

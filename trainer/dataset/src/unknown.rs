@@ -50,9 +50,10 @@ fn recorded_keywords<'a>(
     language: &str,
     min_train_clips: usize,
 ) -> BTreeSet<&'a str> {
-    let recorded = |plain_only: bool| {
+    let recorded = |own_only: bool| {
         let of_language = move |corpus: &&Corpus| {
-            corpus.language == language && !corpus.synthetic && (corpus.plain || !plain_only)
+            let counts = !corpus.synthetic && !corpus.adds_only;
+            corpus.language == language && counts && (corpus.own_words || !own_only)
         };
         train_counts(corpora.iter().filter(of_language)).into_iter()
     };

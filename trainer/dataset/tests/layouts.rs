@@ -277,12 +277,68 @@ fn plain_folders_are_split_by_speaker() {
     let commands = folder();
     speech_commands(commands.path());
     let merged = task(commands.path(), "en", &extra).unwrap();
-    // The TRAIN part of 160 clips, and nothing of the rest.
-    assert_eq!(
-        merged.report.train.keywords,
-        6 + found.report.train.keywords
-    );
+    // The TRAIN part of 160 clips, as other words, and nothing of the rest.
+    assert_eq!(merged.report.train.keywords, 6);
+    assert_eq!(merged.report.train.unknown, found.report.train.keywords);
     assert_eq!(merged.report.test.keywords, 2);
+}
+
+#[test]
+fn recordings_of_one_speaker_are_divided_and_other_words_are_unknown() {
+    let root = folder();
+    for (word, takes) in [("lumos", 10), ("nox", 5), ("rare", 2), ("_unknown_", 10)] {
+        for take in 0..takes {
+            clip(&root.path().join(word).join(format!("me_nohash_{take}.wav")));
+        }
+    }
+    let found = task(root.path(), "xx", &TaskOptions::default()).unwrap();
+    assert_eq!(found.labels, ["lumos", "nox", "_unknown_", "_silence_"]);
+    let count = |split: Split, label: usize| {
+        let clips = found.clips(split).iter();
+        clips.filter(|clip| clip.label == label).count()
+    };
+    assert_eq!(Split::ALL.map(|split| count(split, 0)), [7, 2, 1]);
+    assert_eq!(Split::ALL.map(|split| count(split, 1)), [4, 1, 0]);
+    // The speaker's other words train what is no keyword, although the same voice judges; a word said twice is one of them.
+    let unknown = found.train.iter().filter(|clip| clip.label == 2);
+    let words: std::collections::BTreeSet<&str> =
+        unknown.clone().map(|clip| clip.word.as_str()).collect();
+    assert_eq!(words, ["_unknown_", "rare"].into());
+    assert_eq!(unknown.count(), 9);
+    let note = found.report.notes.join("; ");
+    assert!(
+        note.contains("too few speakers (1)") && note.contains("rare"),
+        "{note}"
+    );
+}
+
+#[test]
+fn words_of_an_extra_folder_are_no_keywords() {
+    let (root, extra) = (folder(), folder());
+    for take in 0..30 {
+        for (place, word) in [(&root, "lumos"), (&extra, "lumos"), (&extra, "window")] {
+            clip(
+                &place
+                    .path()
+                    .join(word)
+                    .join(format!("me_nohash_{take}.wav")),
+            );
+        }
+    }
+    let options = TaskOptions {
+        extra: vec![extra.path().to_path_buf()],
+        ..TaskOptions::default()
+    };
+    let found = task(root.path(), "xx", &options).unwrap();
+    assert_eq!(found.labels, ["lumos", "_unknown_", "_silence_"]);
+    // 21 of 30 here, and as many there.
+    assert_eq!(found.report.train.keywords, 42);
+    assert!(
+        found
+            .train
+            .iter()
+            .any(|clip| clip.label == 1 && clip.word == "window")
+    );
 }
 
 #[test]

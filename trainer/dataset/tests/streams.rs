@@ -51,6 +51,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
         train: Vec::new(),
         dev: Vec::new(),
         test: vec![clip(0), clip(1)],
+        own_words: false,
         background: vec![noise(1), noise(2)],
         report: Report::default(),
     }

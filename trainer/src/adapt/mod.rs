@@ -138,14 +138,22 @@ pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
 pub fn adapt(job: &Adaptation) -> Result<Adapted> {
     let allowed = check_budget(job.base, job.header)?;
     let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
-    let way = Way::new(job, &frame, allowed)?;
+    let budget = job.header.budget.as_ref().context("a budget")?;
+    let by_bytes = matches!(budget.limit(), Limit::FileBytes(_));
+    let kept_free = match by_bytes {
+        true => job.config.calibration_bytes,
+        false => 0,
+    };
+    ensure!(
+        kept_free < allowed / 2,
+        "calibration_bytes = {kept_free}: expected less than half of the budget, {budget}"
+    );
+    let way = Way::new(job, &frame, allowed - kept_free)?;
     way.check_units()?;
     let delta = way.go()?;
     let merged = merge(job.base, &Delta::read(&delta.write())?)?;
     let counts = changed(job.base, &merged)?;
-    let budget = job.header.budget.as_ref().context("a budget")?;
     let used = budget.used(&counts, delta.sizes().total());
-    let by_bytes = matches!(budget.limit(), Limit::FileBytes(_));
     if used > allowed && (job.method.is_budgeted() || by_bytes) {
         bail!("the delta uses {used} of a budget of {allowed}: nothing was written");
     }

@@ -17,6 +17,7 @@ use swr_dataset::{
 
 use super::{TOLERANCE_SAMPLES, detect, development_stream, recording_logits};
 use crate::architecture::Architecture;
+use crate::babble;
 use crate::files::{read, write_package};
 use crate::models::{
     BASE_JSON, Base, delta_path, deltas, read_language, report_path, write_report,
@@ -44,11 +45,16 @@ const TAIL_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 Negatives are recordings without keywords: WAV, FLAC or Ogg Opus. A file given, or what lies directly in a folder given, is a source; thresholds are chosen
 on half of the sources and judged on the other half. A file that holds the same audio as another counts once.
 Only hours prove a rate: without a false accept, 1 an hour takes three hours in the half that judges. What is not proven is stored as `verified: false`.
-Of a keyword, the threshold is the one that misses least on the development clips for its false accepts.")]
+Of a keyword, the threshold is the one that misses least on the development clips for its false accepts. The proof takes false accepts as independent,
+and holds once: choosing again until a half is quiet proves nothing.
+A package that is calibrated has lost its signature; sign it again with `swr-train sign`.")]
 pub(crate) struct CalibrateArguments {
     /// Folder with speech, for the words that must still be found
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
+    /// Further folder that the language was trained with; may be repeated
+    #[arg(long, value_name = "DIR")]
+    extra: Vec<PathBuf>,
     /// Language to calibrate
     #[arg(long, value_name = "L")]
     lang: String,
@@ -160,10 +166,15 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
         a.per_hour
     );
     let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
-    let task = swr_dataset::task(&a.data, &a.lang, &TaskOptions::default())?;
+    let options = TaskOptions {
+        extra: a.extra.clone(),
+        ..TaskOptions::default()
+    };
+    let mut task = swr_dataset::task(&a.data, &a.lang, &options)?;
+    babble::fill(&mut task)?;
     ensure!(
         task.labels == labels,
-        "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on",
+        "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on, --extra included",
         a.data.display(),
         a.lang
     );
@@ -172,14 +183,31 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
         weights: &weights,
         labels: &labels,
     };
+    // Before hours of listening: thresholds that all differ must have room.
+    let different =
+        (0..labels.len()).map(|n| Calibration::threshold(CANDIDATES[n * 7 % CANDIDATES.len()]));
+    let calibration = Calibration {
+        false_accepts_per_hour: a.per_hour,
+        verified: true,
+    };
+    calibrated(a, different.collect(), calibration)?;
     let (choosing, judging) = halves(&a.negatives, progress)?;
     let (report, thresholds) = choose(a, &listening, &task, &choosing, &judging, progress)?;
+    if a.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
     if !a.dry_run {
         let calibration = Calibration {
-            false_accepts_per_hour: a.per_hour,
             verified: report.verified,
+            ..calibration
         };
-        store(a, thresholds, calibration)?;
+        // The base first: deltas name its manifest.
+        for (path, bytes) in calibrated(a, thresholds, calibration)? {
+            write_package(&path, &bytes)?;
+            progress.say(&format!("{}: written, without a signature", path.display()));
+        }
         record(a, &report)?;
     }
     if !report.verified {
@@ -191,11 +219,6 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
             a.per_hour,
             poisson_upper(0, 1.0, CONFIDENCE) / f64::from(a.per_hour)
         ));
-    }
-    if a.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{report}");
     }
     Ok(())
 }
@@ -220,11 +243,13 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
     let (mut seen, mut copies) = (BTreeSet::new(), 0);
     let mut halves = [(Vec::new(), 0), (Vec::new(), 0)];
     for (_, files) in sources {
-        let (mut fresh, mut bytes) = (Vec::new(), 0);
+        let (mut fresh, mut samples) = (Vec::new(), 0);
         for file in files {
-            let contents = read(&file)?;
-            if seen.insert(Digest::of_bytes(&contents)) {
-                bytes += contents.len();
+            // The same audio in another format, or with other tags, is the same audio.
+            let audio = decode_file(&file)?;
+            let bytes: Vec<u8> = audio.iter().flat_map(|s| s.to_le_bytes()).collect();
+            if seen.insert(Digest::of_bytes(&bytes)) {
+                samples += audio.len();
                 fresh.push(file);
             } else {
                 copies += 1;
@@ -233,7 +258,7 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
         if !fresh.is_empty() {
             let smaller = usize::from(halves[1].1 < halves[0].1);
             halves[smaller].0.push(fresh);
-            halves[smaller].1 += bytes;
+            halves[smaller].1 += samples;
         }
     }
     if copies > 0 {
@@ -246,7 +271,7 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
     );
     if judging.is_empty() {
         progress.say(
-            "one source only: thresholds are chosen on it, and nothing is left to judge them by",
+            "one source only: thresholds are chosen on it, and nothing is left to judge them by; give another recording or folder (what lies directly in a folder given is a source)",
         );
     }
     Ok((choosing, judging))
@@ -272,7 +297,7 @@ fn choose(
                 )
             },
         )?;
-    let candidates = CANDIDATES.map(|hundredths| hundredths as f32 * Calibration::STEP);
+    let candidates = CANDIDATES.map(Calibration::threshold);
     let for_all: Vec<Vec<f32>> = candidates.iter().map(|t| vec![*t; labels.len()]).collect();
     let (accepts, hours) =
         listening.false_accepts(choosing, &for_all, progress, "choosing on negatives")?;
@@ -379,21 +404,25 @@ fn before(a: &CalibrateArguments, classes: usize) -> Result<Vec<f32>> {
 /// Notes in the record of how the model was made what its thresholds rest on.
 fn record(a: &CalibrateArguments, report: &Report) -> Result<()> {
     let path = report_path(&a.models, &a.lang);
-    let mut record = match path.exists() {
-        true => {
-            serde_json::from_slice(&read(&path)?).with_context(|| path.display().to_string())?
-        }
-        false => json!({}),
-    };
-    record["calibration"] = json!({"seed": a.seed, "negatives": a.negatives, "report": report});
-    write_report(&a.models, &a.lang, &record)
+    let mut record = serde_json::Map::new();
+    if path.exists() {
+        let bytes = read(&path)?;
+        record = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
+    }
+    let calibration = json!({"seed": a.seed, "negatives": a.negatives, "report": report});
+    record.insert("calibration".into(), calibration);
+    write_report(&a.models, &a.lang, &record.into())
 }
 
-/// Writes the thresholds into the package. A delta loses its signature; it must be signed again.
-fn store(a: &CalibrateArguments, thresholds: Vec<f32>, calibration: Calibration) -> Result<()> {
+/// The files of the package with other thresholds. The base's are in its manifest, which deltas name, so that those beside it are among them.
+fn calibrated(
+    a: &CalibrateArguments,
+    thresholds: Vec<f32>,
+    calibration: Calibration,
+) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let base = Base::read(&a.models)?;
     if base.manifest.language == a.lang {
-        return store_base(a, base, thresholds, calibration);
+        return calibrated_base(a, base, thresholds, calibration);
     }
     let path = delta_path(&a.models, &a.lang);
     let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
@@ -402,46 +431,40 @@ fn store(a: &CalibrateArguments, thresholds: Vec<f32>, calibration: Calibration)
     let budget = header.budget.clone();
     let bytes = delta.with_header(header)?.write();
     if let Some(Limit::FileBytes(limit)) = budget.as_ref().map(|budget| budget.limit()) {
-        let limit = limit as usize;
+        let over = bytes.len().saturating_sub(limit as usize);
         ensure!(
-            bytes.len() <= limit,
-            "{}: with calibrated thresholds it takes {} bytes, its budget is {limit}; nothing was written; train with --budget {}B and calibrate again",
-            path.display(),
-            bytes.len(),
-            2 * limit - bytes.len()
+            over == 0,
+            "{}: with a threshold for every keyword it can take {over} bytes more than its budget of {limit}; train with --set calibration_bytes={over}, which keeps them free, and calibrate again",
+            path.display()
         );
     }
-    write_package(&path, &bytes)
+    Ok(vec![(path, bytes)])
 }
 
-/// As [`store`], for the base's own language. Deltas name the base's manifest, so that those beside it are written anew.
-fn store_base(
+/// As [`calibrated`], for the base's own language.
+fn calibrated_base(
     a: &CalibrateArguments,
     base: Base,
     thresholds: Vec<f32>,
     calibration: Calibration,
-) -> Result<()> {
+) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let manifest = Manifest {
         thresholds: Thresholds::PerLabel(thresholds),
         calibration: Some(calibration),
         ..base.manifest
     };
-    let json = manifest.to_json()?;
-    let mut bound = Vec::new();
+    let json = manifest.to_json()?.into_bytes();
+    let named = Digest::of_bytes(&json);
+    let mut files = vec![(a.models.join(BASE_JSON), json)];
     for path in deltas(&a.models)? {
         let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
-        if delta.header().manifest != Some(base.manifest_sha256) {
-            continue;
+        if delta.header().manifest == Some(base.manifest_sha256) {
+            let mut header = delta.header().clone();
+            header.manifest = Some(named);
+            files.push((path, delta.with_header(header)?.write()));
         }
-        let mut header = delta.header().clone();
-        header.manifest = Some(Digest::of_bytes(json.as_bytes()));
-        bound.push((path, delta.with_header(header)?.write()));
     }
-    write_package(&a.models.join(BASE_JSON), json.as_bytes())?;
-    for (path, bytes) in bound {
-        write_package(&path, &bytes)?;
-    }
-    Ok(())
+    Ok(files)
 }
 
 impl fmt::Display for Report {

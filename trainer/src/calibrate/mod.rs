@@ -1,5 +1,5 @@
 //! Detection thresholds: one for all keywords, chosen on a seeded stream of development clips in noise whenever a language is trained; or one a
-//! keyword, chosen for a wanted rate of false accepts on audio without keywords ([`command`]).
+//! keyword, chosen for a wanted rate of false accepts on audio without keywords (`swr-train calibrate`).
 //!
 //! The stream never holds a TEST clip nor the noise that TEST streams are made of.
 

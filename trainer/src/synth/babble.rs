@@ -3,7 +3,7 @@
 
 use std::io::Cursor;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ogg::{PacketWriteEndInfo, PacketWriter};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +43,15 @@ pub fn babble(options: &SynthOptions, progress: &Progress) -> Result<()> {
         .filter_map(|code| config.languages.get(*code))
         .flat_map(|language| &language.accents)
         .collect();
+    ensure!(
+        options.languages.is_empty() && !options.replace,
+        "babble is made of all languages and replaces what is there; leave --lang and --replace away"
+    );
+    ensure!(
+        !accents.is_empty() && !config.variants.is_empty(),
+        "synth config: babble takes accents of {} and variants, found none",
+        LANGUAGES.join(", ")
+    );
     let utterance = |number: usize| -> Result<Vec<f32>> {
         let mut random = generator(config.seed, &[u64::MAX, number as u64]);
         let accent = accents[number % accents.len()];

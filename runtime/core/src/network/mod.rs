@@ -461,10 +461,10 @@ fn run(network: &Network, state: &mut State, frames: &[f32]) {
 }
 
 /// [`pass`], as pulp compiles it for one kind of processor.
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", any(target_arch = "x86_64", target_arch = "aarch64")))]
 struct Pass<'a, A>(A, &'a Network, &'a mut State, &'a [f32]);
 
-#[cfg(feature = "std")]
+#[cfg(all(feature = "std", any(target_arch = "x86_64", target_arch = "aarch64")))]
 impl<A: Arithmetic> pulp::NullaryFnOnce for Pass<'_, A> {
     type Output = ();
 

@@ -28,12 +28,12 @@ pub(super) const MAX_CHANGES: usize = 4_096;
 const FLAG_SYNTHETIC: u8 = 1;
 /// Flag: the delta fits the base of one manifest, whose digest it holds.
 const FLAG_MANIFEST: u8 = 2;
-/// Flag: thresholds were chosen for a rate of false accepts, which the file holds; they are multiples of [`Calibration::STEP`].
+/// Flag: thresholds were chosen for a rate of false accepts, which the file holds; they are whole hundredths.
 const FLAG_CALIBRATED: u8 = 4;
 /// Flag: audio that took no part in the choice has shown that the rate is kept.
 const FLAG_VERIFIED: u8 = 8;
 const FLAGS: u8 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
-/// Bits of a threshold in steps of [`Calibration::STEP`].
+/// Bits of a threshold in hundredths.
 const THRESHOLD_BITS: u32 = 7;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
@@ -430,9 +430,9 @@ fn code<C: Coder>(
     for place in 0..labels.len() {
         let threshold = given_thresholds.get(place).copied().unwrap_or_default();
         if calibration.is_some() {
-            let step = libm::roundf(threshold / Calibration::STEP) as u32;
-            let step = coder.tree(&mut steps, THRESHOLD_BITS, step)?;
-            before = step as f32 * Calibration::STEP;
+            let hundredths = Calibration::hundredths(threshold);
+            let hundredths = coder.tree(&mut steps, THRESHOLD_BITS, hundredths)?;
+            before = Calibration::threshold(hundredths);
         } else if !coder.bit(&mut as_before, threshold.to_bits() == before.to_bits())? {
             before = f32::from_bits(coder.raw(32, threshold.to_bits())?);
         }

@@ -78,10 +78,17 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Calibrated thresholds are multiples of this.
-    pub const STEP: f32 = 0.01;
+    /// The threshold of so many hundredths: the f32 nearest to it.
+    pub fn threshold(hundredths: u32) -> f32 {
+        hundredths as f32 / 100.0
+    }
 
-    /// Checks the rate, and that the thresholds are multiples of [`Calibration::STEP`].
+    /// How many hundredths a threshold is, the nearest number.
+    pub(super) fn hundredths(threshold: f32) -> u32 {
+        libm::roundf(threshold * 100.0) as u32
+    }
+
+    /// Checks the rate, and that the thresholds are whole hundredths.
     pub(super) fn check(&self, thresholds: &[f32]) -> Result<(), PackageError> {
         let bad = |reason| PackageError::BadField {
             field: "calibration",
@@ -94,13 +101,11 @@ impl Calibration {
             )));
         }
         let on_grid = |threshold: &&f32| {
-            let step = libm::roundf(**threshold / Self::STEP);
-            (step * Self::STEP).to_bits() == threshold.to_bits()
+            Self::threshold(Self::hundredths(**threshold)).to_bits() == threshold.to_bits()
         };
         match thresholds.iter().find(|threshold| !on_grid(threshold)) {
             Some(threshold) => Err(bad(format!(
-                "expected thresholds in steps of {}, found {threshold}",
-                Self::STEP
+                "expected thresholds of whole hundredths, found {threshold}"
             ))),
             None => Ok(()),
         }

@@ -52,8 +52,8 @@ impl Program {
     }
 }
 
-/// Near misses that are kept of a keyword: 48 MB. A device that runs for years must not fill its card.
-pub(super) const MOST_NEAR_MISSES: usize = 1_000;
+/// Near misses that are kept of a keyword: 5 MB, for forty keywords 200. A device that runs for years must not fill its card.
+pub(super) const MOST_NEAR_MISSES: usize = 100;
 
 /// Writes a near miss to `<folder>/<language>/<keyword>/near_<n>.wav`, and gives the file and its number; none where there are as many as are kept.
 pub(super) fn record_near_miss(

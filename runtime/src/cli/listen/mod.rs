@@ -54,7 +54,7 @@ pub(super) struct Listen {
     /// Program to run for every keyword, with keyword, language, score and time as its arguments
     #[arg(long, value_name = "PROGRAM")]
     exec: Option<PathBuf>,
-    /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav, at most 1000 of each
+    /// Folder for the audio of keywords that were nearly heard: DIR/<language>/<keyword>/near_<n>.wav, at most 100 of each
     #[arg(long, value_name = "DIR")]
     record_near_misses: Option<PathBuf>,
     /// How far below its threshold a keyword is a near miss [default: 0.25]
