@@ -1,5 +1,6 @@
 //! The results as one HTML file with everything inside: tables, and plots as SVG.
 
+mod folds;
 mod plots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,27 +53,35 @@ impl Place {
 /// Rows of one method under one budget, which differ by seed.
 type Seeds<'a> = BTreeMap<(String, Method), Vec<&'a Row>>;
 
+fn by_place(rows: &[Row]) -> BTreeMap<Place, Seeds<'_>> {
+    let mut places: BTreeMap<Place, Seeds> = BTreeMap::new();
+    for row in rows {
+        let key = (row.cell.budget.to_string(), row.cell.method);
+        let place = places.entry(Place::of(row)).or_default();
+        place.entry(key).or_default().push(row);
+    }
+    places
+}
+
 /// The report on `results`; `base` gives the tensors that a map of chosen weights shows.
 ///
 /// # Errors
 /// If rows are judged on clips that the file does not hold, or a plot cannot be drawn.
 pub fn report(results: &Results, base: &Tensors) -> Result<String> {
-    let mut places: BTreeMap<Place, Seeds> = BTreeMap::new();
-    for row in &results.rows {
-        let key = (row.cell.budget.to_string(), row.cell.method);
-        places
-            .entry(Place::of(row))
-            .or_default()
-            .entry(key)
-            .or_default()
-            .push(row);
-    }
+    let places = by_place(&results.rows);
     let mut html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>swr: methods compared</title><style>{STYLE}</style><h1>SWR and its baselines</h1>\
          <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first.</p>",
         results.rows.len()
     );
+    for folds in &folds::together(results) {
+        for (place, methods) in &by_place(&folds.rows) {
+            write!(html, "<h2>{}</h2>", escaped(&place.title()))?;
+            html += "<p>Bytes and counts of weights are those of the first fold.</p>";
+            html += &table(methods, &folds.clips)?;
+        }
+    }
     for (place, methods) in &places {
         let clips = results.clips_of(&place.language, &place.split);
         let clips =
