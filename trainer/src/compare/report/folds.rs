@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::row::{Cell, ClipRecord, Results, Row};
+use super::Place;
 
 /// The folds of a language that are all there for some methods.
 pub(super) struct Together {
@@ -16,40 +17,36 @@ fn fold(split: &str) -> Option<(usize, usize)> {
     Some((number.parse().ok()?, of.parse().ok()?))
 }
 
-/// What can be put together, by language, width, number of folds and training clips.
+/// The rows of one run's folds, by the fold's number.
+type Folds<'a> = BTreeMap<usize, &'a Row>;
+
+/// What can be put together.
 pub(super) fn together(results: &Results) -> Vec<Together> {
-    type Runs<'a> = BTreeMap<usize, &'a Row>;
-    let mut all: BTreeMap<(String, String, usize, Option<usize>), BTreeMap<String, Runs>> =
-        BTreeMap::new();
+    let mut places: BTreeMap<(Place, usize), BTreeMap<String, Folds>> = BTreeMap::new();
     for row in &results.rows {
         if let Some((number, of)) = fold(&row.cell.split) {
-            let Cell {
-                language,
-                tau,
-                clips_per_word,
-                ..
-            } = row.cell.clone();
             // The same but for the fold.
             let run = Cell {
-                split: String::new(),
+                split: format!("all {of} folds"),
                 ..row.cell.clone()
             };
-            let place = all.entry((language, tau, of, clips_per_word)).or_default();
-            place.entry(run.name()).or_default().insert(number, row);
+            let place = Place {
+                split: run.split.clone(),
+                ..Place::of(row)
+            };
+            let runs = places.entry((place, of)).or_default();
+            runs.entry(run.name()).or_default().insert(number, row);
         }
     }
-    let place = |((language, _, of, _), runs): ((String, String, usize, Option<usize>), _)| {
-        let runs: BTreeMap<String, Runs> = runs;
-        let split = format!("all {of} folds");
-        let folds: Vec<&ClipRecord> = (1..=of)
-            .map(|number| results.clips_of(&language, &format!("fold {number}/{of}")))
+    let together = |((place, of), runs): (&(Place, usize), &BTreeMap<String, Folds>)| {
+        let clips: Vec<&ClipRecord> = (1..=*of)
+            .map(|number| results.clips_of(&place.language, &format!("fold {number}/{of}")))
             .collect::<Option<_>>()?;
-        let whole = runs.values().filter(|folds| folds.len() == of);
+        let whole = runs.values().filter(|folds| folds.len() == *of);
         let rows: Vec<Row> = whole
             .map(|folds| {
-                let first = folds[&1];
-                let mut row = first.clone();
-                row.cell.split = split.clone();
+                let mut row = folds[&1].clone();
+                row.cell.split = place.split.clone();
                 for other in folds.values().skip(1) {
                     row.predictions.extend(&other.predictions);
                     row.keyword_posteriors.extend(&other.keyword_posteriors);
@@ -60,14 +57,17 @@ pub(super) fn together(results: &Results) -> Vec<Together> {
             })
             .collect();
         let clips = ClipRecord {
-            clips_of: split.clone(),
-            truth: folds.iter().flat_map(|f| f.truth.clone()).collect(),
-            speakers: folds.iter().flat_map(|f| f.speakers.clone()).collect(),
-            ..folds[0].clone()
+            clips_of: place.split.clone(),
+            truth: clips.iter().flat_map(|fold| fold.truth.clone()).collect(),
+            speakers: clips
+                .iter()
+                .flat_map(|fold| fold.speakers.clone())
+                .collect(),
+            ..clips[0].clone()
         };
         (!rows.is_empty()).then_some(Together { clips, rows })
     };
-    all.into_iter().filter_map(place).collect()
+    places.iter().filter_map(together).collect()
 }
 
 #[cfg(test)]
