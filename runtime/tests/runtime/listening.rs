@@ -88,7 +88,7 @@ fn bench_measures_every_part() {
         &[
             "bench",
             "--seconds",
-            "1.5",
+            "2",
             "--rounds",
             "1",
             "--paced",
@@ -108,17 +108,19 @@ fn bench_measures_every_part() {
         "detector_ms_per_s",
         "unfused_ms_per_s",
         "paced_cpu_ms_per_s",
+        "waking_cpu_ms_per_s",
         "window_us",
         "load_ms",
         "merge_ms",
         "change_language_ms",
+        "catch_up_ms",
         "peak_rss_mib",
     ] {
         assert!(line[part].as_f64().unwrap() > 0.0, "{part}: {line}");
     }
     let (code, out) = swr(
         directory.path(),
-        &["bench", "--seconds", "1.5", "--rounds", "1"],
+        &["bench", "--seconds", "2", "--rounds", "1"],
     );
     assert!(code == 0 && out.contains("peak memory"), "{out}");
 }
