@@ -103,10 +103,11 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
         "unpack", "--lang", "en", "--models", &models, "--out", &tuned,
     ]);
     let three = at("three.txt");
-    std::fs::write(&three, "eins\nzwei\ndrei").expect("labels");
-    succeeds(&[
+    std::fs::write(&three, "high\nlow\ntop").expect("labels");
+    let pack = [
         "pack", "--lang", "sv", "--tuned", &tuned, "--labels", &three, "--models", &models,
-    ]);
+    ];
+    succeeds(&pack);
     let merged = delta(&before);
 
     let calibrate = |rate: &str, more: &[&str]| -> Vec<String> {
@@ -199,4 +200,36 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
     let command = calibrate("0", &["--negatives", &radio]);
     let refused = refuses(&command.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(refused.contains("--per-hour 0"), "{refused}");
+
+    // Of a language, in its delta; and where the budget has no room, said before anything is heard.
+    let swedish = [
+        "calibrate",
+        "--data",
+        &data,
+        "--lang",
+        "sv",
+        "--models",
+        &models,
+        "--negatives",
+        &radio,
+        "--per-hour",
+        "100000",
+    ];
+    succeeds(&swedish);
+    let read = || Delta::read(&std::fs::read(at("models/sv.swr")).expect("a delta"));
+    let header = read().expect("a delta").header().clone();
+    assert!(header.calibration.expect("calibrated").verified);
+    let base = Base::read(Path::new(&models)).expect("a base");
+    assert_eq!(delta(&base), merged);
+    succeeds(&pack);
+    let bytes = read().expect("a delta").write().len();
+    // A budget that the file, which names it, fills but for a byte.
+    let roomy = format!("{}B", bytes + 40);
+    succeeds(&[&pack[..], &["--budget", &roomy]].concat());
+    let full = format!("{}B", read().expect("a delta").write().len() + 1);
+    succeeds(&[&pack[..], &["--budget", &full]].concat());
+    let before = read().expect("a delta");
+    let refused = refuses(&swedish);
+    assert!(refused.contains("--set calibration_bytes="), "{refused}");
+    assert_eq!(read().expect("a delta"), before);
 }
