@@ -289,18 +289,11 @@ fn a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint() {
             .output()
             .expect("swr-train runs")
     };
-    refused(
-        run(),
-        &[
-            "step ",
-            "_nohash_0.wav",
-            "log.jsonl",
-            "lower the learning rate",
-        ],
-    );
+    refused(run(), &["step ", "log.jsonl", "lower the learning rate"]);
     let log = std::fs::read_to_string(at("work").join("log.jsonl")).expect("a log");
     assert!(
-        log.lines().any(|line| line.contains("\"files\":[")),
+        log.lines()
+            .any(|line| line.contains("\"files\":[") && line.contains("_nohash_0.wav")),
         "{log}"
     );
     assert!(!at("models").exists(), "nothing was written");
