@@ -1,4 +1,4 @@
-//! Claims about calibrated thresholds in a delta: they are read as written, take little room, and break no rule unseen.
+//! Claims about what a delta says of itself: its rules hold before anything is made, and calibrated thresholds are read as written and take little room.
 
 use proptest::{collection::vec, prelude::*};
 use swr_core::package::{
@@ -50,6 +50,39 @@ fn rate(false_accepts_per_hour: f32) -> Option<Calibration> {
     })
 }
 
+/// The field for which a header is refused.
+fn refused(header: DeltaHeader) -> &'static str {
+    match delta(header) {
+        Err(PackageError::BadField { field, .. }) => field,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn header_rules_hold_before_anything_is_made() {
+    let refused = |alter: &dyn Fn(&mut DeltaHeader)| {
+        let mut header = header(&[50; 6], None);
+        alter(&mut header);
+        refused(header)
+    };
+    let rules: [(&str, &dyn Fn(&mut DeltaHeader)); 7] = [
+        ("language", &|header| header.language = "d e".into()),
+        ("labels", &|header| header.labels[0] = String::new()),
+        ("labels", &|header| header.labels.swap(4, 5)),
+        ("labels", &|header| {
+            header.labels[1] = header.labels[0].clone();
+        }),
+        ("thresholds", &|header| header.thresholds[2] = f32::NAN),
+        ("thresholds", &|header| header.thresholds.truncate(5)),
+        ("provenance", &|header| {
+            header.provenance = "x".repeat(5_000);
+        }),
+    ];
+    for (field, alter) in rules {
+        assert_eq!(refused(alter), field);
+    }
+}
+
 proptest! {
     #[test]
     fn calibrated_thresholds_are_read_as_written(
@@ -83,10 +116,6 @@ fn thresholds_of_forty_keywords_take_less_than_a_float_each() {
 
 #[test]
 fn rules_of_calibration() {
-    let refused = |header| match delta(header) {
-        Err(PackageError::BadField { field, .. }) => field,
-        other => panic!("{other:?}"),
-    };
     for wrong in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         assert_eq!(refused(header(&[50; 4], rate(wrong))), "calibration");
     }
