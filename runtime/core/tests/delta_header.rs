@@ -65,7 +65,8 @@ fn header_rules_hold_before_anything_is_made() {
         alter(&mut header);
         refused(header)
     };
-    let rules: [(&str, &dyn Fn(&mut DeltaHeader)); 7] = [
+    type Breaking<'a> = &'a dyn Fn(&mut DeltaHeader);
+    let rules: [(&str, Breaking); 7] = [
         ("language", &|header| header.language = "d e".into()),
         ("labels", &|header| header.labels[0] = String::new()),
         ("labels", &|header| header.labels.swap(4, 5)),
