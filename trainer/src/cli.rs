@@ -26,6 +26,7 @@ use crate::config::{
 use crate::evaluate::{Evaluation, evaluate};
 use crate::examples::{Examples, Language};
 use crate::files::write_package;
+use crate::golden::{self, GoldenArguments};
 use crate::languages;
 use crate::models::{
     Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
@@ -86,9 +87,11 @@ enum Command {
     Unpack(UnpackArguments),
     /// Make a delta between any two networks of equal tensors
     Delta(DeltaArguments),
+    /// Make the golden clip by which devices try a model
+    Golden(GoldenArguments),
     /// Make a pair of keys to sign with
     Key(KeyArguments),
-    /// Sign manifests and deltas
+    /// Sign manifests, deltas and golden clips
     Sign(SignArguments),
     /// Write signatures that lie beside deltas into them
     Embed(EmbedArguments),
@@ -237,6 +240,7 @@ pub fn main() -> ExitCode {
         Command::Pack(a) => pack::pack(a),
         Command::Unpack(a) => pack::unpack(a),
         Command::Delta(a) => pack::delta(a),
+        Command::Golden(a) => golden::run(a),
         Command::Key(a) => release::key(a),
         Command::Sign(a) => release::sign(a),
         Command::Embed(a) => release::embed(a),

@@ -18,6 +18,7 @@ pub mod evaluate;
 pub mod examples;
 pub mod files;
 pub mod fused;
+mod golden;
 pub mod languages;
 pub mod learner;
 pub mod models;

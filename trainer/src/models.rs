@@ -164,7 +164,8 @@ pub fn merged_tensors(models: &Path, language: &str) -> Result<Tensors> {
     Ok(merged(&Base::read(models)?, models, language)?.1)
 }
 
-fn merged(base: &Base, models: &Path, language: &str) -> Result<(Vec<String>, Tensors)> {
+/// Labels and deployed tensors of a language on `base`.
+pub(crate) fn merged(base: &Base, models: &Path, language: &str) -> Result<(Vec<String>, Tensors)> {
     if base.manifest.language == language {
         return Ok((base.manifest.labels.clone(), base.tensors.clone()));
     }

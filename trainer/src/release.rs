@@ -33,14 +33,14 @@ pub(crate) struct KeyArguments {
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  swr-train sign models/base.json models/*.swr --key publisher.key
+  swr-train sign models/base.json models/*.swr models/*.golden --key publisher.key
   swr-train sign models/ar.swr --key publisher.key --embed
   minisign -Sm models/ar.swr -s publisher.key && swr-train embed models/ar.swr
 
 A signature lies beside its file as .minisig, which `minisign -V` checks as well. Embedded, the same 64 bytes stand inside a delta for devices
 that hold one file per language; the .minisig then still fits for `swr`, but minisign sees a file with other bytes.")]
 pub(crate) struct SignArguments {
-    /// Manifests and deltas
+    /// Manifests, deltas and golden clips
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Secret key
@@ -194,6 +194,10 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
     let entry = |language: &str, model_version, names: Vec<String>| -> Result<Entry> {
         let mut files = Vec::new();
         for name in names {
+            // A release may do without a golden clip; a device with flash does not.
+            if name.ends_with(".golden") && !a.models.join(&name).exists() {
+                continue;
+            }
             for name in [name.clone(), format!("{name}{SIGNATURE_SUFFIX}")] {
                 let path = a.models.join(&name);
                 if name.ends_with(SIGNATURE_SUFFIX) && !path.exists() {
@@ -223,7 +227,7 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
             files,
         })
     };
-    let names = ["base.json", "base.onnx"].map(String::from).to_vec();
+    let names = ["base.json", "base.onnx", "base.golden"].map(String::from).to_vec();
     let mut index = Index {
         format: INDEX_VERSION,
         base: entry(&base.manifest.language, base.manifest.model_version, names)?,
@@ -245,7 +249,7 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
             header.language,
             header.labels.len()
         );
-        let names = vec![name.into_owned()];
+        let names = vec![name.into_owned(), format!("{}.golden", header.language)];
         index
             .languages
             .push(entry(&header.language, header.model_version, names)?);

@@ -12,13 +12,32 @@ pub enum PackageError {
         "not a delta: the file does not begin with the delta's magic number; give the .swr file of a language"
     )]
     NotADelta,
+    /// The file does not begin with a golden clip's magic number.
+    #[error(
+        "not a golden clip: the file does not begin with its magic number; make it with `swr-train golden`"
+    )]
+    NotAGolden,
+    /// The golden clip was run, and the network did not hear what it must.
+    #[error(
+        "the golden clip of `{language}` says {expected:?}, expected with a posterior of at least {least:.2}, heard was {heard}; the model does not work here, stay with the one before and tell its publisher"
+    )]
+    Golden {
+        /// The clip's language.
+        language: String,
+        /// The keyword spoken.
+        expected: String,
+        /// The posterior asked for.
+        least: f32,
+        /// What came out instead.
+        heard: String,
+    },
     /// The file is whole, but of a format version that this program does not read.
     #[error(
         "the {what} has format version {found}, this program reads version {supported}; {}",
         advice(*found, *supported)
     )]
     UnsupportedVersion {
-        /// `"delta"`, `"manifest"` or `"index"`.
+        /// `"delta"`, `"manifest"`, `"index"` or `"golden clip"`.
         what: &'static str,
         /// Version in the file.
         found: u32,

@@ -49,7 +49,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IndexedFile {
-    /// Its name beside the index: `base.json`, `base.onnx`, `<language>.swr`, or one of these with `.minisig`.
+    /// Its name beside the index: `base.json`, `base.onnx`, `base.golden`, `<language>.swr`, `<language>.golden`, or one of these with `.minisig`.
     pub name: String,
     /// Its length.
     pub bytes: u64,
@@ -143,9 +143,10 @@ impl Index {
     fn check_file(&self, entry: &Entry, file: &IndexedFile) -> Result<(), PackageError> {
         let name = file.name.strip_suffix(".minisig").unwrap_or(&file.name);
         let fits = if core::ptr::eq(entry, &self.base) {
-            name == "base.json" || file.name == "base.onnx"
+            ["base.json", "base.golden"].contains(&name) || file.name == "base.onnx"
         } else {
-            name.strip_suffix(".swr") == Some(&entry.language)
+            let language = name.strip_suffix(".swr").or(name.strip_suffix(".golden"));
+            language == Some(&entry.language)
         };
         if fits {
             return Ok(());

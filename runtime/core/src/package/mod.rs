@@ -36,6 +36,7 @@ mod coding;
 mod delta;
 mod error;
 mod fields;
+mod golden;
 mod index;
 mod manifest;
 mod merge;
@@ -51,6 +52,7 @@ pub use change::{
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed_signature};
 pub use error::PackageError;
 pub use fields::{SILENCE, UNKNOWN, check_labels};
+pub use golden::Golden;
 pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};
 pub use manifest::{Calibration, MANIFEST_VERSION, Manifest, Thresholds};
 pub use merge::{merge, merge_into};

@@ -1,0 +1,270 @@
+//! The program `swr-sim`: arguments come in, results go to the writer given (standard output), talk goes to standard error.
+//! Exit codes: 0 nothing broke, 1 a device broke, 2 an error.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use crate::device::{DEVICES, Device, Storage};
+use crate::flash::TORN_STATES;
+use crate::publisher::{Catalogue, Packages};
+use crate::scenario::{self, Scenario};
+use crate::sweep::{Extent, Part, Swept, sweep};
+
+/// Simulated devices: power cuts and bad bytes, updates, and what models cost
+#[derive(Debug, Parser)]
+#[command(
+    name = "swr-sim",
+    version,
+    after_help = "Exit codes: 0 nothing broke, 1 a device broke, 2 error."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The devices that are simulated, with the sources of their numbers
+    Devices,
+    /// The scenarios, and what each shows
+    Scenarios,
+    /// Cut the power in every operation of one scenario
+    Run(Run),
+    /// Cut the power in every operation of every scenario
+    Update(Update),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr-sim run new-base
+  swr-sim run languages --device pico2 --json")]
+struct Run {
+    /// Name of the scenario; `swr-sim scenarios` lists them
+    scenario: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr-sim update --device all --cut every --json
+  swr-sim update --cut 10 --torn 4           every tenth operation, four in-between states of each
+
+The last line of --json sums up: cuts, torn flashes, and what broke.")]
+struct Update {
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Devices, with commas between, or `all`
+    #[arg(long, value_name = "D", default_value = "all", value_delimiter = ',')]
+    device: Vec<String>,
+    /// Cut `every` operation, or every N-th
+    #[arg(long, value_name = "N", default_value = "every", value_parser = every)]
+    cut: usize,
+    /// In-between states that each cut leaves, at most 18
+    #[arg(long, value_name = "N", default_value_t = TORN_STATES, value_parser = clap::value_parser!(u32).range(1..=i64::from(TORN_STATES)))]
+    torn: u32,
+    /// Draws the bits of in-between states
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Folder with base, deltas and golden clips
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+fn every(typed: &str) -> Result<usize, String> {
+    match typed {
+        "every" => Ok(1),
+        number => match number.parse() {
+            Ok(number) if number > 0 => Ok(number),
+            _ => Err("expected `every` or a number from 1".into()),
+        },
+    }
+}
+
+/// Runs the program on `arguments`, whose first is the program's name. Gives the exit code.
+pub fn run<I>(arguments: I, out: &mut dyn Write) -> u8
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            // Nobody is there to be told if this fails.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let done = match &cli.command {
+        Command::Devices => devices(out).map(|()| true),
+        Command::Scenarios => scenarios(out).map(|()| true),
+        Command::Run(run) => run.run(out),
+        Command::Update(update) => update.how.run(&scenario::all(), out),
+    };
+    match done {
+        Ok(true) => 0,
+        Ok(false) => 1,
+        Err(error) => {
+            eprintln!("swr-sim: {error:#}");
+            2
+        }
+    }
+}
+
+fn devices(out: &mut dyn Write) -> Result<()> {
+    for device in DEVICES {
+        writeln!(out, "{:<12} {}", device.name, device.about)?;
+        writeln!(out, "{:<12} source: {}", "", device.source)?;
+    }
+    Ok(())
+}
+
+fn scenarios(out: &mut dyn Write) -> Result<()> {
+    for scenario in scenario::all() {
+        writeln!(out, "{:<16} {}", scenario.name, scenario.about)?;
+    }
+    Ok(())
+}
+
+impl Run {
+    fn run(&self, out: &mut dyn Write) -> Result<bool> {
+        let mut scenarios = scenario::all();
+        let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+        if !names.contains(&self.scenario.as_str()) {
+            bail!(
+                "no scenario `{}`; there are {}",
+                self.scenario,
+                names.join(", ")
+            );
+        }
+        scenarios.retain(|scenario| scenario.name == self.scenario);
+        self.how.run(&scenarios, out)
+    }
+}
+
+/// A scenario on a device; a line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    device: &'a str,
+    scenario: &'a str,
+    #[serde(flatten)]
+    swept: &'a Swept,
+}
+
+impl How {
+    fn devices(&self) -> Result<Vec<Device>> {
+        if self.device == ["all"] {
+            return Ok(DEVICES.to_vec());
+        }
+        let find = |name: &String| {
+            let device = DEVICES.iter().find(|device| device.name == name);
+            device.copied().with_context(|| {
+                let names: Vec<&str> = DEVICES.iter().map(|device| device.name).collect();
+                format!("no device `{name}`; there are {}", names.join(", "))
+            })
+        };
+        self.device.iter().map(find).collect()
+    }
+
+    fn run(&self, scenarios: &[Scenario], out: &mut dyn Write) -> Result<bool> {
+        let devices = self.devices()?;
+        let catalogue = Catalogue::open(&self.models)?;
+        let key = catalogue.public_key()?;
+        let packages = Packages::new(&catalogue, scenarios.iter().flat_map(Scenario::items))?;
+        let extent = Extent {
+            every: self.cut,
+            torn_states: self.torn,
+            seed: self.seed,
+        };
+        let mut sum = Swept::default();
+        for device in &devices {
+            for scenario in scenarios {
+                let Storage::Nor {
+                    word_bytes,
+                    sector_bytes,
+                    sectors,
+                    ecc,
+                    ..
+                } = device.storage
+                else {
+                    continue;
+                };
+                let part = Part { sectors, ecc };
+                let swept = match (word_bytes, sector_bytes) {
+                    (1, 4_096) => {
+                        sweep::<1, 4_096>(scenario, &packages, &key, &part, &extent, None)
+                    }
+                    (16, 8_192) => {
+                        sweep::<16, 8_192>(scenario, &packages, &key, &part, &extent, None)
+                    }
+                    _ => bail!("{}: no flash of this kind is simulated", device.name),
+                }?;
+                let line = Line {
+                    device: device.name,
+                    scenario: scenario.name,
+                    swept: &swept,
+                };
+                if self.json {
+                    writeln!(out, "{}", serde_json::to_string(&line)?)?;
+                } else {
+                    writeln!(
+                        out,
+                        "{:<12} {:<16} {:>5} cuts, {:>6} torn, {:>5} recoveries: woke old {}, new {}; bricked {}, lost {}, wrong model {}",
+                        device.name,
+                        scenario.name,
+                        swept.cuts,
+                        swept.torn,
+                        swept.recoveries_run,
+                        swept.woke_old,
+                        swept.woke_new,
+                        swept.bricked,
+                        swept.lost,
+                        swept.wrong_model
+                    )?;
+                    for finding in &swept.findings {
+                        writeln!(
+                            out,
+                            "  step {}, operation {}, state {}: {:?}: {}",
+                            finding.step,
+                            finding.operation,
+                            finding.torn,
+                            finding.failure,
+                            finding.what
+                        )?;
+                    }
+                }
+                sum = sum.and(swept);
+            }
+        }
+        sum.findings.clear();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&sum)?)?;
+        } else {
+            writeln!(
+                out,
+                "{} cuts, {} torn flashes, {} different ones started, {} golden clips run in trials: {} bricked, {} lost, {} wrong model",
+                sum.cuts,
+                sum.torn,
+                sum.recoveries_run,
+                sum.trials_run,
+                sum.bricked,
+                sum.lost,
+                sum.wrong_model
+            )?;
+        }
+        Ok(sum.is_clean())
+    }
+}

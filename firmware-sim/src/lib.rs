@@ -1,0 +1,11 @@
+//! Simulated devices. Models go in as a release would send them; out come the answers to two questions: does any power cut, any bad byte break a
+//! device, and what do storing, updating and running cost on it.
+//!
+//! The code under test is `swr_update` and `swr_core`, as devices run them; here are only the flash, the faults, the publisher and the bookkeeping.
+
+pub mod cli;
+pub mod device;
+pub mod flash;
+pub mod publisher;
+pub mod scenario;
+pub mod sweep;

@@ -1,0 +1,367 @@
+//! Who makes releases in the simulator: the project's models, signed with a key of the simulator's own, and further versions of them, good and bad.
+//! Everything is drawn from numbers, so that a release has the same bytes in every run.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use base64ct::{Base64, Encoding};
+use blake2::{Blake2b512, Digest as _};
+use ed25519_dalek::{Signer, SigningKey};
+use swr_core::network::graph::streaming_graph;
+use swr_core::package::{
+    Delta, DeltaHeader, Digest, Entry, Golden, IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, PublicKey, Steps,
+    Tensors, digest, embed_signature, merge, onnx::initializers,
+};
+
+/// The version of the models as the project ships them.
+pub const SHIPPED: u32 = 2;
+
+/// A pair of keys.
+pub struct Publisher {
+    key: SigningKey,
+    id: [u8; 8],
+}
+
+impl Publisher {
+    /// The keys of this number.
+    pub fn new(number: u8) -> Self {
+        Self {
+            key: SigningKey::from_bytes(&[number; 32]),
+            id: [number; 8],
+        }
+    }
+
+    /// What devices trust.
+    pub fn public_key(&self) -> Result<PublicKey> {
+        let public = self.key.verifying_key();
+        let bytes = [b"Ed".as_slice(), &self.id, public.as_bytes()].concat();
+        Ok(Base64::encode_string(&bytes).parse()?)
+    }
+
+    /// 64 bytes over the file's BLAKE2b-512.
+    fn sign(&self, file: &[u8]) -> [u8; 64] {
+        self.key.sign(&Blake2b512::digest(file)).to_bytes()
+    }
+
+    /// A `.minisig`.
+    fn detached(&self, file: &[u8]) -> Vec<u8> {
+        let signature = self.sign(file);
+        let comment = "simulated";
+        let global = self
+            .key
+            .sign(&[&signature[..], comment.as_bytes()].concat())
+            .to_bytes();
+        let line = [b"ED".as_slice(), &self.id, &signature].concat();
+        format!(
+            "untrusted comment: simulated\n{}\ntrusted comment: {comment}\n{}\n",
+            Base64::encode_string(&line),
+            Base64::encode_string(&global)
+        )
+        .into_bytes()
+    }
+}
+
+/// What is wrong with a release, if anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flaw {
+    /// Nothing.
+    None,
+    /// Signed and whole, but its classes are in another order than its labels.
+    Deaf,
+    /// Signed and whole, but it stops the device that runs it.
+    Crashes,
+    /// Without signatures.
+    Unsigned,
+    /// Signed with a key that the device does not trust.
+    OtherKey,
+    /// A byte changed after signing; the index names the changed file.
+    Altered,
+    /// A delta for another base.
+    OtherBase,
+    /// The index does not name the file's digest.
+    OtherContents,
+}
+
+/// A language at a version, on a base of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Item {
+    /// BCP-47 code.
+    pub language: &'static str,
+    /// Its model version; that of the base, if it is the base's language.
+    pub version: u32,
+    /// Version of the base that it is made for.
+    pub base: u32,
+    /// What is wrong with it.
+    pub flaw: Flaw,
+}
+
+/// An item as it is sent to a device.
+#[derive(Clone, Debug)]
+pub struct Package {
+    /// What the index says.
+    pub entry: Entry,
+    /// The files, one behind the other.
+    pub bytes: Vec<u8>,
+    /// Names and contents of the files.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Digest of the tensors that a device runs once it has it.
+    pub tensors_sha256: Digest,
+}
+
+/// The project's models, and packages made of them.
+pub struct Catalogue {
+    models: PathBuf,
+    base: Tensors,
+    manifest: Manifest,
+    manifest_bytes: Vec<u8>,
+    onnx: Vec<u8>,
+    trusted: Publisher,
+    stranger: Publisher,
+}
+
+impl Catalogue {
+    /// Reads the base of a folder of models, which must have golden clips.
+    pub fn open(models: &Path) -> Result<Self> {
+        let read = |name: &str| {
+            let path = models.join(name);
+            std::fs::read(&path).with_context(|| {
+                format!(
+                    "{}: cannot be read; give a folder with base, deltas and golden clips by --models",
+                    path.display()
+                )
+            })
+        };
+        let (manifest_bytes, onnx) = (read("base.json")?, read("base.onnx")?);
+        Ok(Self {
+            models: models.into(),
+            base: initializers(&onnx)?,
+            manifest: Manifest::parse(&manifest_bytes)?,
+            manifest_bytes,
+            onnx,
+            trusted: Publisher::new(1),
+            stranger: Publisher::new(2),
+        })
+    }
+
+    /// The key that devices trust.
+    pub fn public_key(&self) -> Result<PublicKey> {
+        self.trusted.public_key()
+    }
+
+    /// Language of the base.
+    pub fn base_language(&self) -> &str {
+        &self.manifest.language
+    }
+
+    /// Every language of the folder, the base's first.
+    pub fn languages(&self) -> Result<Vec<String>> {
+        let mut languages = Vec::new();
+        for entry in std::fs::read_dir(&self.models)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "swr") {
+                let stem = path.file_stem().unwrap_or_default();
+                languages.push(stem.to_string_lossy().into_owned());
+            }
+        }
+        languages.sort();
+        languages.insert(0, self.manifest.language.clone());
+        Ok(languages)
+    }
+
+    /// An item, signed.
+    pub fn package(&self, item: Item) -> Result<Package> {
+        let named = || format!("{} {} on base {}", item.language, item.version, item.base);
+        if item.language == self.manifest.language {
+            self.base_package(item).with_context(named)
+        } else {
+            self.delta_package(item).with_context(named)
+        }
+    }
+
+    /// Tensors of the base at a version: beyond the one that is shipped, a weight differs by little.
+    fn base_tensors(&self, version: u32) -> Tensors {
+        let mut tensors = self.base.clone();
+        if version != SHIPPED
+            && let Some(tensor) = tensors.get_mut("head.conv.weight")
+        {
+            tensor.data[0] += 1e-4 * version as f32;
+        }
+        tensors
+    }
+
+    /// Manifest and network of the base at a version.
+    fn base_files(&self, version: u32, flaw: Flaw) -> Result<(Vec<u8>, Vec<u8>)> {
+        if version == SHIPPED && flaw != Flaw::Deaf {
+            return Ok((self.manifest_bytes.clone(), self.onnx.clone()));
+        }
+        let mut tensors = self.base_tensors(version);
+        if flaw == Flaw::Deaf {
+            deafen(&mut tensors);
+        }
+        let onnx = streaming_graph(1.0, &tensors)?;
+        let manifest = Manifest {
+            model_version: version,
+            tensors_sha256: digest(&tensors),
+            onnx_sha256: Digest::of_bytes(&onnx),
+            ..self.manifest.clone()
+        };
+        Ok((manifest.to_json()?.into_bytes(), onnx))
+    }
+
+    fn base_package(&self, item: Item) -> Result<Package> {
+        let (manifest, onnx) = self.base_files(item.version, item.flaw)?;
+        let tensors_sha256 = Manifest::parse(&manifest)?.tensors_sha256;
+        let files = vec![
+            ("base.json".to_owned(), manifest),
+            ("base.onnx".to_owned(), onnx),
+            ("base.golden".to_owned(), self.golden("base", item)?),
+        ];
+        self.signed(item, files, tensors_sha256)
+    }
+
+    fn golden(&self, name: &str, item: Item) -> Result<Vec<u8>> {
+        let path = self.models.join(format!("{name}.golden"));
+        let bytes = std::fs::read(&path).with_context(|| {
+            format!(
+                "{}: cannot be read; make it with `swr-train golden`",
+                path.display()
+            )
+        })?;
+        let golden = Golden::read(&bytes)?;
+        ensure!(golden.language == item.language, "{}: of another language", path.display());
+        Ok(bytes)
+    }
+
+    fn delta_package(&self, item: Item) -> Result<Package> {
+        let path = self.models.join(format!("{}.swr", item.language));
+        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let shipped = Delta::read(&bytes)?;
+        let made_for = match item.flaw {
+            Flaw::OtherBase => item.base + 100,
+            _ => item.base,
+        };
+        let plain = item.version == SHIPPED && made_for == SHIPPED && item.flaw != Flaw::Deaf;
+        let delta = if plain {
+            shipped
+        } else {
+            let mut tuned = merge(&self.base, &shipped)?;
+            if let Some(tensor) = tuned.get_mut("classifier.bias") {
+                tensor.data[0] += 1e-3 * item.version as f32;
+            }
+            if item.flaw == Flaw::Deaf {
+                deafen(&mut tuned);
+            }
+            let header = DeltaHeader {
+                model_version: item.version,
+                manifest: Some(Digest::of_bytes(&self.base_files(made_for, Flaw::None)?.0)),
+                ..shipped.header().clone()
+            };
+            let precision = Precision::Quantised(MAX_QUANTISED_BITS, Steps::Even);
+            Delta::build(&self.base_tensors(made_for), &tuned, header, precision)?
+        };
+        let tensors_sha256 = delta.merged_digest();
+        let files = vec![
+            (format!("{}.swr", item.language), delta.write_unsigned()),
+            (
+                format!("{}.golden", item.language),
+                self.golden(item.language, item)?,
+            ),
+        ];
+        self.signed(item, files, tensors_sha256)
+    }
+
+    /// Adds signatures: into deltas, beside manifests and golden clips.
+    fn signed(
+        &self,
+        item: Item,
+        files: Vec<(String, Vec<u8>)>,
+        tensors_sha256: Digest,
+    ) -> Result<Package> {
+        let publisher = match item.flaw {
+            Flaw::OtherKey => &self.stranger,
+            _ => &self.trusted,
+        };
+        let mut signed = Vec::new();
+        for (name, bytes) in files {
+            if item.flaw == Flaw::Unsigned || name.ends_with(".onnx") {
+                signed.push((name, bytes));
+            } else if name.ends_with(".swr") {
+                let signature = publisher.sign(&bytes);
+                signed.push((name, embed_signature(&bytes, signature)?));
+            } else {
+                let signature = publisher.detached(&bytes);
+                signed.push((format!("{name}.minisig"), signature));
+                signed.push((name, bytes));
+            }
+        }
+        if item.flaw == Flaw::Altered
+            && let Some((_, bytes)) = signed
+                .iter_mut()
+                .find(|(name, _)| name.ends_with(".swr") || name.ends_with(".onnx"))
+        {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+        }
+        let indexed = |(name, bytes): &(String, Vec<u8>)| IndexedFile {
+            name: name.clone(),
+            bytes: bytes.len() as u64,
+            sha256: match item.flaw {
+                Flaw::OtherContents => Digest::of_bytes(name.as_bytes()),
+                _ => Digest::of_bytes(bytes),
+            },
+        };
+        Ok(Package {
+            entry: Entry {
+                language: item.language.into(),
+                model_version: item.version,
+                files: signed.iter().map(indexed).collect(),
+            },
+            bytes: signed.iter().flat_map(|(_, bytes)| bytes.clone()).collect(),
+            files: signed,
+            tensors_sha256,
+        })
+    }
+}
+
+/// Moves every class's weights to the label after it.
+fn deafen(tensors: &mut Tensors) {
+    for (name, tensor) in tensors.iter_mut() {
+        if name.starts_with("classifier.") {
+            let row = tensor.data.len() / tensor.rows();
+            tensor.data.rotate_right(row);
+        }
+    }
+}
+
+/// Packages by item, each made once.
+pub struct Packages {
+    made: BTreeMap<Item, Package>,
+}
+
+impl Packages {
+    /// Makes every item of `items`.
+    pub fn new(catalogue: &Catalogue, items: impl Iterator<Item = Item>) -> Result<Self> {
+        let mut made = BTreeMap::new();
+        for item in items {
+            if !made.contains_key(&item) {
+                made.insert(item, catalogue.package(item)?);
+            }
+        }
+        Ok(Self { made })
+    }
+
+    /// One of the items that these were made of.
+    ///
+    /// # Panics
+    /// For another item: scenarios name all that they use.
+    pub fn get(&self, item: &Item) -> &Package {
+        &self.made[item]
+    }
+
+    /// Digests of models that stop a device which runs them.
+    pub fn crashing(&self) -> Vec<Digest> {
+        let crashing = self.made.iter().filter(|(item, _)| item.flaw == Flaw::Crashes);
+        crashing.map(|(_, package)| package.tensors_sha256).collect()
+    }
+}

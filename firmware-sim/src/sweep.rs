@@ -1,0 +1,475 @@
+//! Cuts the power in every operation of a scenario, leaves every in-between state, and looks at what the device makes of it.
+//!
+//! The scenario runs once without a cut, with a snapshot before every operation. Each snapshot with each torn state is a flash on which a device wakes up: it must
+//! run the models before the step or after it, after it if the step was acknowledged; nothing else ever; and the step, taken up again, must end as it would have.
+//! Equal flashes in equal places are woken once.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use serde::Serialize;
+use swr_core::package::{Digest, PublicKey};
+use swr_update::{Device, MAX_TRIES, Model, Sabotage, Started, UpdateError};
+
+use crate::flash::{Nor, Power, Snapshot, TORN_STATES};
+use crate::publisher::{Item, Packages};
+use crate::scenario::{Outcome, Scenario, Set, Step};
+
+/// Bytes that arrive together.
+const CHUNK_BYTES: usize = 1_000;
+
+/// Which operations are cut, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// Every so many-th operation.
+    pub every: usize,
+    /// In-between states of each, up to [`TORN_STATES`].
+    pub torn_states: u32,
+    /// Draws the bits of those states.
+    pub seed: u64,
+}
+
+impl Extent {
+    /// Every operation, every state.
+    pub const FULL: Self = Self {
+        every: 1,
+        torn_states: TORN_STATES,
+        seed: 1,
+    };
+}
+
+/// How a device failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failure {
+    /// It runs no models, or takes no update any more.
+    Bricked,
+    /// An update that was acknowledged is gone.
+    Lost,
+    /// It runs models that are neither those before nor those after: older, unsigned, of another base, untried.
+    WrongModel,
+}
+
+/// A cut that broke a device.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// What failed.
+    pub failure: Failure,
+    /// Step of the scenario, from 0.
+    pub step: usize,
+    /// Operation that was cut, counted from the start of the scenario.
+    pub operation: usize,
+    /// Which in-between state it left.
+    pub torn: u32,
+    /// What was seen.
+    pub what: String,
+}
+
+/// What a sweep saw.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Swept {
+    /// Operations cut.
+    pub cuts: usize,
+    /// Flashes that the cuts left, of which a device woke up.
+    pub torn: usize,
+    /// Of them, different ones in different places, which were really started.
+    pub recoveries_run: usize,
+    /// Golden clips run in trials.
+    pub trials_run: usize,
+    /// Devices that ran no models, or took no update.
+    pub bricked: usize,
+    /// Acknowledged updates that were gone.
+    pub lost: usize,
+    /// Devices that ran what they must not.
+    pub wrong_model: usize,
+    /// Of devices after a cut, those that woke up with the models before the step.
+    pub woke_old: usize,
+    /// Of devices after a cut, those that woke up with the models after the step.
+    pub woke_new: usize,
+    /// The first failures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+}
+
+impl Swept {
+    /// Whether nothing failed.
+    pub fn is_clean(&self) -> bool {
+        self.bricked + self.lost + self.wrong_model == 0
+    }
+
+    /// Both together.
+    pub fn and(mut self, other: Self) -> Self {
+        self.cuts += other.cuts;
+        self.torn += other.torn;
+        self.recoveries_run += other.recoveries_run;
+        self.trials_run += other.trials_run;
+        self.bricked += other.bricked;
+        self.lost += other.lost;
+        self.wrong_model += other.wrong_model;
+        self.woke_old += other.woke_old;
+        self.woke_new += other.woke_new;
+        self.findings.extend(other.findings);
+        self
+    }
+}
+
+/// A device of the simulator: the update code on a flash, with the packages of a scenario to be sent.
+struct Bench<'a> {
+    packages: &'a Packages,
+    keys: [PublicKey; 1],
+    crashing: Vec<Digest>,
+    sabotage: Option<Sabotage>,
+    trials_run: AtomicUsize,
+}
+
+type Flash<const W: usize, const E: usize> = Nor<W, E>;
+
+impl Bench<'_> {
+    fn open<'f, const W: usize, const E: usize>(
+        &self,
+        flash: &'f mut Flash<W, E>,
+    ) -> Result<Device<&'f mut Flash<W, E>>, UpdateError> {
+        Ok(Device::open(flash, &self.keys)?.with_sabotage(self.sabotage))
+    }
+
+    /// The trial as a device does it; a model that crashes takes the power with it.
+    fn trial(&self, power: &Power, model: &Model) -> Result<(), UpdateError> {
+        if self.crashing.contains(&model.tensors_sha256) {
+            power.off();
+        }
+        self.trials_run.fetch_add(1, Ordering::Relaxed);
+        let checked = model.golden.check(&model.network, &model.labels);
+        checked.map(|_| ()).map_err(|source| UpdateError::Package {
+            language: model.language.clone(),
+            source,
+        })
+    }
+
+    /// Switches the device on, again after each crash; what it runs then.
+    fn start<const W: usize, const E: usize>(
+        &self,
+        flash: &mut Flash<W, E>,
+    ) -> Result<Started, UpdateError> {
+        let mut last = UpdateError::NotProvisioned;
+        // One start more than the trials of a model that never ends, and one for the record's repair.
+        for _ in 0..MAX_TRIES + 2 {
+            flash.power_on();
+            let power = flash.power();
+            match self
+                .open(flash)
+                .and_then(|mut device| device.start_with(|model| self.trial(&power, model)))
+            {
+                Ok(started) => return Ok(started),
+                Err(error) => last = error,
+            }
+            if power.is_on() {
+                break;
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends a step's packages and commits them. An error is the device's refusal.
+    fn send<const W: usize, const E: usize>(
+        &self,
+        flash: &mut Flash<W, E>,
+        step: &Step,
+    ) -> Result<(), UpdateError> {
+        let mut device = self.open(flash)?;
+        for item in &step.put {
+            let package = self.packages.get(item);
+            let from = device.stage(&package.entry)?;
+            for chunk in package.bytes[from as usize..].chunks(CHUNK_BYTES) {
+                device.write(chunk)?;
+            }
+            device.finish()?;
+        }
+        device.commit(&step.remove)
+    }
+
+    /// Whether the models are exactly those of a set.
+    fn is_set(&self, started: &Started, set: &Set) -> bool {
+        started.damaged.is_empty()
+            && started.models.len() == set.len()
+            && started.models.iter().all(|model| {
+                set.get(model.language.as_str())
+                    .is_some_and(|item| self.runs(model, item))
+            })
+    }
+
+    fn runs(&self, model: &Model, item: &Item) -> bool {
+        let digest = self.packages.get(item).tensors_sha256;
+        digest == model.tensors_sha256 && model.model_version == item.version
+    }
+}
+
+/// A scenario run without a cut.
+struct Course<const W: usize, const E: usize> {
+    snapshots: Vec<Snapshot<W, E>>,
+    /// For each step, the operations before its acknowledgement (or refusal), and before its end.
+    acknowledged: Vec<usize>,
+    ended: Vec<usize>,
+    /// What went wrong without any cut.
+    finding: Option<Finding>,
+}
+
+impl Bench<'_> {
+    /// Runs the scenario and keeps a snapshot before every operation of its steps.
+    fn course<const W: usize, const E: usize>(
+        &self,
+        scenario: &Scenario,
+        part: &Part,
+    ) -> Result<Course<W, E>> {
+        let mut flash = self.factory::<W, E>(scenario, part)?;
+        flash.record();
+        let start = flash.operations();
+        let done = |flash: &Flash<W, E>| (flash.operations() - start) as usize;
+        let sets = scenario.sets();
+        let (mut acknowledged, mut ended) = (Vec::new(), Vec::new());
+        let mut finding = None;
+        for (number, step) in scenario.steps.iter().enumerate() {
+            let sent = self.send(&mut flash, step);
+            acknowledged.push(done(&flash));
+            let seen = self
+                .judge(&sent, step)
+                .and_then(|()| self.wake(&mut flash, &sets, number, sent.is_ok()))
+                .and_then(|woke| match woke.new {
+                    true => Ok(()),
+                    false => Err((Failure::Lost, woke.what)),
+                });
+            ended.push(done(&flash));
+            if let Err((failure, what)) = seen {
+                finding = Some(Finding {
+                    failure,
+                    step: number,
+                    operation: done(&flash),
+                    torn: 1,
+                    what: format!("without any cut: {what}"),
+                });
+                break;
+            }
+        }
+        Ok(Course {
+            snapshots: flash.recorded(),
+            acknowledged,
+            ended,
+            finding,
+        })
+    }
+
+    /// A flash as it leaves the factory.
+    fn factory<const W: usize, const E: usize>(
+        &self,
+        scenario: &Scenario,
+        part: &Part,
+    ) -> Result<Flash<W, E>> {
+        let mut flash = Nor::<W, E>::new(part.sectors, part.ecc);
+        let packages = scenario.factory.iter().map(|item| self.packages.get(item));
+        let release: Vec<_> = packages.map(|p| (p.entry.clone(), p.bytes.clone())).collect();
+        Device::provision(&mut flash, &self.keys, &release)
+            .with_context(|| format!("{}: the factory's release", scenario.name))?;
+        Ok(flash)
+    }
+
+    /// Whether a device answered a step's packages as it must.
+    fn judge(&self, sent: &Result<(), UpdateError>, step: &Step) -> Result<(), (Failure, String)> {
+        match (sent, step.outcome) {
+            (Ok(()), Outcome::Refused) => Err((
+                Failure::WrongModel,
+                "acknowledged what it must refuse".into(),
+            )),
+            (Err(error), Outcome::Confirmed | Outcome::Reverted) => {
+                Err((Failure::Bricked, format!("refused a good update: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Switches the device on in step `number`; what it runs must be the models before the step or after it.
+    fn wake<const W: usize, const E: usize>(
+        &self,
+        flash: &mut Flash<W, E>,
+        sets: &[Set],
+        number: usize,
+        acknowledged: bool,
+    ) -> Result<Woke, (Failure, String)> {
+        let started = self
+            .start(flash)
+            .map_err(|error| (Failure::Bricked, error.to_string()))?;
+        let [before, after] = [&sets[number], &sets[number + 1]];
+        let what = described(&started);
+        let (old, new) = (self.is_set(&started, before), self.is_set(&started, after));
+        if new || (old && !acknowledged) {
+            return Ok(Woke { new, what });
+        }
+        let known = |model: &Model| {
+            [before, after].into_iter().any(|set| {
+                set.get(model.language.as_str())
+                    .is_some_and(|item| self.runs(model, item))
+            })
+        };
+        // What is missing was confirmed, or acknowledged; what is not known was neither.
+        let failure = match started.models.iter().all(known) {
+            true => Failure::Lost,
+            false => Failure::WrongModel,
+        };
+        Err((failure, what))
+    }
+
+    /// Takes a step up again after a cut: it must end as it would have without.
+    fn resume<const W: usize, const E: usize>(
+        &self,
+        flash: &mut Flash<W, E>,
+        scenario: &Scenario,
+        sets: &[Set],
+        number: usize,
+    ) -> Result<(), (Failure, String)> {
+        let step = &scenario.steps[number];
+        let sent = self.send(flash, step);
+        self.judge(&sent, step)?;
+        let woke = self.wake(flash, sets, number, sent.is_ok())?;
+        match woke.new {
+            true => Ok(()),
+            false => Err((Failure::Bricked, format!("stays at {}", woke.what))),
+        }
+    }
+}
+
+/// What a device runs.
+struct Woke {
+    /// Whether these are the models after the step.
+    new: bool,
+    what: String,
+}
+
+fn described(started: &Started) -> String {
+    let models = started.models.iter();
+    let models = models.map(|model| format!("{} {}", model.language, model.model_version));
+    let damaged = started.damaged.iter().map(|error| format!("({error})"));
+    models.chain(damaged).collect::<Vec<_>>().join(", ")
+}
+
+/// A flash part.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Number of sectors.
+    pub sectors: usize,
+    /// Whether each word has ECC: programmed once, unreadable when torn.
+    pub ecc: bool,
+}
+
+/// What a waking device came to, by the flash it woke up on, the step, and whether that was acknowledged.
+type Memory = Mutex<HashMap<([u8; 32], usize, bool), Result<bool, (Failure, String)>>>;
+
+/// Sweeps a scenario on a part with words of `W` bytes and sectors of `E`.
+///
+/// # Errors
+/// If the scenario's packages do not fit in the part.
+pub fn sweep<const W: usize, const E: usize>(
+    scenario: &Scenario,
+    packages: &Packages,
+    key: &PublicKey,
+    part: &Part,
+    extent: &Extent,
+    sabotage: Option<Sabotage>,
+) -> Result<Swept> {
+    let bench = Bench {
+        packages,
+        keys: [key.clone()],
+        crashing: packages.crashing(),
+        sabotage,
+        trials_run: AtomicUsize::new(0),
+    };
+    let course = bench.course::<W, E>(scenario, part)?;
+    let sets = scenario.sets();
+    let (woken, resumed) = (Memory::default(), Memory::default());
+    let cuts: Vec<usize> = (0..course.snapshots.len()).step_by(extent.every).collect();
+    let swept = cuts
+        .par_iter()
+        .map(|&operation| {
+            let step = course.ended.partition_point(|end| *end <= operation);
+            let mut swept = Swept {
+                cuts: 1,
+                ..Swept::default()
+            };
+            // Of a course that ended early, what was under way belongs to no step.
+            if step >= course.ended.len() {
+                return swept;
+            }
+            let acknowledged = operation >= course.acknowledged[step]
+                && scenario.steps[step].outcome != Outcome::Refused;
+            for torn in 0..extent.torn_states.min(TORN_STATES) {
+                let seed = extent.seed.wrapping_mul(1_000_003) ^ operation as u64;
+                let mut flash = Nor::torn(&course.snapshots[operation], torn, seed);
+                swept.torn += 1;
+                let key = (flash.digest(), step, acknowledged);
+                let known = woken.lock().expect("no panic while locked").get(&key).cloned();
+                let woke = known.unwrap_or_else(|| {
+                    swept.recoveries_run += 1;
+                    let woke = bench.wake(&mut flash, &sets, step, acknowledged);
+                    let confirmed = scenario.steps[step].outcome == Outcome::Confirmed;
+                    let woke = woke.and_then(|woke| {
+                        if !(woke.new && confirmed) {
+                            let key = (flash.digest(), step, acknowledged);
+                            let known =
+                                resumed.lock().expect("no panic while locked").get(&key).cloned();
+                            let ended = known.unwrap_or_else(|| {
+                                let ended = bench.resume(&mut flash, scenario, &sets, step);
+                                let ended = ended.map(|()| true);
+                                resumed
+                                    .lock()
+                                    .expect("no panic while locked")
+                                    .insert(key, ended.clone());
+                                ended
+                            });
+                            ended?;
+                        }
+                        Ok(woke.new)
+                    });
+                    woken
+                        .lock()
+                        .expect("no panic while locked")
+                        .insert(key, woke.clone());
+                    woke
+                });
+                match woke {
+                    Ok(true) => swept.woke_new += 1,
+                    Ok(false) => swept.woke_old += 1,
+                    Err((failure, what)) => swept.fail(Finding {
+                        failure,
+                        step,
+                        operation,
+                        torn,
+                        what,
+                    }),
+                }
+            }
+            swept
+        })
+        .reduce(Swept::default, Swept::and);
+    let mut swept = swept;
+    if let Some(finding) = course.finding {
+        swept.fail(finding);
+    }
+    swept.trials_run = bench.trials_run.into_inner();
+    swept.findings.sort_by_key(|finding| (finding.operation, finding.torn));
+    swept.findings.truncate(MAX_FINDINGS);
+    Ok(swept)
+}
+
+/// So many failures are told one by one.
+const MAX_FINDINGS: usize = 20;
+
+impl Swept {
+    fn fail(&mut self, finding: Finding) {
+        match finding.failure {
+            Failure::Bricked => self.bricked += 1,
+            Failure::Lost => self.lost += 1,
+            Failure::WrongModel => self.wrong_model += 1,
+        }
+        self.findings.push(finding);
+    }
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The golden clips of the released models, models/<language>.golden, spoken by espeak-ng. After a training, again.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+clip=$(mktemp --suffix .wav)
+trap 'rm -f "$clip"' EXIT
+
+# language, voice, words per minute, keyword, what espeak-ng is given for it
+golden() {
+  espeak-ng -v "$2" -s "$3" -w "$clip" "$5"
+  cargo run -q --bin swr-train -- golden --lang "$1" --label "$4" "$clip" --models models
+}
+golden en en-us 130 stop stop
+golden de de 130 licht licht
+golden pl pl 130 stop stop
+golden ar ar 130 أسفل أسفل
+golden zh cmn-latn-pinyin 130 数字 shu4zi4

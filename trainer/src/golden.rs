@@ -1,0 +1,66 @@
+//! The command `swr-train golden`: a recording of one keyword becomes the golden clip by which a device tries a model before it trusts it.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use swr_core::audio::decode_16k_mono;
+use swr_core::frontend::log_mel;
+use swr_core::network::Network;
+use swr_core::package::Golden;
+use swr_dataset::fit_one_second;
+
+use crate::files::{read, write_package};
+use crate::models::{Base, merged};
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  espeak-ng -v de -w licht.wav licht
+  swr-train golden --lang de --label licht licht.wav     writes models/de.golden
+
+A release carries it beside the delta (`swr-train index`, `swr-train sign`). A device runs it on the new model and goes back to the old one if the keyword is not
+heard with half the posterior that it has here.")]
+pub(crate) struct GoldenArguments {
+    /// Recording of the keyword: WAV, FLAC or Opus; of more than a second, the loudest
+    #[arg(value_name = "AUDIO")]
+    audio: PathBuf,
+    /// Language of the model
+    #[arg(long, value_name = "L")]
+    lang: String,
+    /// The keyword spoken
+    #[arg(long, value_name = "WORD")]
+    label: String,
+    /// Folder of models
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
+}
+
+/// Makes a golden clip, if the model hears its keyword.
+pub(crate) fn run(a: &GoldenArguments) -> Result<()> {
+    let base = Base::read(&a.models)?;
+    let (labels, tensors) = merged(&base, &a.models, &a.lang)?;
+    let network = Network::new(&tensors).context(
+        "a golden clip is run by the device's own pass of the causal BC-ResNet, which this model is not",
+    )?;
+    let named = || a.audio.display().to_string();
+    let samples = decode_16k_mono(&read(&a.audio)?).with_context(named)?;
+    let frames = log_mel(&fit_one_second(&samples)).with_context(named)?;
+    let weakest = Golden::new(&a.lang, &a.label, 1, &frames)?;
+    let posterior = weakest.check(&network, &labels).with_context(named)?;
+    // Half of it: another processor rounds otherwise, and a later model of the language may be less sure.
+    let least = (50.0 * posterior).max(1.0) as u8;
+    let golden = Golden::new(&a.lang, &a.label, least, &frames)?;
+    let name = match a.lang == base.manifest.language {
+        true => "base",
+        false => &a.lang,
+    };
+    let path = a.models.join(format!("{name}.golden"));
+    write_package(&path, &golden.write())?;
+    println!(
+        "{}: {:?} has a posterior of {posterior:.2}, at least {:.2} is asked for",
+        path.display(),
+        a.label,
+        f32::from(least) / 100.0
+    );
+    Ok(())
+}
