@@ -7,5 +7,6 @@ pub mod cli;
 pub mod device;
 pub mod flash;
 pub mod publisher;
+pub mod random;
 pub mod scenario;
 pub mod sweep;

@@ -132,7 +132,7 @@ impl Bench<'_> {
         &self,
         flash: &'f mut Flash<W, E>,
     ) -> Result<Device<&'f mut Flash<W, E>>, UpdateError> {
-        Ok(Device::open(flash, &self.keys)?.with_sabotage(self.sabotage))
+        Device::open_sabotaged(flash, &self.keys, self.sabotage)
     }
 
     /// The trial as a device does it; a model that crashes takes the power with it.
@@ -349,7 +349,9 @@ fn described(started: &Started) -> String {
     let models = started.models.iter();
     let models = models.map(|model| format!("{} {}", model.language, model.model_version));
     let damaged = started.damaged.iter().map(|error| format!("({error})"));
-    models.chain(damaged).collect::<Vec<_>>().join(", ")
+    let refused = started.refused.iter().map(|why| format!("(refused: {why})"));
+    let all = models.chain(damaged).chain(refused);
+    all.collect::<Vec<_>>().join(", ")
 }
 
 /// A flash part.

@@ -54,7 +54,28 @@ impl<F: NorFlash> Device<F> {
     ///
     /// # Errors
     /// [`UpdateError::NotProvisioned`] and [`UpdateError::UnsupportedRecord`].
-    pub fn open(mut flash: F, keys: &[PublicKey]) -> Result<Self, UpdateError> {
+    pub fn open(flash: F, keys: &[PublicKey]) -> Result<Self, UpdateError> {
+        Self::open_with(flash, keys, None)
+    }
+
+    /// As [`Device::open`], with a deliberate mistake.
+    ///
+    /// # Errors
+    /// Those of [`Device::open`].
+    #[cfg(feature = "sabotage")]
+    pub fn open_sabotaged(
+        flash: F,
+        keys: &[PublicKey],
+        sabotage: Option<Sabotage>,
+    ) -> Result<Self, UpdateError> {
+        Self::open_with(flash, keys, sabotage)
+    }
+
+    fn open_with(
+        mut flash: F,
+        keys: &[PublicKey],
+        sabotage: Option<Sabotage>,
+    ) -> Result<Self, UpdateError> {
         let (version, copies) = record::newest(&mut flash).ok_or(UpdateError::NotProvisioned)?;
         let room = room(&flash);
         let mut device = Self {
@@ -64,7 +85,7 @@ impl<F: NorFlash> Device<F> {
             sequence: version.sequence,
             written: 0,
             waiting: Vec::new(),
-            sabotage: None,
+            sabotage,
         };
         if copies < 2 {
             device.save()?;
@@ -109,12 +130,6 @@ impl<F: NorFlash> Device<F> {
         Ok(device)
     }
 
-    /// The same device with a deliberate mistake.
-    #[cfg(feature = "sabotage")]
-    pub fn with_sabotage(self, sabotage: Option<Sabotage>) -> Self {
-        Self { sabotage, ..self }
-    }
-
     fn broken(&self, sabotage: Sabotage) -> bool {
         self.sabotage == Some(sabotage)
     }
@@ -128,6 +143,14 @@ impl<F: NorFlash> Device<F> {
     pub fn installed(&self) -> impl Iterator<Item = (&str, u32)> {
         let bundles = self.state.confirmed.iter();
         bundles.map(|bundle| (bundle.language.as_str(), bundle.model_version))
+    }
+
+    /// Languages being downloaded, with their versions and whether all of the download is there.
+    pub fn downloads(&self) -> impl Iterator<Item = (&str, u32, bool)> {
+        self.state.staged.iter().map(|staged| {
+            let bundle = &staged.bundle;
+            (bundle.language.as_str(), bundle.model_version, staged.complete)
+        })
     }
 
     /// Whether exactly these files are in use.
@@ -286,8 +309,12 @@ impl<F: NorFlash> Device<F> {
     /// any power cut.
     ///
     /// # Errors
-    /// [`UpdateError::Incomplete`]; anything else means that the downloads were dropped, and is kept as the reason.
+    /// [`UpdateError::Incomplete`] and [`UpdateError::OnTrial`]; anything else means that the downloads were dropped, and is kept as the reason.
     pub fn commit(&mut self, remove: &[&str]) -> Result<(), UpdateError> {
+        // Two at once would make the second's fate that of the first.
+        if self.on_trial() {
+            return Err(UpdateError::OnTrial);
+        }
         if let Some(staged) = self.state.staged.iter().find(|staged| !staged.complete) {
             return Err(UpdateError::Incomplete {
                 language: staged.bundle.language.clone(),

@@ -131,6 +131,9 @@ pub enum UpdateError {
         /// Starts of the trial.
         tries: u8,
     },
+    /// Another update was committed and has not been tried.
+    #[error("an update waits for its trial; start the device again first")]
+    OnTrial,
     /// Nothing was downloaded, or not all of it.
     #[error("{language}: {missing_bytes} bytes of its download are missing; go on with it, or give it up")]
     Incomplete {

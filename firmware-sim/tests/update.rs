@@ -1,0 +1,86 @@
+//! Claims about devices with flash: no cut breaks one, mistakes in the update code are noticed, and what is wrong from outside is refused.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use swr_firmware_sim::publisher::{Catalogue, Packages};
+use swr_firmware_sim::random::{Action, World};
+use swr_firmware_sim::scenario::{self, Scenario};
+use swr_firmware_sim::sweep::{Extent, Part, Swept, sweep};
+use swr_update::Sabotage;
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+}
+
+const PART: Part = Part {
+    sectors: 512,
+    ecc: false,
+};
+
+/// A reduced sweep, for tests; `swr-sim update --cut every` is the whole one.
+const SOME: Extent = Extent {
+    every: 13,
+    torn_states: 6,
+    seed: 7,
+};
+
+fn swept(scenarios: &[Scenario], extent: &Extent, sabotage: Option<Sabotage>) -> Swept {
+    let catalogue = Catalogue::open(&models()).expect("the released models");
+    let items = scenarios.iter().flat_map(Scenario::items);
+    let packages = Packages::new(&catalogue, items).expect("packages");
+    let key = catalogue.public_key().expect("a key");
+    let each = scenarios.iter().map(|scenario| {
+        sweep::<1, 4_096>(scenario, &packages, &key, &PART, extent, sabotage).expect("a sweep")
+    });
+    each.fold(Swept::default(), Swept::and)
+}
+
+#[test]
+fn no_cut_breaks_a_device() {
+    let swept = swept(&scenario::all(), &SOME, None);
+    assert!(swept.is_clean(), "{:#?}", swept.findings);
+    assert!(swept.cuts > 100 && swept.torn == 6 * swept.cuts, "{swept:?}");
+    assert!(swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100);
+}
+
+/// The scenario in which a mistake must show, and how closely one must look.
+fn shows(sabotage: Sabotage) -> (&'static str, usize) {
+    match sabotage {
+        Sabotage::InPlace | Sabotage::OneRecord | Sabotage::AcknowledgeEarly => ("languages", 3),
+        Sabotage::ResumeUnseen => ("languages", 3),
+        Sabotage::BaseFirst => ("new-base", 1),
+        Sabotage::NoTrial | Sabotage::FloorBeforeTrial => ("bad-release", 13),
+        Sabotage::Unsigned => ("unsigned", 13),
+        Sabotage::EndlessTrial => ("crash", 13),
+    }
+}
+
+#[test]
+fn every_mistake_in_the_update_code_is_noticed() {
+    for sabotage in Sabotage::ALL {
+        let (name, every) = shows(sabotage);
+        let mut scenarios = scenario::all();
+        scenarios.retain(|scenario| scenario.name == name);
+        let extent = Extent { every, ..SOME };
+        assert!(swept(&scenarios, &extent, None).is_clean(), "{name}");
+        let broken = swept(&scenarios, &extent, Some(sabotage));
+        assert!(!broken.is_clean(), "{sabotage:?} goes unnoticed in {name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Random lives: sends, commits, removals, restarts and cuts beside a plain map.
+    #[test]
+    fn random_lives_keep_their_promises(actions in prop::collection::vec(any::<[u8; 4]>().prop_map(Action::of), 1..60)) {
+        static WORLD: std::sync::OnceLock<World> = std::sync::OnceLock::new();
+        let world = WORLD.get_or_init(|| {
+            World::new(&Catalogue::open(&models()).expect("the released models")).expect("a world")
+        });
+        if let Err(broke) = world.live(&actions) {
+            prop_assert!(false, "{broke}");
+        }
+    }
+}
