@@ -301,7 +301,10 @@ impl<const WRITE: usize, const ERASE: usize> Nor<WRITE, ERASE> {
         {
             let words = offset / WRITE..(offset + bytes.len()) / WRITE;
             let programmed = &self.sectors[sector].programmed;
-            if let Some(word) = words.into_iter().find(|w| programmed.contains(&(*w as u32))) {
+            if let Some(word) = words
+                .into_iter()
+                .find(|w| programmed.contains(&(*w as u32)))
+            {
                 let at = sector * ERASE + word * WRITE;
                 return Err(FlashError::WrittenTwice(at as u32));
             }
@@ -391,13 +394,7 @@ impl<const WRITE: usize, const ERASE: usize> Nor<WRITE, ERASE> {
 
 /// The in-between state `torn` of an operation on the way from `before` to `after`. Bits only move as the operation moves them, except that some parts program a
 /// sector to zeros before they erase it, and that an erase cut early may leave any level.
-fn between(
-    before: &[u8],
-    after: &[u8],
-    operation: &Operation,
-    torn: u32,
-    seed: u64,
-) -> Vec<u8> {
+fn between(before: &[u8], after: &[u8], operation: &Operation, torn: u32, seed: u64) -> Vec<u8> {
     let mut random = ChaCha8Rng::seed_from_u64(seed ^ u64::from(torn) << 32);
     let length = before.len();
     let upto = |end: usize| [&after[..end], &before[end..]].concat();

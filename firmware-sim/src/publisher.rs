@@ -10,8 +10,8 @@ use blake2::{Blake2b512, Digest as _};
 use ed25519_dalek::{Signer, SigningKey};
 use swr_core::network::graph::streaming_graph;
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Entry, Golden, IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision, PublicKey, Steps,
-    Tensors, digest, embed_signature, merge, onnx::initializers,
+    Delta, DeltaHeader, Digest, Entry, Golden, IndexedFile, MAX_QUANTISED_BITS, Manifest,
+    Precision, PublicKey, Steps, Tensors, digest, embed_signature, merge, onnx::initializers,
 };
 
 /// The version of the models as the project ships them.
@@ -229,7 +229,11 @@ impl Catalogue {
             )
         })?;
         let golden = Golden::read(&bytes)?;
-        ensure!(golden.language == item.language, "{}: of another language", path.display());
+        ensure!(
+            golden.language == item.language,
+            "{}: of another language",
+            path.display()
+        );
         Ok(bytes)
     }
 
@@ -376,7 +380,12 @@ impl Packages {
 
     /// Digests of models that stop a device which runs them.
     pub fn crashing(&self) -> Vec<Digest> {
-        let crashing = self.made.iter().filter(|(item, _)| item.flaw == Flaw::Crashes);
-        crashing.map(|(_, package)| package.tensors_sha256).collect()
+        let crashing = self
+            .made
+            .iter()
+            .filter(|(item, _)| item.flaw == Flaw::Crashes);
+        crashing
+            .map(|(_, package)| package.tensors_sha256)
+            .collect()
     }
 }

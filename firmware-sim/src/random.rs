@@ -249,7 +249,8 @@ impl Life<'_> {
                 set.insert(language.clone(), (item.version, digest));
                 good &= item.flaw != Flaw::Deaf;
                 let highest = self.highest.get(language).copied().unwrap_or(0);
-                must_refuse |= [Flaw::Unsigned, Flaw::Altered].contains(&item.flaw) || item.version < highest;
+                must_refuse |=
+                    [Flaw::Unsigned, Flaw::Altered].contains(&item.flaw) || item.version < highest;
             }
         }
         let remove: Vec<&str> = remove.into_iter().collect();
@@ -262,7 +263,10 @@ impl Life<'_> {
         // What waits for its trial already stays what it is.
         if acknowledged && only_removes {
             self.runs = set;
-        } else if self.pending.is_none() && (acknowledged || !self.flash.power().is_on()) && !must_refuse {
+        } else if self.pending.is_none()
+            && (acknowledged || !self.flash.power().is_on())
+            && !must_refuse
+        {
             self.pending = Some(Pending {
                 set,
                 good,
@@ -298,10 +302,14 @@ impl Life<'_> {
         let may_stay = pending.as_ref().is_none_or(|pending| {
             !pending.acknowledged || !pending.good || pending.cut_starts >= MAX_TRIES
         });
-        let may_move = pending.as_ref().is_some_and(|pending| pending.good && pending.set == runs);
+        let may_move = pending
+            .as_ref()
+            .is_some_and(|pending| pending.good && pending.set == runs);
         if !may_move && !(may_stay && runs == self.runs) {
             let versions = |running: &Running| {
-                let versions = running.iter().map(|(l, (version, _))| format!("{l} {version}"));
+                let versions = running
+                    .iter()
+                    .map(|(l, (version, _))| format!("{l} {version}"));
                 versions.collect::<Vec<_>>().join(", ")
             };
             return Err(format!(

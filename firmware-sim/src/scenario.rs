@@ -52,7 +52,9 @@ impl Scenario {
 
     /// What runs after each number of steps, from none to all.
     pub fn sets(&self) -> Vec<Set> {
-        let mut sets = vec![Set::from_iter(self.factory.iter().map(|i| (i.language, *i)))];
+        let mut sets = vec![Set::from_iter(
+            self.factory.iter().map(|i| (i.language, *i)),
+        )];
         for step in &self.steps {
             let mut set = sets[sets.len() - 1].clone();
             if step.outcome == Outcome::Confirmed {
@@ -89,7 +91,13 @@ fn step(put: &[Item], remove: &[&'static str], outcome: Outcome) -> Step {
 /// All scenarios.
 pub fn all() -> Vec<Scenario> {
     use Outcome::{Confirmed, Refused, Reverted};
-    let factory = || vec![good("en", SHIPPED), good("ar", SHIPPED), good("de", SHIPPED)];
+    let factory = || {
+        vec![
+            good("en", SHIPPED),
+            good("ar", SHIPPED),
+            good("de", SHIPPED),
+        ]
+    };
     let next = SHIPPED + 1;
     let one = |name, about, put: Item, outcome| Scenario {
         name,
@@ -128,7 +136,10 @@ pub fn all() -> Vec<Scenario> {
             about: "a new base without new deltas for the languages in use is refused",
             factory: factory(),
             steps: vec![step(
-                &[item("en", next, next, Flaw::None), item("ar", next, next, Flaw::None)],
+                &[
+                    item("en", next, next, Flaw::None),
+                    item("ar", next, next, Flaw::None),
+                ],
                 &[],
                 Refused,
             )],
@@ -159,7 +170,11 @@ pub fn all() -> Vec<Scenario> {
             name: "crash",
             about: "a release that stops the device in its trial, whenever it is started, is given up",
             factory: factory(),
-            steps: vec![step(&[item("ar", 8, SHIPPED, Flaw::Crashes)], &[], Reverted)],
+            steps: vec![step(
+                &[item("ar", 8, SHIPPED, Flaw::Crashes)],
+                &[],
+                Reverted,
+            )],
         },
         Scenario {
             name: "downgrade",

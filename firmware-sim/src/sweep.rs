@@ -268,7 +268,9 @@ impl Bench<'_> {
     ) -> Result<Flash<W, E>> {
         let mut flash = Nor::<W, E>::new(part.sectors, part.ecc);
         let packages = scenario.factory.iter().map(|item| self.packages.get(item));
-        let release: Vec<_> = packages.map(|p| (p.entry.clone(), p.bytes.clone())).collect();
+        let release: Vec<_> = packages
+            .map(|p| (p.entry.clone(), p.bytes.clone()))
+            .collect();
         Device::provision(&mut flash, &self.keys, &release)
             .with_context(|| format!("{}: the factory's release", scenario.name))?;
         Ok(flash)
@@ -349,7 +351,10 @@ fn described(started: &Started) -> String {
     let models = started.models.iter();
     let models = models.map(|model| format!("{} {}", model.language, model.model_version));
     let damaged = started.damaged.iter().map(|error| format!("({error})"));
-    let refused = started.refused.iter().map(|why| format!("(refused: {why})"));
+    let refused = started
+        .refused
+        .iter()
+        .map(|why| format!("(refused: {why})"));
     let all = models.chain(damaged).chain(refused);
     all.collect::<Vec<_>>().join(", ")
 }
@@ -408,7 +413,11 @@ pub fn sweep<const W: usize, const E: usize>(
                 let mut flash = Nor::torn(&course.snapshots[operation], torn, seed);
                 swept.torn += 1;
                 let key = (flash.digest(), step, acknowledged);
-                let known = woken.lock().expect("no panic while locked").get(&key).cloned();
+                let known = woken
+                    .lock()
+                    .expect("no panic while locked")
+                    .get(&key)
+                    .cloned();
                 let woke = known.unwrap_or_else(|| {
                     swept.recoveries_run += 1;
                     let woke = bench.wake(&mut flash, &sets, step, acknowledged);
@@ -416,8 +425,11 @@ pub fn sweep<const W: usize, const E: usize>(
                     let woke = woke.and_then(|woke| {
                         if !(woke.new && confirmed) {
                             let key = (flash.digest(), step, acknowledged);
-                            let known =
-                                resumed.lock().expect("no panic while locked").get(&key).cloned();
+                            let known = resumed
+                                .lock()
+                                .expect("no panic while locked")
+                                .get(&key)
+                                .cloned();
                             let ended = known.unwrap_or_else(|| {
                                 let ended = bench.resume(&mut flash, scenario, &sets, step);
                                 let ended = ended.map(|()| true);
@@ -457,7 +469,9 @@ pub fn sweep<const W: usize, const E: usize>(
         swept.fail(finding);
     }
     swept.trials_run = bench.trials_run.into_inner();
-    swept.findings.sort_by_key(|finding| (finding.operation, finding.torn));
+    swept
+        .findings
+        .sort_by_key(|finding| (finding.operation, finding.torn));
     swept.findings.truncate(MAX_FINDINGS);
     Ok(swept)
 }

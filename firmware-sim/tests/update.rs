@@ -40,7 +40,10 @@ fn swept(scenarios: &[Scenario], extent: &Extent, sabotage: Option<Sabotage>) ->
 fn no_cut_breaks_a_device() {
     let swept = swept(&scenario::all(), &SOME, None);
     assert!(swept.is_clean(), "{:#?}", swept.findings);
-    assert!(swept.cuts > 100 && swept.torn == 6 * swept.cuts, "{swept:?}");
+    assert!(
+        swept.cuts > 100 && swept.torn == 6 * swept.cuts,
+        "{swept:?}"
+    );
     assert!(swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100);
 }
 

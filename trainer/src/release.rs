@@ -227,7 +227,9 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
             files,
         })
     };
-    let names = ["base.json", "base.onnx", "base.golden"].map(String::from).to_vec();
+    let names = ["base.json", "base.onnx", "base.golden"]
+        .map(String::from)
+        .to_vec();
     let mut index = Index {
         format: INDEX_VERSION,
         base: entry(&base.manifest.language, base.manifest.model_version, names)?,

@@ -10,11 +10,11 @@ use core::ops::Range;
 use embedded_storage::nor_flash::NorFlash;
 use swr_core::package::{Digest, Entry, PublicKey};
 
+use crate::UpdateError;
 use crate::record::{self, RECORD_SECTORS};
 use crate::sabotage::Sabotage;
 use crate::state::{Bundle, Kind, MAX_LANGUAGES, Staged, State, Trial, digest_of};
 use crate::verify::{Base, Files, Model};
-use crate::UpdateError;
 
 /// Starts after which a trial that never came to an end is given up.
 pub const MAX_TRIES: u8 = 3;
@@ -149,7 +149,11 @@ impl<F: NorFlash> Device<F> {
     pub fn downloads(&self) -> impl Iterator<Item = (&str, u32, bool)> {
         self.state.staged.iter().map(|staged| {
             let bundle = &staged.bundle;
-            (bundle.language.as_str(), bundle.model_version, staged.complete)
+            (
+                bundle.language.as_str(),
+                bundle.model_version,
+                staged.complete,
+            )
         })
     }
 

@@ -72,7 +72,9 @@ pub enum UpdateError {
         found: usize,
     },
     /// The files that came are not the release's.
-    #[error("{language}: what came is not what the release's index says; it is fetched again from the start")]
+    #[error(
+        "{language}: what came is not what the release's index says; it is fetched again from the start"
+    )]
     WrongContents {
         /// The language.
         language: String,
@@ -94,7 +96,9 @@ pub enum UpdateError {
         language: String,
     },
     /// Older than what was confirmed before.
-    #[error("{language}: model version {found} is older than {confirmed}, which this device has confirmed")]
+    #[error(
+        "{language}: model version {found} is older than {confirmed}, which this device has confirmed"
+    )]
     TooOld {
         /// The language.
         language: String,
@@ -135,7 +139,9 @@ pub enum UpdateError {
     #[error("an update waits for its trial; start the device again first")]
     OnTrial,
     /// Nothing was downloaded, or not all of it.
-    #[error("{language}: {missing_bytes} bytes of its download are missing; go on with it, or give it up")]
+    #[error(
+        "{language}: {missing_bytes} bytes of its download are missing; go on with it, or give it up"
+    )]
     Incomplete {
         /// The language.
         language: String,

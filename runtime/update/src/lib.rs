@@ -16,12 +16,12 @@ extern crate alloc;
 
 mod device;
 mod error;
-mod record;
+pub mod record;
 mod sabotage;
 mod state;
 mod verify;
 
-pub use device::{Device, Started, MAX_TRIES};
+pub use device::{Device, MAX_TRIES, Started};
 pub use error::UpdateError;
 pub use sabotage::Sabotage;
 pub use state::MAX_LANGUAGES;

@@ -1,6 +1,9 @@
 //! One record of a device, kept such that a power cut at any instant leaves the old or the new one: each version is written twice, each time
 //! to the sector with the oldest contents, and read back. Nothing is known here of what the record says.
 //!
+//! Why not a store that is there already: `firmware-sim/tests/stores.rs` cuts the same records in `sequential-storage`, which loses none on plain flash but cannot get past
+//! a torn word with ECC, a failing sector or a rotten bit, and in `ekv`, which cannot be mounted after some torn erases.
+//!
 //! Layout of a sector: sequence number (u64), length (u32), the record, SHA-256 of all that; padded with ones to whole write words.
 
 use alloc::{vec, vec::Vec};
@@ -9,26 +12,28 @@ use embedded_storage::nor_flash::NorFlash;
 use sha2::{Digest as _, Sha256};
 
 /// Sectors at the start of the flash that hold copies of the record.
-pub(crate) const RECORD_SECTORS: u32 = 4;
+pub const RECORD_SECTORS: u32 = 4;
 /// Copies of each version: one may be lost to a bit that tips over.
 const COPIES: usize = 2;
 const HEADER_BYTES: usize = 8 + 4;
 const DIGEST_BYTES: usize = 32;
 
 /// Longest record for sectors of `sector_bytes`.
-pub(crate) const fn capacity(sector_bytes: usize) -> usize {
+pub const fn capacity(sector_bytes: usize) -> usize {
     sector_bytes.saturating_sub(HEADER_BYTES + DIGEST_BYTES)
 }
 
-/// A record that is whole, and its sequence number.
+/// A record that is whole.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Version {
-    pub(crate) sequence: u64,
-    pub(crate) record: Vec<u8>,
+pub struct Version {
+    /// Its number, which rises with every version.
+    pub sequence: u64,
+    /// What was recorded.
+    pub record: Vec<u8>,
 }
 
 /// The newest version that is there whole, and how many copies there are of it.
-pub(crate) fn newest<F: NorFlash>(flash: &mut F) -> Option<(Version, usize)> {
+pub fn newest<F: NorFlash>(flash: &mut F) -> Option<(Version, usize)> {
     let versions: Vec<Version> = (0..RECORD_SECTORS)
         .filter_map(|sector| read(flash, sector))
         .collect();
@@ -39,13 +44,18 @@ pub(crate) fn newest<F: NorFlash>(flash: &mut F) -> Option<(Version, usize)> {
 
 /// Puts `record` in the place of every version before `sequence`; returns when two copies can be read, or one where a single sector still holds data.
 /// `false` means that no sector took it: then the version before is untouched in at least one.
-pub(crate) fn write<F: NorFlash>(flash: &mut F, sequence: u64, record: &[u8]) -> bool {
+pub fn write<F: NorFlash>(flash: &mut F, sequence: u64, record: &[u8]) -> bool {
     let version = Version {
         sequence,
         record: record.to_vec(),
     };
     let mut sectors: Vec<(u64, u32)> = (0..RECORD_SECTORS)
-        .map(|sector| (read(flash, sector).map_or(0, |there| there.sequence), sector))
+        .map(|sector| {
+            (
+                read(flash, sector).map_or(0, |there| there.sequence),
+                sector,
+            )
+        })
         .collect();
     sectors.sort_unstable();
     // The newest copy of the version before goes only once this one is there.
@@ -97,8 +107,11 @@ fn read<F: NorFlash>(flash: &mut F, sector: u32) -> Option<Version> {
     let end = HEADER_BYTES.checked_add(length)?;
     let digest = bytes.get(end..end.checked_add(DIGEST_BYTES)?)?;
     let body = bytes.get(..end)?;
-    (Sha256::digest(body).as_slice() == digest).then(|| Version {
-        sequence: u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| body[byte])),
+    let sequence = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| body[byte]));
+    // No device counts that far, and after the last number there is none for the next record.
+    let whole = sequence < u64::MAX / 2 && Sha256::digest(body).as_slice() == digest;
+    whole.then(|| Version {
+        sequence,
         record: body[HEADER_BYTES..].to_vec(),
     })
 }

@@ -85,7 +85,9 @@ impl Bundle {
             files,
             digest: digest_of(entry.files.iter().map(|file| file.sha256)),
         };
-        bundle.checked_bytes().ok_or(bad("the files are too long"))?;
+        bundle
+            .checked_bytes()
+            .ok_or(bad("the files are too long"))?;
         Ok(bundle)
     }
 
@@ -197,7 +199,11 @@ impl State {
     /// Raises every floor to what is confirmed.
     pub(crate) fn raise_floors(&mut self) {
         for bundle in &self.confirmed {
-            match self.floors.iter_mut().find(|(of, _)| *of == bundle.language) {
+            match self
+                .floors
+                .iter_mut()
+                .find(|(of, _)| *of == bundle.language)
+            {
                 Some((_, version)) => *version = (*version).max(bundle.model_version),
                 None => self
                     .floors

@@ -66,13 +66,19 @@ impl Golden {
         if !(1..=MAX_LABEL_BYTES).contains(&self.label.len()) {
             return bad(
                 "label",
-                format!("expected 1 to {MAX_LABEL_BYTES} bytes, found {}", self.label.len()),
+                format!(
+                    "expected 1 to {MAX_LABEL_BYTES} bytes, found {}",
+                    self.label.len()
+                ),
             );
         }
         if !(1..=100).contains(&self.least_posterior) {
             return bad(
                 "least_posterior",
-                format!("expected 1 to 100 hundredths, found {}", self.least_posterior),
+                format!(
+                    "expected 1 to 100 hundredths, found {}",
+                    self.least_posterior
+                ),
             );
         }
         if self.levels.len() != WINDOW_FRAMES * MEL_BINS {
