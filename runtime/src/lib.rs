@@ -10,11 +10,14 @@ mod cpu;
 mod engine;
 mod error;
 mod files;
+pub mod install;
 mod models;
+mod release;
 mod spotter;
 
 pub use clip::{CLIP_SAMPLES, ClipRunner};
 pub use engine::{DEFAULT_STEP_FRAMES, Engine, Operation};
 pub use error::{CaptureError, EngineError, ModelsError, SpotError};
 pub use models::{DeltaFile, Model, Models};
+pub use release::Installed;
 pub use spotter::{Event, Listener, Spotter};

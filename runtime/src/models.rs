@@ -1,25 +1,30 @@
 //! A directory of models: `base.onnx`, its manifest `base.json` and one `<language>.swr` delta per further language.
 //! Files are read, their digests and signatures checked here; merged tensors and labels leave, ready for an engine.
 
-use std::fs::{self, File};
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use swr_core::MEL_BINS;
+use swr_core::network::Network;
 use swr_core::package::{
-    Delta, DetachedSignature, Digest, Manifest, PackageError, PublicKey, Tensors, digest, merge,
-    onnx,
+    Delta, DetachedSignature, Digest, Golden, Manifest, PackageError, PublicKey, Tensors, digest,
+    merge, onnx,
 };
 
 use crate::engine::{Engine, Recognised, merged_onnx};
 use crate::error::{EngineError, ModelsError};
+use crate::install::{Disk, Folder, READY, locate};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Extension of delta files.
 pub(crate) const DELTA_EXTENSION: &str = "swr";
+/// Extension of golden clips.
+pub(crate) const GOLDEN_EXTENSION: &str = "golden";
 /// What is added to a file's name for the signature beside it.
 pub(crate) const SIGNATURE_SUFFIX: &str = ".minisig";
 /// A base's manifest and network in a directory of models.
@@ -106,7 +111,7 @@ impl Models {
         if !directory.is_dir() {
             return Err(ModelsError::NoDirectory { path: directory });
         }
-        let [manifest_path, onnx_path] = BASE_FILES.map(|name| directory.join(name));
+        let [manifest_path, onnx_path] = BASE_FILES.map(|name| locate(&directory, name));
         let manifest_bytes = read(&manifest_path, ADVICE)?;
         let manifest = Manifest::parse(&manifest_bytes).map_err(package_error(&manifest_path))?;
         check_signature(&manifest_path, &manifest_bytes, keys)?;
@@ -172,19 +177,7 @@ impl Models {
             source,
             advice: "check that you may read it",
         };
-        let mut languages = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            if let Some(stem) = stem
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == DELTA_EXTENSION)
-            {
-                languages.push(stem.to_owned());
-            }
-        }
-        languages.sort();
+        let mut languages = deltas(&self.directory).map_err(failed)?;
         languages.insert(0, self.manifest.language.clone());
         Ok(languages)
     }
@@ -203,7 +196,7 @@ impl Models {
                 there: languages.join(", "),
             });
         }
-        let path = self.directory.join(format!("{language}.{DELTA_EXTENSION}"));
+        let path = locate(&self.directory, &format!("{language}.{DELTA_EXTENSION}"));
         let file = DeltaFile::read(&path)?;
         if file.delta.header().language != language {
             return Err(ModelsError::WrongName {
@@ -242,7 +235,7 @@ impl Models {
             thresholds: manifest.thresholds.per_label(manifest.labels.len()),
             window_frames: manifest.window_frames,
             context_frames: manifest.context_frames,
-            path: self.directory.join("base.json"),
+            path: locate(&self.directory, BASE_FILES[0]),
             onnx: Arc::clone(&self.onnx),
             recognised: self.recognised.clone(),
             merged: None,
@@ -264,6 +257,42 @@ impl Models {
             merged: Some(merged),
             ..base
         })
+    }
+}
+
+impl Models {
+    /// Runs a language's golden clip on it, as a trial before it is trusted; the posterior of the clip's keyword. `None` where the models have no golden clip,
+    /// or the network is none that this project trains, for which golden clips are not made.
+    ///
+    /// # Errors
+    /// [`ModelsError::Package`] for a clip that is damaged, not signed as it must be or of another language, and for a model that does not hear it.
+    pub fn try_golden(&self, model: &Model) -> Result<Option<f32>, ModelsError> {
+        let name = match model.language == self.manifest.language {
+            true => "base",
+            false => &model.language,
+        };
+        let path = locate(&self.directory, &format!("{name}.{GOLDEN_EXTENSION}"));
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = read(&path, "copy the golden clip again")?;
+        check_signature(&path, &bytes, &self.keys)?;
+        let golden = Golden::read(&bytes).map_err(package_error(&path))?;
+        if golden.language != model.language {
+            return Err(ModelsError::WrongName {
+                path,
+                expected: model.language.clone(),
+                found: golden.language,
+            });
+        }
+        let tensors = model.merged.as_ref().unwrap_or(&self.tensors);
+        match Network::new(tensors) {
+            Ok(network) => {
+                let posterior = golden.check(&network, &model.labels);
+                posterior.map(Some).map_err(package_error(&path))
+            }
+            Err(_) => Ok(None),
+        }
     }
 }
 
@@ -342,9 +371,13 @@ fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> Result<(), 
     let Some(first) = keys.first() else {
         return Ok(());
     };
-    let beside = beside(path, SIGNATURE_SUFFIX);
-    if beside.exists() {
-        let text = read(&beside, "copy the signature again")?;
+    let beside = signature_of(path);
+    let text = match beside.exists() {
+        true => read(&beside, "copy the signature again")?,
+        false => Vec::new(),
+    };
+    // In a release that is ready, an empty one stands for none.
+    if !text.is_empty() {
         let signature: DetachedSignature = String::from_utf8_lossy(&text)
             .parse()
             .map_err(package_error(&beside))?;
@@ -361,6 +394,31 @@ fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> Result<(), 
         }
     }
     Err(package_error(path)(refused))
+}
+
+/// Where the signature of a file is: beside it, or, of a file in a release that is ready, already in the directory.
+fn signature_of(path: &Path) -> PathBuf {
+    let beside = beside(path, SIGNATURE_SUFFIX);
+    match path.parent() {
+        Some(folder) if folder.ends_with(READY) && !beside.exists() => {
+            let directory = folder
+                .ancestors()
+                .nth(Path::new(READY).components().count());
+            let name = beside.file_name().unwrap_or_default();
+            directory.unwrap_or(folder).join(name)
+        }
+        _ => beside,
+    }
+}
+
+/// Languages of the deltas in a directory or in its release that is ready, in alphabetic order.
+pub(crate) fn deltas(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut disk = Folder(directory.into());
+    let names = [disk.names("")?, disk.names(READY)?].concat();
+    let suffix = format!(".{DELTA_EXTENSION}");
+    let languages = names.iter().filter_map(|name| name.strip_suffix(&suffix));
+    let languages: BTreeSet<String> = languages.map(str::to_owned).collect();
+    Ok(languages.into_iter().collect())
 }
 
 /// The path with `suffix` after its name.

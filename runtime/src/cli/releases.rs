@@ -1,7 +1,7 @@
 //! `swr models`: releases of models in a directory or behind a URL, as `index.json` describes them, and what of them is installed.
 //! Files are fetched beside the installed ones, resumed where an earlier attempt broke off, verified together, and only then put in place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,16 +11,14 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES, Manifest};
+use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
 
 use super::{ModelsArgs, Outcome, json_line};
-use crate::models::{
-    BASE_FILES, DELTA_EXTENSION, DeltaFile, Models, SIGNATURE_SUFFIX, beside, read,
-};
+use crate::install::{self, Disk, Folder, PULL, RELEASE, locate};
+use crate::models::{Models, read};
+use crate::release::Installed;
 
 const INDEX: &str = "index.json";
-/// Folder inside the directory of models where files wait until all of them are good.
-const WAITING: &str = ".pull";
 /// A server that takes longer for a file has stalled; what came is kept.
 const LONGEST_DOWNLOAD: Duration = Duration::from_secs(30 * 60);
 
@@ -31,6 +29,8 @@ pub(super) enum Releases {
     List(List),
     /// Fetch base and languages of a release, verify them, put them in place
     Pull(Pull),
+    /// Remove languages; an older version of one is not taken again
+    Remove(Remove),
     /// Check that what is installed is what a release holds
     Verify(List),
 }
@@ -73,6 +73,17 @@ pub(super) struct Pull {
     models: ModelsArgs,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  swr models remove ar,zh --models models")]
+pub(super) struct Remove {
+    /// Languages to remove, with commas between
+    #[arg(value_name = "L", required = true, value_delimiter = ',')]
+    lang: Vec<String>,
+    #[command(flatten)]
+    models: ModelsArgs,
+}
+
 /// A file of a release; the line of `--json`.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -90,6 +101,7 @@ impl Releases {
         match self {
             Releases::List(list) => list.list(out),
             Releases::Pull(pull) => pull.run(out),
+            Releases::Remove(remove) => remove.run(out),
             Releases::Verify(list) => list.verify(out),
         }
     }
@@ -158,7 +170,7 @@ fn line<'a>(entry: &'a Entry, file: &'a IndexedFile, directory: &Path) -> anyhow
         file: &file.name,
         bytes: file.bytes,
         sha256: file.sha256,
-        installed: match digest_of(&directory.join(&file.name))? {
+        installed: match digest_of(&locate(directory, &file.name))? {
             None => "no",
             Some(found) if found == file.sha256 => "yes",
             Some(_) => "other",
@@ -187,71 +199,51 @@ impl Pull {
             .clone()
             .unwrap_or_else(|| "models".into());
         let keys = self.models.keys()?;
-        let installed = Installed::find(&directory)?;
+        let mut disk = Folder(directory.clone());
+        let shown = || directory.display().to_string();
+        // What an earlier pull was cut in.
+        install::settle(&mut disk).with_context(shown)?;
+        let installed = Installed::find(&directory).with_context(shown)?;
         let entries = self.wanted(&index, &installed)?;
 
-        let waiting = directory.join(WAITING);
-        let release = waiting.join("release");
-        if release.exists() {
-            fs::remove_dir_all(&release).with_context(|| release.display().to_string())?;
-        }
-        fs::create_dir_all(&release).with_context(|| release.display().to_string())?;
+        let (waiting, release) = (directory.join(PULL), directory.join(RELEASE));
+        install::begin(&mut disk).with_context(shown)?;
+        let mut new = Vec::new();
         for entry in &entries {
             for file in &entry.files {
-                let (there, staged) = (directory.join(&file.name), release.join(&file.name));
+                let there = directory.join(&file.name);
                 let from = if digest_of(&there)? == Some(file.sha256) {
                     there
                 } else {
+                    new.push((*entry, file));
                     source.fetch(file, &waiting)?
                 };
-                fs::copy(&from, &staged).with_context(|| from.display().to_string())?;
+                let bytes = read(&from, "check that you may read it")?;
+                let staged = format!("{RELEASE}/{}", file.name);
+                disk.write(&staged, &bytes).with_context(shown)?;
             }
             // The base alone first: what nobody trusted signed is not worth fetching more of.
             if entry.language == index.base.language {
                 let staged = Models::open_trusting(&release, &keys)?;
-                let checked = staged.manifest().check_not_older(installed.base_version);
-                checked.context("base.json")?;
+                installed.check_base(&staged)?;
             }
         }
-
-        // As a whole, as it will be used: graph, base, every merge, every signature.
-        let staged = Models::open_trusting(&release, &keys)?;
-        for language in &staged.languages()?[1..] {
-            staged.load(language)?;
-            if let Some(version) = installed.versions.get(language) {
-                let checked = staged.delta(language)?.delta.check_not_older(*version);
-                checked.with_context(|| format!("{language}.swr"))?;
-            }
-        }
-
-        for entry in &entries {
-            for file in &entry.files {
-                let (from, to) = (release.join(&file.name), directory.join(&file.name));
-                if digest_of(&to)? != Some(file.sha256) {
-                    put_in_place(&from, &to)?;
-                    let line = line(entry, file, &directory)?;
-                    if self.json {
-                        json_line(out, &line)?;
-                    } else {
-                        writeln!(out, "{}: {} bytes", to.display(), line.bytes)?;
-                    }
-                }
-                // A signature of the file that was there before would only contradict the new one.
-                let signature = beside(Path::new(&file.name), SIGNATURE_SUFFIX);
-                let released = entry.files.iter().any(|f| Path::new(&f.name) == signature);
-                if !released && !file.name.ends_with(SIGNATURE_SUFFIX) {
-                    remove_if_there(&directory.join(signature))?;
-                }
-            }
-        }
+        installed.check(&release, &keys)?;
+        install::commit(&mut disk).with_context(shown)?;
+        install::settle(&mut disk).with_context(shown)?;
         fs::remove_dir_all(&waiting).with_context(|| waiting.display().to_string())?;
+
+        for (entry, file) in new {
+            let line = line(entry, file, &directory)?;
+            if self.json {
+                json_line(out, &line)?;
+            } else {
+                let path = directory.join(&file.name);
+                writeln!(out, "{}: {} bytes", path.display(), line.bytes)?;
+            }
+        }
         let languages: Vec<&str> = entries.iter().map(|e| e.language.as_str()).collect();
-        eprintln!(
-            "{}: {} of {}",
-            directory.display(),
-            languages.join(", "),
-            self.source
-        );
+        eprintln!("{}: {} of {}", shown(), languages.join(", "), self.source);
         Ok(Outcome::Success)
     }
 
@@ -289,53 +281,26 @@ impl Pull {
     }
 }
 
-/// What lies in a directory of models, whether or not it fits together: an interrupted pull may have left files of two releases.
-struct Installed {
-    /// 0 where there is no base.
-    base_version: u32,
-    /// Of the deltas by language, 0 where a delta cannot be read.
-    versions: BTreeMap<String, u32>,
-}
-
-impl Installed {
-    fn find(directory: &Path) -> anyhow::Result<Self> {
-        let manifest = fs::read(directory.join(BASE_FILES[0])).ok();
-        let manifest = manifest.and_then(|bytes| Manifest::parse(&bytes).ok());
-        let mut found = Self {
-            base_version: manifest.map_or(0, |manifest| manifest.model_version),
-            versions: BTreeMap::new(),
-        };
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-            Err(error) => return Err(error).with_context(|| directory.display().to_string()),
-        };
-        for entry in entries {
-            let path = entry?.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            if let Some(language) = stem
-                && path.extension().is_some_and(|e| e == DELTA_EXTENSION)
-            {
-                let delta = DeltaFile::read(&path).ok();
-                let version = delta.map_or(0, |file| file.delta.header().model_version);
-                found.versions.insert(language.to_owned(), version);
-            }
+impl Remove {
+    fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        let directory = self.models.directory()?;
+        let installed =
+            Installed::find(&directory).with_context(|| directory.display().to_string())?;
+        for language in &self.lang {
+            let version = installed.versions.get(language).with_context(|| {
+                let there: Vec<&str> = installed.versions.keys().map(String::as_str).collect();
+                format!(
+                    "{}: has no language `{language}` beside its base (it has {})",
+                    directory.display(),
+                    there.join(", ")
+                )
+            })?;
+            install::remove(&mut Folder(directory.clone()), language, *version)
+                .with_context(|| directory.display().to_string())?;
+            writeln!(out, "{language}: removed, version {version}")?;
         }
-        Ok(found)
+        Ok(Outcome::Success)
     }
-}
-
-/// Moves a file within a file system so that either the old or the new one is there after a power cut.
-fn put_in_place(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let put = || -> io::Result<()> {
-        File::open(from)?.sync_all()?;
-        fs::rename(from, to)?;
-        match to.parent() {
-            Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-            _ => Ok(()),
-        }
-    };
-    put().with_context(|| format!("{}: could not be put in place", to.display()))
 }
 
 fn remove_if_there(path: &Path) -> anyhow::Result<()> {
