@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use swr_core::package::PublicKey;
 
+use crate::card;
 use crate::device::{DEVICES, Device, Storage};
 use crate::flash::TORN_STATES;
 use crate::publisher::{Catalogue, Packages};
@@ -164,6 +166,32 @@ struct Line<'a> {
     swept: &'a Swept,
 }
 
+/// Sweeps a scenario on a device's kind of storage.
+fn sweep_on(
+    device: &Device,
+    scenario: &Scenario,
+    packages: &Packages,
+    key: &PublicKey,
+    extent: &Extent,
+) -> Result<Swept> {
+    let Storage::Nor {
+        word_bytes,
+        sector_bytes,
+        sectors,
+        ecc,
+        ..
+    } = device.storage
+    else {
+        return card::sweep(scenario, packages, key, extent, false);
+    };
+    let part = Part { sectors, ecc };
+    match (word_bytes, sector_bytes) {
+        (1, 4_096) => sweep::<1, 4_096>(scenario, packages, key, &part, extent, None),
+        (16, 8_192) => sweep::<16, 8_192>(scenario, packages, key, &part, extent, None),
+        _ => bail!("{}: no flash of this kind is simulated", device.name),
+    }
+}
+
 impl How {
     fn devices(&self) -> Result<Vec<Device>> {
         if self.device == ["all"] {
@@ -192,26 +220,7 @@ impl How {
         let mut sum = Swept::default();
         for device in &devices {
             for scenario in scenarios {
-                let Storage::Nor {
-                    word_bytes,
-                    sector_bytes,
-                    sectors,
-                    ecc,
-                    ..
-                } = device.storage
-                else {
-                    continue;
-                };
-                let part = Part { sectors, ecc };
-                let swept = match (word_bytes, sector_bytes) {
-                    (1, 4_096) => {
-                        sweep::<1, 4_096>(scenario, &packages, &key, &part, &extent, None)
-                    }
-                    (16, 8_192) => {
-                        sweep::<16, 8_192>(scenario, &packages, &key, &part, &extent, None)
-                    }
-                    _ => bail!("{}: no flash of this kind is simulated", device.name),
-                }?;
+                let swept = sweep_on(device, scenario, &packages, &key, &extent)?;
                 let line = Line {
                     device: device.name,
                     scenario: scenario.name,

@@ -3,8 +3,10 @@
 //!
 //! The code under test is `swr_update` and `swr_core`, as devices run them; here are only the flash, the faults, the publisher and the bookkeeping.
 
+pub mod card;
 pub mod cli;
 pub mod device;
+pub mod disk;
 pub mod flash;
 pub mod publisher;
 pub mod random;

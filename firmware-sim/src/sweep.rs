@@ -480,7 +480,14 @@ pub fn sweep<const W: usize, const E: usize>(
 const MAX_FINDINGS: usize = 20;
 
 impl Swept {
-    fn fail(&mut self, finding: Finding) {
+    /// Keeps the first failures only.
+    pub(crate) fn tidy(&mut self) {
+        self.findings
+            .sort_by_key(|finding| (finding.operation, finding.torn));
+        self.findings.truncate(MAX_FINDINGS);
+    }
+
+    pub(crate) fn fail(&mut self, finding: Finding) {
         match finding.failure {
             Failure::Bricked => self.bricked += 1,
             Failure::Lost => self.lost += 1,

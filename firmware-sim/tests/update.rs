@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use swr_firmware_sim::card;
 use swr_firmware_sim::publisher::{Catalogue, Packages};
 use swr_firmware_sim::random::{Action, World};
 use swr_firmware_sim::scenario::{self, Scenario};
@@ -45,6 +46,34 @@ fn no_cut_breaks_a_device() {
         "{swept:?}"
     );
     assert!(swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100);
+}
+
+fn swept_on_a_card(lies: bool) -> Swept {
+    let scenarios = scenario::all();
+    let catalogue = Catalogue::open(&models()).expect("the released models");
+    let items = scenarios.iter().flat_map(Scenario::items);
+    let packages = Packages::new(&catalogue, items).expect("packages");
+    let key = catalogue.public_key().expect("a key");
+    let each = scenarios
+        .iter()
+        .map(|scenario| card::sweep(scenario, &packages, &key, &SOME, lies).expect("a sweep"));
+    each.fold(Swept::default(), Swept::and)
+}
+
+#[test]
+fn no_cut_breaks_a_directory_of_models() {
+    let swept = swept_on_a_card(false);
+    assert!(swept.is_clean(), "{:#?}", swept.findings);
+    assert!(
+        swept.cuts > 40 && swept.woke_old > 0 && swept.woke_new > 0,
+        "{swept:?}"
+    );
+}
+
+#[test]
+fn a_card_that_does_not_sync_is_noticed() {
+    let swept = swept_on_a_card(true);
+    assert!(swept.lost > 0 && swept.bricked > 0, "{swept:?}");
 }
 
 /// The scenario in which a mistake must show, and how closely one must look.

@@ -396,19 +396,18 @@ fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> Result<(), 
     Err(package_error(path)(refused))
 }
 
-/// Where the signature of a file is: beside it, or, of a file in a release that is ready, already in the directory.
+/// Where the signature of a file is: while a release is moved from where it was ready to the directory, either of them may be there already.
 fn signature_of(path: &Path) -> PathBuf {
     let beside = beside(path, SIGNATURE_SUFFIX);
-    match path.parent() {
-        Some(folder) if folder.ends_with(READY) && !beside.exists() => {
-            let directory = folder
-                .ancestors()
-                .nth(Path::new(READY).components().count());
-            let name = beside.file_name().unwrap_or_default();
-            directory.unwrap_or(folder).join(name)
-        }
-        _ => beside,
-    }
+    let (Some(folder), Some(name)) = (path.parent(), beside.file_name()) else {
+        return beside;
+    };
+    let depth = Path::new(READY).components().count();
+    let directory = match folder.ends_with(READY) {
+        true => folder.ancestors().nth(depth).unwrap_or(folder),
+        false => folder,
+    };
+    locate(directory, &name.to_string_lossy())
 }
 
 /// Languages of the deltas in a directory or in its release that is ready, in alphabetic order.

@@ -1,0 +1,292 @@
+//! The same sweep for devices that keep their models in files: `swr models pull` and `remove` on a card that is cut in every operation, read by the runtime itself.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use swr_core::package::{Digest, PublicKey};
+use swr_runtime::install::{self, Disk, PULL, RELEASE};
+use swr_runtime::{Installed, Models};
+
+use crate::disk::Card;
+use crate::flash::TORN_STATES;
+use crate::publisher::{Flaw, Packages};
+use crate::scenario::{Outcome, Scenario, Set, Step};
+use crate::sweep::{Extent, Failure, Finding, Swept};
+
+struct Bench<'a> {
+    packages: &'a Packages,
+    keys: [PublicKey; 1],
+}
+
+/// What a step came to: whether its last operation was acknowledged, or why it was refused.
+type Sent = Result<(), String>;
+
+impl Bench<'_> {
+    /// What `swr models pull` does with a release that holds `put` and what is installed, once it is fetched.
+    fn pull(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
+        install::settle(card)?;
+        let folder = tempfile::tempdir()?;
+        card.to_folder(folder.path())?;
+        let installed = Installed::find(folder.path())?;
+        install::begin(card)?;
+        let mut release = before.clone();
+        release.extend(step.put.iter().map(|item| (item.language, *item)));
+        for item in release.values() {
+            let package = self.packages.get(item);
+            for (file, (name, bytes)) in package.entry.files.iter().zip(&package.files) {
+                if Digest::of_bytes(bytes) != file.sha256 {
+                    return Ok(Err(format!("{name}: not what the index says")));
+                }
+                card.write(&format!("{RELEASE}/{name}"), bytes)?;
+            }
+            if item.flaw == Flaw::Crashes {
+                return Ok(Err("the program is killed in its trial".into()));
+            }
+        }
+        let staged = tempfile::tempdir()?;
+        card.to_folder(staged.path())?;
+        if let Err(refused) = installed.check(&staged.path().join(RELEASE), &self.keys) {
+            return Ok(Err(refused.to_string()));
+        }
+        install::commit(card)?;
+        Ok(Ok(()))
+    }
+
+    /// Removes languages, as `swr models remove` does.
+    fn remove(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
+        for language in &step.remove {
+            let version = before.get(language).map_or(0, |item| item.version);
+            install::remove(card, language, version)?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn send(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
+        match step.put.is_empty() {
+            true => self.remove(card, step, before),
+            false => self.pull(card, step, before),
+        }
+    }
+
+    /// What the runtime makes of the card.
+    fn running(&self, card: &Card) -> Result<Vec<(String, u32, Digest)>> {
+        let folder = tempfile::tempdir()?;
+        card.to_folder(folder.path())?;
+        let models = Models::open_trusting(folder.path(), &self.keys)?;
+        let manifest = models.manifest();
+        let mut running = vec![(
+            manifest.language.clone(),
+            manifest.model_version,
+            manifest.tensors_sha256,
+        )];
+        for language in &models.languages()?[1..] {
+            models.load(language)?.engine(4)?;
+            let delta = models.delta(language)?.delta;
+            let version = delta.header().model_version;
+            running.push((language.clone(), version, delta.merged_digest()));
+        }
+        Ok(running)
+    }
+
+    fn is_set(&self, running: &[(String, u32, Digest)], set: &Set) -> bool {
+        running.len() == set.len()
+            && running.iter().all(|(language, version, digest)| {
+                set.get(language.as_str()).is_some_and(|item| {
+                    item.version == *version && self.packages.get(item).tensors_sha256 == *digest
+                })
+            })
+    }
+
+    /// Whether the card has the models after the step; an error if it has neither those nor those before it.
+    fn wake(
+        &self,
+        card: &Card,
+        sets: &[Set],
+        step: usize,
+        acknowledged: bool,
+    ) -> Result<bool, (Failure, String)> {
+        let running = self
+            .running(card)
+            .map_err(|error| (Failure::Bricked, format!("{error:#}")))?;
+        let new = self.is_set(&running, &sets[step + 1]);
+        if new || (!acknowledged && self.is_set(&running, &sets[step])) {
+            return Ok(new);
+        }
+        let failure = match self.is_set(&running, &sets[step]) {
+            true => Failure::Lost,
+            false => Failure::WrongModel,
+        };
+        let seen = running
+            .iter()
+            .map(|(l, version, _)| format!("{l} {version}"));
+        Err((failure, seen.collect::<Vec<_>>().join(", ")))
+    }
+
+    /// Does a step again on a card that was cut in it: it must end as it would have.
+    fn resume(
+        &self,
+        card: &mut Card,
+        scenario: &Scenario,
+        sets: &[Set],
+        step: usize,
+    ) -> Result<(), (Failure, String)> {
+        let failed = |error: anyhow::Error| (Failure::Bricked, format!("{error:#}"));
+        let sent = self
+            .send(card, &scenario.steps[step], &sets[step])
+            .map_err(failed)?;
+        judge(&sent, &scenario.steps[step])?;
+        install::settle(card).map_err(|error| failed(error.into()))?;
+        match self.wake(card, sets, step, sent.is_ok())? {
+            true => Ok(()),
+            false => Err((Failure::Bricked, "takes no update any more".into())),
+        }
+    }
+}
+
+/// A trial is part of the check before anything changes, so that what a device with flash would go back from is refused here.
+fn judge(sent: &Sent, step: &Step) -> Result<(), (Failure, String)> {
+    match (sent, step.outcome) {
+        (Ok(()), Outcome::Refused | Outcome::Reverted) => {
+            Err((Failure::WrongModel, "took what it must refuse".into()))
+        }
+        (Err(refused), Outcome::Confirmed) => Err((
+            Failure::Bricked,
+            format!("refused a good release: {refused}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A step that puts and removes is two here.
+fn in_files(scenario: &Scenario) -> Scenario {
+    let mut steps = Vec::new();
+    for step in &scenario.steps {
+        let both = !step.put.is_empty() && !step.remove.is_empty();
+        if both {
+            steps.push(Step {
+                remove: Vec::new(),
+                ..step.clone()
+            });
+        }
+        steps.push(Step {
+            put: if both { Vec::new() } else { step.put.clone() },
+            ..step.clone()
+        });
+    }
+    Scenario {
+        steps,
+        ..scenario.clone()
+    }
+}
+
+/// Sweeps a scenario on a card, which may be one that acknowledges syncs without doing them.
+///
+/// # Errors
+/// If the real folders that the runtime reads cannot be made.
+pub fn sweep(
+    scenario: &Scenario,
+    packages: &Packages,
+    key: &PublicKey,
+    extent: &Extent,
+    lies: bool,
+) -> Result<Swept> {
+    let scenario = &in_files(scenario);
+    let bench = Bench {
+        packages,
+        keys: [key.clone()],
+    };
+    let sets = scenario.sets();
+    let mut card = Card::default();
+    for item in &scenario.factory {
+        for (name, bytes) in &packages.get(item).files {
+            card.write(name, bytes)?;
+            card.sync(name)?;
+        }
+    }
+    card.sync_folder("")?;
+    if lies {
+        card.lie();
+    }
+    card.record();
+    let (mut acknowledged, mut ended) = (Vec::new(), Vec::new());
+    let mut swept = Swept::default();
+    for (number, step) in scenario.steps.iter().enumerate() {
+        let sent = bench
+            .send(&mut card, step, &sets[number])
+            .with_context(|| scenario.name.to_owned())?;
+        acknowledged.push(card.recorded_so_far());
+        install::settle(&mut card)?;
+        card.remove_folder(PULL)?;
+        ended.push(card.recorded_so_far());
+        let seen = judge(&sent, step).and_then(|()| bench.wake(&card, &sets, number, sent.is_ok()));
+        if let Err((failure, what)) = seen {
+            swept.fail(Finding {
+                failure,
+                step: number,
+                operation: card.recorded_so_far(),
+                torn: 1,
+                what: format!("without any cut: {what}"),
+            });
+            break;
+        }
+    }
+    let snapshots = card.recorded();
+    type Seen = Result<bool, (Failure, String)>;
+    let memory: Mutex<HashMap<([u8; 32], usize, bool), Seen>> = Mutex::default();
+    let cuts: Vec<usize> = (0..snapshots.len()).step_by(extent.every).collect();
+    let all = cuts.par_iter().map(|&operation| {
+        let mut swept = Swept {
+            cuts: 1,
+            ..Swept::default()
+        };
+        let step = ended.partition_point(|end| *end <= operation);
+        if step >= ended.len() {
+            return swept;
+        }
+        let confirmed = scenario.steps[step].outcome == Outcome::Confirmed;
+        let is_acknowledged = confirmed && operation >= acknowledged[step];
+        for torn in 0..extent.torn_states.min(TORN_STATES) {
+            let seed = extent.seed.wrapping_mul(1_000_003) ^ operation as u64;
+            let mut card = snapshots[operation].torn(torn, seed);
+            swept.torn += 1;
+            let key = (card.digest(), step, is_acknowledged);
+            let known = memory
+                .lock()
+                .expect("no panic while locked")
+                .get(&key)
+                .cloned();
+            let seen = known.unwrap_or_else(|| {
+                swept.recoveries_run += 1;
+                let seen = bench
+                    .wake(&card, &sets, step, is_acknowledged)
+                    .and_then(|new| {
+                        if !(new && confirmed) {
+                            bench.resume(&mut card, scenario, &sets, step)?;
+                            swept.trials_run += 1;
+                        }
+                        Ok(new)
+                    });
+                let mut memory = memory.lock().expect("no panic while locked");
+                memory.insert(key, seen.clone());
+                seen
+            });
+            match seen {
+                Ok(true) => swept.woke_new += 1,
+                Ok(false) => swept.woke_old += 1,
+                Err((failure, what)) => swept.fail(Finding {
+                    failure,
+                    step,
+                    operation,
+                    torn,
+                    what,
+                }),
+            }
+        }
+        swept
+    });
+    let mut swept = swept.and(all.reduce(Swept::default, Swept::and));
+    swept.tidy();
+    Ok(swept)
+}
