@@ -3,9 +3,12 @@
 //!
 //! The code under test is `swr_update` and `swr_core`, as devices run them; here are only the flash, the faults, the publisher and the bookkeeping.
 
+#[cfg(feature = "card")]
 pub mod card;
+#[cfg(feature = "card")]
 pub mod cli;
 pub mod device;
+#[cfg(feature = "card")]
 pub mod disk;
 pub mod flash;
 pub mod publisher;
