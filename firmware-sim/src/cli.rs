@@ -14,6 +14,7 @@ use crate::card;
 use crate::device::{DEVICES, Device, Storage};
 use crate::flash::TORN_STATES;
 use crate::publisher::{Catalogue, Packages};
+use crate::report::{ENERGY, costs};
 use crate::scenario::{self, Scenario};
 use crate::sweep::{Extent, Part, Swept, sweep};
 
@@ -35,10 +36,47 @@ enum Command {
     Devices,
     /// The scenarios, and what each shows
     Scenarios,
+    /// What models cost on each device: storage, bytes over the air, wear, memory
+    Costs(CostsArguments),
     /// Cut the power in every operation of one scenario
     Run(Run),
     /// Cut the power in every operation of every scenario
     Update(Update),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr-sim costs --languages 20
+  swr-sim costs --device pico2 --json
+
+With more languages than the folder has, theirs stand for the others, so that sizes are those of real deltas.")]
+struct CostsArguments {
+    #[command(flatten)]
+    devices: Devices,
+    /// Languages beside the base
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    languages: usize,
+    /// One JSON object a device
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsFolder,
+}
+
+/// Which devices.
+#[derive(Debug, Args)]
+struct Devices {
+    /// Devices, with commas between, or `all`
+    #[arg(long, value_name = "D", default_value = "all", value_delimiter = ',')]
+    device: Vec<String>,
+}
+
+/// Where models come from.
+#[derive(Debug, Args)]
+struct ModelsFolder {
+    /// Folder with base, deltas and golden clips
+    #[arg(long, value_name = "DIR", default_value = "models")]
+    models: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -65,9 +103,8 @@ struct Update {
 
 #[derive(Debug, Args)]
 struct How {
-    /// Devices, with commas between, or `all`
-    #[arg(long, value_name = "D", default_value = "all", value_delimiter = ',')]
-    device: Vec<String>,
+    #[command(flatten)]
+    devices: Devices,
     /// Cut `every` operation, or every N-th
     #[arg(long, value_name = "N", default_value = "every", value_parser = every)]
     cut: usize,
@@ -80,9 +117,8 @@ struct How {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
-    /// Folder with base, deltas and golden clips
-    #[arg(long, value_name = "DIR", default_value = "models")]
-    models: PathBuf,
+    #[command(flatten)]
+    models: ModelsFolder,
 }
 
 fn every(typed: &str) -> Result<usize, String> {
@@ -113,6 +149,7 @@ where
     let done = match &cli.command {
         Command::Devices => devices(out).map(|()| true),
         Command::Scenarios => scenarios(out).map(|()| true),
+        Command::Costs(costs) => costs.run(out).map(|()| true),
         Command::Run(run) => run.run(out),
         Command::Update(update) => update.how.run(&scenario::all(), out),
     };
@@ -192,8 +229,8 @@ fn sweep_on(
     }
 }
 
-impl How {
-    fn devices(&self) -> Result<Vec<Device>> {
+impl Devices {
+    fn find(&self) -> Result<Vec<Device>> {
         if self.device == ["all"] {
             return Ok(DEVICES.to_vec());
         }
@@ -206,10 +243,68 @@ impl How {
         };
         self.device.iter().map(find).collect()
     }
+}
 
+impl CostsArguments {
+    fn run(&self, out: &mut dyn Write) -> Result<()> {
+        let catalogue = Catalogue::open(&self.models.models)?;
+        for device in self.devices.find()? {
+            let costs = costs(&device, &catalogue, self.languages)?;
+            if self.json {
+                writeln!(out, "{}", serde_json::to_string(&costs)?)?;
+                continue;
+            }
+            let kib = |bytes: u64| bytes as f64 / 1024.0;
+            let room = match costs.storage_bytes {
+                Some(room) => format!("of {:.0} KiB", kib(room)),
+                None => "on a card".into(),
+            };
+            writeln!(
+                out,
+                "{}: base and {} languages",
+                device.name, costs.languages
+            )?;
+            writeln!(
+                out,
+                "  storage   {:>9.1} KiB {room}; as whole networks {:.1} KiB, {:.1} times as much",
+                kib(costs.occupied_bytes),
+                kib(costs.whole_models_bytes),
+                costs.whole_models_bytes as f64 / costs.occupied_bytes as f64
+            )?;
+            writeln!(
+                out,
+                "  over air  {:>9} B for a language (a whole network {} B), {} B for a new base with all languages",
+                costs.language_update_bytes,
+                costs.whole_model_update_bytes,
+                costs.base_update_bytes
+            )?;
+            writeln!(
+                out,
+                "  memory    {:>9.1} KiB to load a language, {:.1} in a trial, {:.1} while it listens; the device has {:.0}",
+                kib(costs.load_peak_bytes),
+                kib(costs.trial_peak_bytes),
+                kib(costs.loaded_bytes),
+                kib(costs.ram_bytes)
+            )?;
+            if let Some(wear) = &costs.wear {
+                writeln!(
+                    out,
+                    "  wear      {:>9} erases of the most worn sector in a year of weekly updates, {:.0} years to the data sheet's limit; {:.1} mJ an update",
+                    wear.most_erases, wear.years, wear.update_millijoule
+                )?;
+            }
+        }
+        if !self.json {
+            writeln!(out, "energy: {ENERGY}")?;
+        }
+        Ok(())
+    }
+}
+
+impl How {
     fn run(&self, scenarios: &[Scenario], out: &mut dyn Write) -> Result<bool> {
-        let devices = self.devices()?;
-        let catalogue = Catalogue::open(&self.models)?;
+        let devices = self.devices.find()?;
+        let catalogue = Catalogue::open(&self.models.models)?;
         let key = catalogue.public_key()?;
         let packages = Packages::new(&catalogue, scenarios.iter().flat_map(Scenario::items))?;
         let extent = Extent {

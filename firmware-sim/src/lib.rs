@@ -13,5 +13,7 @@ pub mod disk;
 pub mod flash;
 pub mod publisher;
 pub mod random;
+#[cfg(feature = "card")]
+pub mod report;
 pub mod scenario;
 pub mod sweep;

@@ -149,6 +149,11 @@ impl Catalogue {
         self.trusted.public_key()
     }
 
+    /// The folder.
+    pub fn models(&self) -> &Path {
+        &self.models
+    }
+
     /// Language of the base.
     pub fn base_language(&self) -> &str {
         &self.manifest.language

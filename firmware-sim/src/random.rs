@@ -277,27 +277,34 @@ impl Life<'_> {
         committed
     }
 
+    /// A start, and all models loaded; with them, why the last update was refused.
+    fn run(&mut self) -> Result<(Running, Option<String>), UpdateError> {
+        let mut device = self.open()?;
+        let started = device.start()?;
+        let languages: Vec<String> = device.installed().map(|(l, _)| l.to_owned()).collect();
+        let mut running = Running::new();
+        for language in languages {
+            let model = device.load(&language)?;
+            running.insert(language, (model.model_version, model.tensors_sha256));
+        }
+        Ok((running, started.refused))
+    }
+
     /// Switches the device on, and once more if power fails meanwhile; it must run what it has promised.
     fn start(&mut self) -> Result<(), String> {
         if !self.flash.power().is_on() {
             self.flash.power_on();
         }
-        let mut started = self.open().and_then(|mut device| device.start());
+        let mut started = self.run();
         if !self.flash.power().is_on() {
             if let Some(pending) = &mut self.pending {
                 pending.cut_starts += 1;
             }
             self.flash.power_on();
-            started = self.open().and_then(|mut device| device.start());
+            started = self.run();
         }
-        let started = started.map_err(|error| format!("bricked: {error}"))?;
-        if let Some(error) = started.damaged.first() {
-            return Err(format!("lost: {error}"));
-        }
-        let models = started.models.into_iter();
-        let runs: Running = models
-            .map(|model| (model.language, (model.model_version, model.tensors_sha256)))
-            .collect();
+        let (runs, refused) =
+            started.map_err(|error| format!("bricked, or a language lost: {error}"))?;
         let pending = self.pending.take();
         let may_stay = pending.as_ref().is_none_or(|pending| {
             !pending.acknowledged || !pending.good || pending.cut_starts >= MAX_TRIES
@@ -317,7 +324,7 @@ impl Life<'_> {
                 versions(&runs),
                 versions(&self.runs),
                 pending.map_or("nothing".into(), |pending| versions(&pending.set)),
-                started.refused.unwrap_or_default()
+                refused.unwrap_or_default()
             ));
         }
         for (language, (version, _)) in &runs {

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use embedded_storage::nor_flash::NorFlash;
 use rayon::prelude::*;
 use serde::Serialize;
 use swr_core::package::{Digest, PublicKey};
@@ -116,6 +117,14 @@ impl Swept {
     }
 }
 
+/// The models of a device after a start.
+struct Running {
+    models: Vec<Model>,
+    /// Languages whose files do not hold any more.
+    damaged: Vec<UpdateError>,
+    refused: Option<String>,
+}
+
 /// A device of the simulator: the update code on a flash, with the packages of a scenario to be sent.
 struct Bench<'a> {
     packages: &'a Packages,
@@ -148,20 +157,43 @@ impl Bench<'_> {
         })
     }
 
+    /// What a device loads after its start.
+    fn running<F: NorFlash>(
+        device: &mut Device<F>,
+        started: Started,
+    ) -> Result<Running, UpdateError> {
+        let languages: Vec<String> = device.installed().map(|(l, _)| l.to_owned()).collect();
+        let (mut models, mut damaged) = (Vec::new(), Vec::new());
+        for (number, language) in languages.iter().enumerate() {
+            match device.load(language) {
+                Ok(model) => models.push(model),
+                // Without a base nothing runs.
+                Err(error) if number == 0 => return Err(error),
+                Err(error) => damaged.push(error),
+            }
+        }
+        Ok(Running {
+            models,
+            damaged,
+            refused: started.refused,
+        })
+    }
+
     /// Switches the device on, again after each crash; what it runs then.
     fn start<const W: usize, const E: usize>(
         &self,
         flash: &mut Flash<W, E>,
-    ) -> Result<Started, UpdateError> {
+    ) -> Result<Running, UpdateError> {
         let mut last = UpdateError::NotProvisioned;
         // One start more than the trials of a model that never ends, and one for the record's repair.
         for _ in 0..MAX_TRIES + 2 {
             flash.power_on();
             let power = flash.power();
-            match self
-                .open(flash)
-                .and_then(|mut device| device.start_with(|model| self.trial(&power, model)))
-            {
+            let started = self.open(flash).and_then(|mut device| {
+                let started = device.start_with(|model| self.trial(&power, model))?;
+                Self::running(&mut device, started)
+            });
+            match started {
                 Ok(started) => return Ok(started),
                 Err(error) => last = error,
             }
@@ -191,7 +223,7 @@ impl Bench<'_> {
     }
 
     /// Whether the models are exactly those of a set.
-    fn is_set(&self, started: &Started, set: &Set) -> bool {
+    fn is_set(&self, started: &Running, set: &Set) -> bool {
         started.damaged.is_empty()
             && started.models.len() == set.len()
             && started.models.iter().all(|model| {
@@ -347,7 +379,7 @@ struct Woke {
     what: String,
 }
 
-fn described(started: &Started) -> String {
+fn described(started: &Running) -> String {
     let models = started.models.iter();
     let models = models.map(|model| format!("{} {}", model.language, model.model_version));
     let damaged = started.damaged.iter().map(|error| format!("({error})"));

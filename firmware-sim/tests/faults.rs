@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use swr_core::package::PublicKey;
 use swr_firmware_sim::flash::{Defects, Nor};
 use swr_firmware_sim::publisher::{Catalogue, Flaw, Item, Package, SHIPPED};
-use swr_update::{Device, MAX_LANGUAGES, UpdateError};
+use swr_update::{Device, MAX_LANGUAGES, Model, UpdateError};
 
 type Flash = Nor<1, 4_096>;
 /// Sectors of the record, before the models.
@@ -41,9 +41,20 @@ fn provisioned(flash: Flash) -> Flash {
     flash
 }
 
+/// What a device loads: models, and errors in the place of those that it cannot.
+fn loaded(flash: &mut Flash) -> Vec<Result<Model, UpdateError>> {
+    let mut device = Device::open(flash, &keys()).expect("a record");
+    device.start().expect("a start");
+    let languages: Vec<String> = device.installed().map(|(l, _)| l.to_owned()).collect();
+    languages
+        .iter()
+        .map(|language| device.load(language))
+        .collect()
+}
+
 fn runs(flash: &mut Flash) -> Vec<(String, u32)> {
-    let started = Device::open(flash, &keys()).and_then(|mut device| device.start());
-    let models = started.expect("a start").models.into_iter();
+    let models = loaded(flash).into_iter();
+    let models = models.map(|model| model.expect("a model that holds"));
     models.map(|m| (m.language, m.model_version)).collect()
 }
 
@@ -53,8 +64,8 @@ fn en_and_ar(version: u32) -> Vec<(String, u32)> {
 
 fn update(flash: &mut Flash, package: &Package) -> Result<(), UpdateError> {
     let mut device = Device::open(flash, &keys())?;
-    device.stage(&package.entry)?;
-    device.write(&package.bytes)?;
+    let from = device.stage(&package.entry)?;
+    device.write(&package.bytes[from as usize..])?;
     device.finish()?;
     device.commit(&[])
 }
@@ -123,9 +134,14 @@ proptest! {
         bytes.extend(digest);
         flash.overwrite(0, &bytes);
         if let Ok(mut device) = Device::open(&mut flash, &keys())
-            && let Ok(started) = device.start()
+            && device.start().is_ok()
         {
-            prop_assert!(started.models.iter().all(|m| m.model_version == SHIPPED));
+            let languages: Vec<String> = device.installed().map(|(l, _)| l.to_owned()).collect();
+            for language in languages {
+                if let Ok(model) = device.load(&language) {
+                    prop_assert_eq!(model.model_version, SHIPPED);
+                }
+            }
         }
     }
 
@@ -137,27 +153,46 @@ proptest! {
     ) {
         let mut flash = provisioned(Flash::new(512, false));
         flash.overwrite(at, &garbage);
-        let mut device = Device::open(&mut flash, &keys()).expect("a record");
-        match device.start() {
-            Ok(started) => {
-                prop_assert_eq!(started.models.len() + started.damaged.len(), 2);
-                let all_damaged = started.damaged.iter().all(|error| matches!(error, UpdateError::Damaged { .. }));
-                prop_assert!(all_damaged);
-            }
-            Err(error) => {
-                // The base is gone; another one can be sent, with its delta.
-                let is_damaged = matches!(error, UpdateError::Damaged { .. });
-                prop_assert!(is_damaged, "{}", error);
-                for package in [package("en", SHIPPED), package("ar", SHIPPED)] {
-                    device.stage(&package.entry).expect("room");
-                    device.write(&package.bytes).expect("a write");
-                    device.finish().expect("a download");
-                }
-                device.commit(&[]).expect("a good release");
-                prop_assert_eq!(device.start().expect("a start").models.len(), 2);
-            }
+        let all = loaded(&mut flash);
+        for model in &all {
+            let holds_or_is_damaged = matches!(model, Ok(_) | Err(UpdateError::Damaged { .. }));
+            prop_assert!(holds_or_is_damaged);
         }
+        // Whatever is gone can be sent again.
+        let mut device = Device::open(&mut flash, &keys()).expect("a record");
+        for package in [package("en", SHIPPED), package("ar", SHIPPED)] {
+            device.stage(&package.entry).expect("room");
+            device.write(&package.bytes).expect("a write");
+            device.finish().expect("a download");
+        }
+        device.commit(&[]).expect("a good release");
+        prop_assert_eq!(runs(&mut flash), en_and_ar(SHIPPED));
     }
+}
+
+#[test]
+fn a_language_that_rots_holds_up_no_other() {
+    let mut flash = provisioned(Flash::new(512, false));
+    update(&mut flash, &package("de", SHIPPED)).expect("room");
+    Device::open(&mut flash, &keys())
+        .and_then(|mut device| device.start())
+        .expect("a start");
+    // Arabic lies behind the base's 22 sectors.
+    flash.flip((RECORD_SECTORS + 22) * SECTOR + 1_000, 4);
+    let all = loaded(&mut flash);
+    assert!(matches!(&all[1], Err(UpdateError::Damaged { language }) if language == "ar"));
+    assert!(all[0].is_ok() && all[2].is_ok());
+    update(&mut flash, &package("de", SHIPPED + 1)).expect("an update of another language");
+    update(&mut flash, &package("ar", SHIPPED)).expect_err("one update at a time");
+    Device::open(&mut flash, &keys())
+        .and_then(|mut device| device.start())
+        .expect("a start");
+    update(&mut flash, &package("ar", SHIPPED)).expect("Arabic once more");
+    let versions: Vec<u32> = runs(&mut flash)
+        .iter()
+        .map(|(_, version)| *version)
+        .collect();
+    assert_eq!(versions, [SHIPPED, SHIPPED, SHIPPED + 1]);
 }
 
 #[test]

@@ -36,16 +36,12 @@ pub struct Device<F> {
     sabotage: Option<Sabotage>,
 }
 
-/// What a device runs after a start.
-#[derive(Debug)]
+/// What came of a start.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Started {
-    /// The models, the base first.
-    pub models: Vec<Model>,
-    /// Languages whose files in the flash do not hold any more.
-    pub damaged: Vec<UpdateError>,
     /// Whether models on trial were confirmed in this start.
     pub confirmed: bool,
-    /// Why the last update was not taken.
+    /// Why the last update was not taken, if it was not.
     pub refused: Option<String>,
 }
 
@@ -122,7 +118,7 @@ impl<F: NorFlash> Device<F> {
             device.finish()?;
         }
         let bundles = device.after(&[])?;
-        device.load_all(&bundles)?;
+        device.each_model(&bundles, |_| Ok(()))?;
         device.state.confirmed = bundles;
         device.state.staged.clear();
         device.state.raise_floors();
@@ -326,7 +322,7 @@ impl<F: NorFlash> Device<F> {
             });
         }
         let all = self.after(remove).and_then(|bundles| {
-            self.load_all(&bundles)?;
+            self.each_model(&bundles, |_| Ok(()))?;
             Ok(bundles)
         });
         let bundles = match all {
@@ -361,10 +357,10 @@ impl<F: NorFlash> Device<F> {
         self.save()
     }
 
-    /// What a device does when it is switched on: models on trial hear their golden clips and are confirmed, or dropped; then the models in use are loaded.
+    /// What a device does when it is switched on: models on trial hear their golden clips and are confirmed, or dropped. Then [`Device::load`] gives what is in use.
     ///
     /// # Errors
-    /// Whatever is wrong with the base in use; the update code goes on working, so that another can be downloaded.
+    /// [`UpdateError::Flash`] where the record cannot be written. A trial that fails is no error, but the reason in [`Started::refused`].
     pub fn start(&mut self) -> Result<Started, UpdateError> {
         self.start_with(|model| {
             let checked = model.golden.check(&model.network, &model.labels);
@@ -375,13 +371,13 @@ impl<F: NorFlash> Device<F> {
         })
     }
 
-    /// As [`Device::start`], with a trial of one's own for each new model, such as one that feeds the golden clip through the device's own microphone path.
+    /// As [`Device::start`], with a trial of one's own for each model, such as one that feeds the golden clip through the device's own path.
     ///
     /// # Errors
     /// Those of [`Device::start`].
     pub fn start_with(
         &mut self,
-        mut trial: impl FnMut(&Model) -> Result<(), UpdateError>,
+        trial: impl FnMut(&Model) -> Result<(), UpdateError>,
     ) -> Result<Started, UpdateError> {
         let mut confirmed = false;
         if let Some(mut on_trial) = self.state.trial.take() {
@@ -396,8 +392,7 @@ impl<F: NorFlash> Device<F> {
                 // Counted before it begins: if it never ends, the starts run out.
                 self.state.trial = Some(on_trial.clone());
                 self.save()?;
-                let models = self.load_all(&on_trial.bundles);
-                models.and_then(|models| models.iter().try_for_each(&mut trial))
+                self.each_model(&on_trial.bundles, trial)
             };
             self.state.trial = None;
             match tried {
@@ -411,21 +406,31 @@ impl<F: NorFlash> Device<F> {
             }
             self.save()?;
         }
-        let bundles = self.state.confirmed.clone();
-        let base = self.base(&bundles)?;
-        let (mut models, mut damaged) = (vec![base.model()?], Vec::new());
-        for bundle in &bundles[1..] {
-            match self.files(bundle).and_then(|files| base.language(&files)) {
-                Ok(model) => models.push(model),
-                Err(error) => damaged.push(error),
-            }
-        }
         Ok(Started {
-            models,
-            damaged,
             confirmed,
             refused: self.state.refused.clone(),
         })
+    }
+
+    /// A language in use, read, verified and merged anew.
+    ///
+    /// # Errors
+    /// [`UpdateError::NoLanguage`], [`UpdateError::Damaged`] for files that are not any more what they were when they came, and all else that is checked. The update
+    /// code goes on working, so that the language, or the base, can be sent again.
+    pub fn load(&mut self, language: &str) -> Result<Model, UpdateError> {
+        let bundles = self.state.confirmed.clone();
+        let is_it = |bundle: &&Bundle| bundle.language == language;
+        let bundle = bundles
+            .iter()
+            .find(is_it)
+            .ok_or_else(|| UpdateError::NoLanguage {
+                language: language.into(),
+            })?;
+        let base = self.base(&bundles)?;
+        match *bundle == bundles[0] {
+            true => base.model(),
+            false => base.language(&self.files(bundle)?),
+        }
     }
 
     /// The models in use once the downloads are, the base first.
@@ -476,14 +481,23 @@ impl<F: NorFlash> Device<F> {
         Base::read(&self.files(first)?)
     }
 
-    /// Every model of a set, verified and merged.
-    fn load_all(&mut self, bundles: &[Bundle]) -> Result<Vec<Model>, UpdateError> {
+    /// Every model of a set in turn, verified and merged; one at a time is in memory. Languages in use that are damaged are left out.
+    fn each_model(
+        &mut self,
+        bundles: &[Bundle],
+        mut see: impl FnMut(&Model) -> Result<(), UpdateError>,
+    ) -> Result<(), UpdateError> {
         let base = self.base(bundles)?;
-        let mut models = vec![base.model()?];
+        see(&base.model()?)?;
         for bundle in &bundles[1..] {
-            models.push(base.language(&self.files(bundle)?)?);
+            let model = self.files(bundle).and_then(|files| base.language(&files));
+            match model {
+                // What rotted where it lay does not hold up an update of others.
+                Err(UpdateError::Damaged { .. }) if self.state.confirmed.contains(bundle) => {}
+                model => see(&model?)?,
+            }
         }
-        Ok(models)
+        Ok(())
     }
 
     fn files<'a>(&'a mut self, bundle: &'a Bundle) -> Result<Files<'a>, UpdateError> {
