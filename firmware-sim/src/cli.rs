@@ -13,6 +13,7 @@ use swr_core::package::PublicKey;
 use crate::card;
 use crate::device::{DEVICES, Device, Storage};
 use crate::flash::TORN_STATES;
+use crate::fleet::{Plan, plot, roll_out};
 use crate::publisher::{Catalogue, Packages};
 use crate::report::{ENERGY, costs};
 use crate::scenario::{self, Scenario};
@@ -38,6 +39,8 @@ enum Command {
     Scenarios,
     /// What models cost on each device: storage, bytes over the air, wear, memory
     Costs(CostsArguments),
+    /// Roll out a good release and a bad one over a fleet
+    Fleet(Fleet),
     /// Cut the power in every operation of one scenario
     Run(Run),
     /// Cut the power in every operation of every scenario
@@ -61,6 +64,47 @@ struct CostsArguments {
     json: bool,
     #[command(flatten)]
     models: ModelsFolder,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  swr-sim fleet --devices 10000 --languages 20 --loss 5%
+  swr-sim fleet --plot fleet.svg             curves for fleets of 1,000 to 10,000,000
+
+Stages of 1, 10, 50 and 100 %; the next one opens when 90 % of the devices of a stage have reported, and a release is halted when more than 2 % of the reports are of
+failed trials. Each device asks once an hour and has one language beside the base.")]
+struct Fleet {
+    /// Devices
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    devices: u64,
+    /// Languages among which they are divided
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    languages: usize,
+    /// Share of updates in which link or power fails
+    #[arg(long, value_name = "P%", default_value = "5%", value_parser = share)]
+    loss: f64,
+    /// What the server sends, in megabits per second
+    #[arg(long, value_name = "N", default_value_t = 10.0)]
+    server_mbit: f64,
+    /// Draws which devices fail, where and how
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write a plot of fleets of 1,000 to 10,000,000 devices
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// One JSON object a release
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    models: ModelsFolder,
+}
+
+fn share(typed: &str) -> Result<f64, String> {
+    let number = typed.trim_end_matches('%').parse::<f64>();
+    match number.map(|percent| percent / 100.0) {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("expected a share from 0% to below 100%".into()),
+    }
 }
 
 /// Which devices.
@@ -150,6 +194,7 @@ where
         Command::Devices => devices(out).map(|()| true),
         Command::Scenarios => scenarios(out).map(|()| true),
         Command::Costs(costs) => costs.run(out).map(|()| true),
+        Command::Fleet(fleet) => fleet.run(out),
         Command::Run(run) => run.run(out),
         Command::Update(update) => update.how.run(&scenario::all(), out),
     };
@@ -298,6 +343,61 @@ impl CostsArguments {
             writeln!(out, "energy: {ENERGY}")?;
         }
         Ok(())
+    }
+}
+
+impl Fleet {
+    fn plan(&self, devices: u64) -> Plan {
+        Plan {
+            devices,
+            languages: self.languages,
+            loss: self.loss,
+            server_bytes_per_s: self.server_mbit * 1e6 / 8.0,
+            seed: self.seed,
+        }
+    }
+
+    fn run(&self, out: &mut dyn Write) -> Result<bool> {
+        let catalogue = Catalogue::open(&self.models.models)?;
+        let rollouts = roll_out(&self.plan(self.devices), &catalogue)?;
+        for rollout in &rollouts {
+            if self.json {
+                writeln!(out, "{}", serde_json::to_string(rollout)?)?;
+                continue;
+            }
+            writeln!(
+                out,
+                "{} release: {} h{}; new {}, old {}, went back {}, bricked {}; {} updates cut; {:.1} MB sent, as whole networks {:.1}; {} different updates run",
+                rollout.release,
+                rollout.hours,
+                if rollout.halted {
+                    ", then halted by its trials"
+                } else {
+                    ""
+                },
+                rollout.new,
+                rollout.old,
+                rollout.reverted,
+                rollout.bricked,
+                rollout.interrupted,
+                rollout.bytes as f64 / 1e6,
+                rollout.whole_model_bytes as f64 / 1e6,
+                rollout.updates_run
+            )?;
+        }
+        if let Some(path) = &self.plot {
+            let mut curves = Vec::new();
+            for exponent in 3..=7 {
+                let [good, _] = roll_out(&self.plan(10u64.pow(exponent)), &catalogue)?;
+                curves.push(good);
+            }
+            std::fs::write(path, plot(&curves)?)
+                .with_context(|| format!("{}: could not be written", path.display()))?;
+            eprintln!("{}: written", path.display());
+        }
+        let [good, bad] = &rollouts;
+        let bricked = good.bricked + bad.bricked;
+        Ok(bricked == 0 && !good.halted && bad.halted && bad.new == 0)
     }
 }
 

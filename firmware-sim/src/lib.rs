@@ -11,6 +11,9 @@ pub mod device;
 #[cfg(feature = "card")]
 pub mod disk;
 pub mod flash;
+#[cfg(feature = "card")]
+pub mod fleet;
+pub mod listen;
 pub mod publisher;
 pub mod random;
 #[cfg(feature = "card")]

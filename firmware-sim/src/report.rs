@@ -222,7 +222,7 @@ fn update<const W: usize, const E: usize>(
     Ok(())
 }
 
-/// Peaks while a language is loaded and in a start with a trial, and what a loaded language keeps.
+/// Peaks while a language is loaded and in a start with a trial, and what a loaded language keeps. Nothing else of the process may run meanwhile.
 fn memory(catalogue: &Catalogue) -> Result<(u64, u64, u64)> {
     let mut flash: SmallFlash = provisioned(catalogue, 512, false)?;
     let keys = [catalogue.public_key()?];
@@ -233,8 +233,8 @@ fn memory(catalogue: &Catalogue) -> Result<(u64, u64, u64)> {
         let before = ALLOCATED.current_usage();
         ALLOCATED.reset_peak_usage();
         let model = device.load(language)?;
-        load_peak = load_peak.max(ALLOCATED.peak_usage() - before);
-        kept = kept.max(ALLOCATED.current_usage() - before);
+        load_peak = load_peak.max(ALLOCATED.peak_usage().saturating_sub(before));
+        kept = kept.max(ALLOCATED.current_usage().saturating_sub(before));
         drop(model);
     }
     let package = catalogue.package(Item {
@@ -247,7 +247,7 @@ fn memory(catalogue: &Catalogue) -> Result<(u64, u64, u64)> {
     let before = ALLOCATED.current_usage();
     ALLOCATED.reset_peak_usage();
     swr_update::Device::open(&mut flash, &keys)?.start()?;
-    let trial_peak = ALLOCATED.peak_usage() - before;
+    let trial_peak = ALLOCATED.peak_usage().saturating_sub(before);
     Ok((load_peak as u64, trial_peak as u64, kept as u64))
 }
 

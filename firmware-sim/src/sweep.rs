@@ -501,10 +501,7 @@ pub fn sweep<const W: usize, const E: usize>(
         swept.fail(finding);
     }
     swept.trials_run = bench.trials_run.into_inner();
-    swept
-        .findings
-        .sort_by_key(|finding| (finding.operation, finding.torn));
-    swept.findings.truncate(MAX_FINDINGS);
+    swept.tidy();
     Ok(swept)
 }
 

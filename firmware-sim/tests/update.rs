@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+#[cfg(feature = "card")]
 use swr_firmware_sim::card;
 use swr_firmware_sim::publisher::{Catalogue, Packages};
 use swr_firmware_sim::random::{Action, World};
@@ -48,6 +49,7 @@ fn no_cut_breaks_a_device() {
     assert!(swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100);
 }
 
+#[cfg(feature = "card")]
 fn swept_on_a_card(lies: bool) -> Swept {
     let scenarios = scenario::all();
     let catalogue = Catalogue::open(&models()).expect("the released models");
@@ -60,6 +62,7 @@ fn swept_on_a_card(lies: bool) -> Swept {
     each.fold(Swept::default(), Swept::and)
 }
 
+#[cfg(feature = "card")]
 #[test]
 fn no_cut_breaks_a_directory_of_models() {
     let swept = swept_on_a_card(false);
@@ -70,6 +73,7 @@ fn no_cut_breaks_a_directory_of_models() {
     );
 }
 
+#[cfg(feature = "card")]
 #[test]
 fn a_card_that_does_not_sync_is_noticed() {
     let swept = swept_on_a_card(true);

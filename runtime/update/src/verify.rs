@@ -24,6 +24,8 @@ pub struct Model {
     pub thresholds: Vec<f32>,
     /// Frames over which logits are averaged.
     pub window_frames: usize,
+    /// Frames of silence that the network hears before a stream.
+    pub context_frames: usize,
     /// The merged network.
     pub network: Network,
     /// Digest of its tensors.
@@ -156,6 +158,7 @@ impl Base {
             labels: labels.clone(),
             thresholds: self.manifest.thresholds.per_label(labels.len()),
             window_frames: self.manifest.window_frames,
+            context_frames: self.manifest.context_frames,
             network: network(language, &self.tensors)?,
             tensors_sha256: self.manifest.tensors_sha256,
             golden: self.golden.clone(),
@@ -189,6 +192,7 @@ impl Base {
             labels: header.labels.clone(),
             thresholds: header.thresholds.clone(),
             window_frames: self.manifest.window_frames,
+            context_frames: self.manifest.context_frames,
             network: network(&header.language, &merged)?,
             tensors_sha256: delta.merged_digest(),
             golden: files.golden()?,
