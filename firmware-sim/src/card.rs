@@ -1,23 +1,26 @@
 //! The same sweep for devices that keep their models in files: `swr models pull` and `remove` on a card that is cut in every operation, read by the runtime itself.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use swr_core::package::{Digest, PublicKey};
 use swr_runtime::install::{self, Disk, PULL, RELEASE};
 use swr_runtime::{Installed, Models};
+use tempfile::TempDir;
 
 use crate::disk::Card;
 use crate::flash::TORN_STATES;
 use crate::publisher::{Flaw, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
-use crate::sweep::{Extent, Failure, Finding, Swept};
+use crate::sweep::{Extent, Failure, Finding, Memory, Swept};
 
 struct Bench<'a> {
     packages: &'a Packages,
     keys: [PublicKey; 1],
+}
+
+/// A folder for the runtime to read: in memory, where there is such a place, since thousands are made.
+fn scratch() -> std::io::Result<TempDir> {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
 /// What a step came to: whether its last operation was acknowledged, or why it was refused.
@@ -27,7 +30,7 @@ impl Bench<'_> {
     /// What `swr models pull` does with a release that holds `put` and what is installed, once it is fetched.
     fn pull(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
         install::settle(card)?;
-        let folder = tempfile::tempdir()?;
+        let folder = scratch()?;
         card.to_folder(folder.path())?;
         let installed = Installed::find(folder.path())?;
         install::begin(card)?;
@@ -45,7 +48,7 @@ impl Bench<'_> {
                 return Ok(Err("the program is killed in its trial".into()));
             }
         }
-        let staged = tempfile::tempdir()?;
+        let staged = scratch()?;
         card.to_folder(staged.path())?;
         if let Err(refused) = installed.check(&staged.path().join(RELEASE), &self.keys) {
             return Ok(Err(refused.to_string()));
@@ -72,7 +75,7 @@ impl Bench<'_> {
 
     /// What the runtime makes of the card.
     fn running(&self, card: &Card) -> Result<Vec<(String, u32, Digest)>> {
-        let folder = tempfile::tempdir()?;
+        let folder = scratch()?;
         card.to_folder(folder.path())?;
         let models = Models::open_trusting(folder.path(), &self.keys)?;
         let manifest = models.manifest();
@@ -233,8 +236,7 @@ pub fn sweep(
         }
     }
     let snapshots = card.recorded();
-    type Seen = Result<bool, (Failure, String)>;
-    let memory: Mutex<HashMap<([u8; 32], usize, bool), Seen>> = Mutex::default();
+    let memory = Memory::default();
     let cuts: Vec<usize> = (0..snapshots.len()).step_by(extent.every).collect();
     let all = cuts.par_iter().map(|&operation| {
         let mut swept = Swept {
@@ -258,7 +260,6 @@ pub fn sweep(
                 .get(&key)
                 .cloned();
             let seen = known.unwrap_or_else(|| {
-                swept.recoveries_run += 1;
                 let seen = bench
                     .wake(&card, &sets, step, is_acknowledged)
                     .and_then(|new| {
@@ -287,6 +288,7 @@ pub fn sweep(
         swept
     });
     let mut swept = swept.and(all.reduce(Swept::default, Swept::and));
+    swept.recoveries_run = memory.lock().expect("no panic while locked").len();
     swept.tidy();
     Ok(swept)
 }

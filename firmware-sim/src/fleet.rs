@@ -93,12 +93,15 @@ struct After {
     bytes: u32,
 }
 
+/// A package sent to a flash, both by number, and the operation that is cut with the state it leaves.
+type Sending = (usize, usize, Option<(u64, u32)>);
+
 /// The real updates, by what they began with.
 struct Lab {
     keys: [PublicKey; 1],
     images: Vec<Flash>,
     numbers: HashMap<[u8; 32], usize>,
-    known: HashMap<(usize, usize, Option<(u64, u32)>), After>,
+    known: HashMap<Sending, After>,
 }
 
 impl Lab {

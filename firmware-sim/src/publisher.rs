@@ -1,7 +1,7 @@
 //! Who makes releases in the simulator: the project's models, signed with a key of the simulator's own, and further versions of them, good and bad.
 //! Everything is drawn from numbers, so that a release has the same bytes in every run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -356,10 +356,8 @@ impl Packages {
     /// Makes every item of `items`.
     pub fn new(catalogue: &Catalogue, items: impl Iterator<Item = Item>) -> Result<Self> {
         let mut made = BTreeMap::new();
-        for item in items {
-            if !made.contains_key(&item) {
-                made.insert(item, catalogue.package(item)?);
-            }
+        for item in items.collect::<BTreeSet<_>>() {
+            made.insert(item, catalogue.package(item)?);
         }
         // What runs is told by its digest.
         for (item, package) in &made {

@@ -312,7 +312,8 @@ impl Life<'_> {
         let may_move = pending
             .as_ref()
             .is_some_and(|pending| pending.good && pending.set == runs);
-        if !may_move && !(may_stay && runs == self.runs) {
+        let allowed = may_move || (may_stay && runs == self.runs);
+        if !allowed {
             let versions = |running: &Running| {
                 let versions = running
                     .iter()

@@ -153,7 +153,7 @@ impl Bench<'_> {
         let checked = model.golden.check(&model.network, &model.labels);
         checked.map(|_| ()).map_err(|source| UpdateError::Package {
             language: model.language.clone(),
-            source,
+            source: Box::new(source),
         })
     }
 
@@ -401,7 +401,7 @@ pub struct Part {
 }
 
 /// What a waking device came to, by the flash it woke up on, the step, and whether that was acknowledged.
-type Memory = Mutex<HashMap<([u8; 32], usize, bool), Result<bool, (Failure, String)>>>;
+pub(crate) type Memory = Mutex<HashMap<([u8; 32], usize, bool), Result<bool, (Failure, String)>>>;
 
 /// Sweeps a scenario on a part with words of `W` bytes and sectors of `E`.
 ///
@@ -451,7 +451,6 @@ pub fn sweep<const W: usize, const E: usize>(
                     .get(&key)
                     .cloned();
                 let woke = known.unwrap_or_else(|| {
-                    swept.recoveries_run += 1;
                     let woke = bench.wake(&mut flash, &sets, step, acknowledged);
                     let confirmed = scenario.steps[step].outcome == Outcome::Confirmed;
                     let woke = woke.and_then(|woke| {
@@ -500,6 +499,8 @@ pub fn sweep<const W: usize, const E: usize>(
     if let Some(finding) = course.finding {
         swept.fail(finding);
     }
+    // Two threads may have started equal flashes at the same time.
+    swept.recoveries_run = woken.lock().expect("no panic while locked").len();
     swept.trials_run = bench.trials_run.into_inner();
     swept.tidy();
     Ok(swept)

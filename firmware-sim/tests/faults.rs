@@ -267,7 +267,7 @@ fn a_download_that_never_ends_holds_up_nothing() {
         let mut device = Device::open(&mut flash, &keys()).expect("a record");
         let from = device.stage(&german.entry).expect("a download") as usize;
         // A few bytes, then silence; the device is switched off in the end. What is not in whole sectors is sent again.
-        assert!(from % SECTOR as usize == 0 && from <= 4_300 * start);
+        assert!(from.is_multiple_of(SECTOR as usize) && from <= 4_300 * start);
         let until = (from + 4_300).min(german.bytes.len() - 1);
         device.write(&german.bytes[from..until]).expect("a write");
         let incomplete = device.commit(&[]).unwrap_err();

@@ -4,22 +4,23 @@
 //! the start of a sector, written once and never moved. What the record does not name is free. So every step is: write what nobody looks at
 //! yet, read it back, then replace the record, which is old or new and nothing between.
 
-use alloc::{string::String, vec, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 use core::ops::Range;
 
 use embedded_storage::nor_flash::NorFlash;
 use swr_core::package::{Digest, Entry, PublicKey};
 
 use crate::UpdateError;
-use crate::record::{self, RECORD_SECTORS};
+use crate::extents::{read, room};
+use crate::record;
 use crate::sabotage::Sabotage;
 use crate::state::{Bundle, Kind, MAX_LANGUAGES, Staged, State, Trial, digest_of};
 use crate::verify::{Base, Files, Model};
 
+mod download;
+
 /// Starts after which a trial that never came to an end is given up.
 pub const MAX_TRIES: u8 = 3;
-/// Bytes that are programmed in one go, a page of common NOR flash.
-const PROGRAM_BYTES: u32 = 256;
 /// Most versions that are remembered of languages ever installed.
 const MAX_FLOORS: usize = 64;
 
@@ -169,140 +170,6 @@ impl<F: NorFlash> Device<F> {
         self.state.refused.as_deref()
     }
 
-    /// Begins the download of a base or a language, or goes on with it where a power cut left it. Returns the byte, counted over the entry's files
-    /// one behind the other, from which on [`Device::write`] expects them; the length of all when the download is there already.
-    ///
-    /// # Errors
-    /// [`UpdateError::TooOld`], [`UpdateError::Full`], [`UpdateError::BadEntry`], [`UpdateError::Flash`].
-    pub fn stage(&mut self, entry: &Entry) -> Result<u32, UpdateError> {
-        self.waiting.clear();
-        let wanted = Bundle::of(entry, 0)?;
-        let floor = self.state.floor(&wanted.language);
-        if wanted.model_version < floor {
-            return Err(UpdateError::TooOld {
-                language: wanted.language,
-                found: wanted.model_version,
-                confirmed: floor,
-            });
-        }
-        let known = |staged: &Staged| staged.bundle.same_files(&wanted);
-        if let Some(index) = self.state.staged.iter().position(known) {
-            let staged = self.state.staged.remove(index);
-            self.written = if staged.complete {
-                staged.bundle.bytes()
-            } else {
-                self.resumed(&staged.bundle)?
-            };
-            self.state.staged.push(staged);
-            return Ok(self.written);
-        }
-        if self.state.staged.len() >= MAX_LANGUAGES {
-            return Err(UpdateError::TooMany {
-                found: self.state.staged.len() + 1,
-                limit: MAX_LANGUAGES,
-            });
-        }
-        // Another version of it is not wanted any more; its room is free only once the record says so.
-        let others = self.state.staged.len();
-        let language = &wanted.language;
-        self.state
-            .staged
-            .retain(|staged| staged.bundle.language != *language);
-        if self.state.staged.len() < others {
-            self.save()?;
-        }
-        let address = self.find_room(&wanted)?;
-        let bundle = Bundle { address, ..wanted };
-        let extent = self.extent(&bundle);
-        // Before the record names it, so that what is not blank there later is what was written.
-        self.erase(extent.clone())?;
-        self.state.next_address = extent.end;
-        self.state.staged.push(Staged {
-            bundle,
-            complete: false,
-        });
-        self.save()?;
-        self.written = 0;
-        Ok(0)
-    }
-
-    /// Takes the next bytes of the download that was begun last.
-    ///
-    /// # Errors
-    /// [`UpdateError::Unexpected`] for more bytes than the entry has, [`UpdateError::Flash`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), UpdateError> {
-        let (address, length) = match self.state.staged.last() {
-            Some(staged) if !staged.complete => (staged.bundle.address, staged.bundle.bytes()),
-            _ => (0, 0),
-        };
-        let expected = length.saturating_sub(self.written + self.waiting.len() as u32);
-        if bytes.len() > expected as usize {
-            return Err(UpdateError::Unexpected {
-                expected,
-                found: bytes.len(),
-            });
-        }
-        self.waiting.extend(bytes);
-        let (page, last) = (page::<F>(), expected as usize == bytes.len());
-        while self.waiting.len() >= page || (last && !self.waiting.is_empty()) {
-            let rest = self.waiting.split_off(page.min(self.waiting.len()));
-            let mut now = core::mem::replace(&mut self.waiting, rest);
-            let count = now.len();
-            now.resize(count.next_multiple_of(F::WRITE_SIZE), 0xff);
-            let at = address + self.written;
-            if self.flash.write(at, &now).is_err() {
-                return Err(self.give_up_room(at, "a write failed"));
-            }
-            self.written += count as u32;
-        }
-        Ok(())
-    }
-
-    /// Ends the download that was begun last: what the flash holds is compared with the entry's digests.
-    ///
-    /// # Errors
-    /// [`UpdateError::Incomplete`] while bytes are missing, [`UpdateError::WrongContents`] for other bytes (or a flash that does not hold them), which
-    /// are dropped.
-    pub fn finish(&mut self) -> Result<(), UpdateError> {
-        let Some(staged) = self.state.staged.last() else {
-            return Err(UpdateError::Unexpected {
-                expected: 0,
-                found: 0,
-            });
-        };
-        if staged.complete {
-            return Ok(());
-        }
-        let bundle = staged.bundle.clone();
-        let missing_bytes = bundle.bytes() - self.written;
-        if missing_bytes > 0 {
-            return Err(UpdateError::Incomplete {
-                language: bundle.language,
-                missing_bytes,
-            });
-        }
-        if self.contents(&bundle).is_err() {
-            self.state.staged.pop();
-            self.save()?;
-            return Err(UpdateError::WrongContents {
-                language: bundle.language,
-            });
-        }
-        if let Some(staged) = self.state.staged.last_mut() {
-            staged.complete = true;
-        }
-        self.save()
-    }
-
-    /// Forgets every download.
-    ///
-    /// # Errors
-    /// [`UpdateError::Flash`].
-    pub fn give_up(&mut self) -> Result<(), UpdateError> {
-        self.state.staged.clear();
-        self.save()
-    }
-
     /// Puts all that was downloaded on trial for the next start, and removes languages, in one step. What is only removed needs no trial.
     ///
     /// All models as they will be are verified first, with those that stay: versions, signatures, digests, every merge. When this returns, the update outlives
@@ -366,7 +233,7 @@ impl<F: NorFlash> Device<F> {
             let checked = model.golden.check(&model.network, &model.labels);
             checked.map(|_| ()).map_err(|source| UpdateError::Package {
                 language: model.language.clone(),
-                source,
+                source: Box::new(source),
             })
         })
     }
@@ -530,84 +397,9 @@ impl<F: NorFlash> Device<F> {
         }
     }
 
-    /// Where a cut download goes on: at the start of the last sector that is not blank, since all before it was written whole.
-    fn resumed(&mut self, bundle: &Bundle) -> Result<u32, UpdateError> {
-        let size = F::ERASE_SIZE as u32;
-        let extent = self.extent(bundle);
-        let mut sectors = extent.clone().step_by(F::ERASE_SIZE).rev();
-        let blank = |flash: &mut F, sector: u32| {
-            read(flash, sector, size).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0xff))
-        };
-        let Some(last) = sectors.find(|sector| !blank(&mut self.flash, *sector)) else {
-            return Ok(0);
-        };
-        if self.broken(Sabotage::ResumeUnseen) {
-            return Ok((last + size - extent.start).min(bundle.bytes()));
-        }
-        self.erase(last..last + size)?;
-        Ok(last - extent.start)
-    }
-
     /// The sectors of a bundle.
     fn extent(&self, bundle: &Bundle) -> Range<u32> {
         bundle.address..bundle.address + bundle.bytes().next_multiple_of(F::ERASE_SIZE as u32)
-    }
-
-    /// The first gap that takes the bundle, from where the last search ended.
-    fn find_room(&self, wanted: &Bundle) -> Result<u32, UpdateError> {
-        let in_use = |b: &&Bundle| b.language == wanted.language;
-        if self.broken(Sabotage::InPlace)
-            && let Some(bundle) = self.state.confirmed.iter().find(in_use)
-        {
-            return Ok(bundle.address);
-        }
-        let room = room(&self.flash);
-        let mut taken: Vec<Range<u32>> = self.state.bundles().map(|b| self.extent(b)).collect();
-        taken.push(room.end..room.end);
-        taken.sort_unstable_by_key(|extent| extent.start);
-        let (mut gaps, mut from) = (Vec::new(), room.start);
-        for extent in taken {
-            if extent.start > from {
-                gaps.push(from..extent.start);
-            }
-            from = from.max(extent.end);
-        }
-        let size = F::ERASE_SIZE as u32;
-        let needed_bytes = wanted.bytes().checked_next_multiple_of(size);
-        let needed_bytes = needed_bytes.unwrap_or(u32::MAX);
-        let start = self.state.next_address;
-        let fits = |from: u32, gap: &Range<u32>| {
-            let from = from.max(gap.start);
-            (from.checked_add(needed_bytes)? <= gap.end).then_some(from)
-        };
-        let onwards = gaps.iter().find_map(|gap| fits(start, gap));
-        onwards
-            .or_else(|| gaps.iter().find_map(|gap| fits(0, gap)))
-            .ok_or_else(|| UpdateError::Full {
-                language: wanted.language.clone(),
-                needed_bytes,
-                free_bytes: gaps.iter().map(|g| g.end - g.start).max().unwrap_or(0),
-            })
-    }
-
-    fn erase(&mut self, extent: Range<u32>) -> Result<(), UpdateError> {
-        let size = F::ERASE_SIZE as u32;
-        for sector in extent.step_by(F::ERASE_SIZE) {
-            if self.flash.erase(sector, sector + size).is_err() {
-                return Err(self.give_up_room(sector, "an erase failed"));
-            }
-        }
-        Ok(())
-    }
-
-    /// After a failure at `address`, the next download looks for room behind it.
-    fn give_up_room(&mut self, address: u32, what: &'static str) -> UpdateError {
-        let size = F::ERASE_SIZE as u32;
-        self.state.staged.retain(|staged| staged.complete);
-        self.state.next_address = (address / size + 1) * size;
-        let failed = UpdateError::Flash { address, what };
-        // Whether or not this can be kept, the failure is what is told.
-        self.save().err().unwrap_or(failed)
     }
 
     fn save(&mut self) -> Result<(), UpdateError> {
@@ -632,31 +424,4 @@ impl<F: NorFlash> Device<F> {
             what: "the record could not be written",
         })
     }
-}
-
-/// Where bundles may lie.
-fn room<F: NorFlash>(flash: &F) -> Range<u32> {
-    let size = F::ERASE_SIZE as u32;
-    let end = u32::try_from(flash.capacity()).unwrap_or(u32::MAX) / size * size;
-    (RECORD_SECTORS * size).min(end)..end
-}
-
-/// Bytes of one program operation, a multiple of the write size.
-const fn page<F: NorFlash>() -> usize {
-    (PROGRAM_BYTES as usize).next_multiple_of(F::WRITE_SIZE)
-}
-
-/// So many bytes from `address`, or none where the flash cannot read them.
-fn read<F: NorFlash>(flash: &mut F, address: u32, bytes: u32) -> Option<Vec<u8>> {
-    let unit = F::READ_SIZE as u32;
-    let from = address / unit * unit;
-    let to = address.checked_add(bytes)?.checked_next_multiple_of(unit)?;
-    if to as usize > flash.capacity() {
-        return None;
-    }
-    let mut all = vec![0; (to - from) as usize];
-    flash.read(from, &mut all).ok()?;
-    all.drain(..(address - from) as usize);
-    all.truncate(bytes as usize);
-    Some(all)
 }

@@ -1,6 +1,6 @@
 //! Why an update was refused or a model does not run: said once, as values and as sentences. Whatever is returned here, the device stays on its last good models.
 
-use alloc::string::String;
+use alloc::{boxed::Box, string::String};
 
 use swr_core::network::NetworkError;
 use swr_core::package::PackageError;
@@ -113,7 +113,7 @@ pub enum UpdateError {
         /// The language.
         language: String,
         /// Why.
-        source: PackageError,
+        source: Box<PackageError>,
     },
     /// The merged tensors are no network that this program runs.
     #[error("{language}: {source}")]
@@ -121,7 +121,7 @@ pub enum UpdateError {
         /// The language.
         language: String,
         /// Why.
-        source: NetworkError,
+        source: Box<NetworkError>,
     },
     /// No such language is installed.
     #[error("no language `{language}` is installed")]

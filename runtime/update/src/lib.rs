@@ -17,6 +17,7 @@ extern crate alloc;
 
 mod device;
 mod error;
+mod extents;
 pub mod record;
 mod sabotage;
 mod state;

@@ -169,7 +169,7 @@ impl State {
         }
         let state: Self = postcard::from_bytes(body).map_err(|_| UpdateError::NotProvisioned)?;
         let lies_well = |bundle: &Bundle| {
-            bundle.address % sector_bytes == 0
+            bundle.address.is_multiple_of(sector_bytes)
                 && room.start <= bundle.address
                 && bundle
                     .checked_bytes()

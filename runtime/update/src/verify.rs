@@ -1,6 +1,6 @@
 //! From the files of a base and of languages to networks that run: every signature, version, digest and merge is checked on the way.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use swr_core::network::Network;
 use swr_core::package::{
@@ -67,7 +67,7 @@ impl Files<'_> {
         let language = self.bundle.language.clone();
         move |source| UpdateError::Package {
             language: language.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 
@@ -203,7 +203,7 @@ impl Base {
 fn network(language: &str, tensors: &Tensors) -> Result<Network, UpdateError> {
     Network::new(tensors).map_err(|source| UpdateError::Network {
         language: language.into(),
-        source,
+        source: Box::new(source),
     })
 }
 
