@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::cli::{fixture, json, speech, swr};
 use crate::common::{tones, write_wav};
-use swr_runtime::cli;
+use swr_runtime::{Models, cli};
 
 #[test]
 fn eval_counts_false_alarms_on_negatives_once() {
@@ -290,4 +290,23 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
             "{word}"
         );
     }
+    // Where nothing can be written, as on a full disk, that is told; listening goes on to its end.
+    let mut nowhere = arguments;
+    nowhere[8] = "/dev/full/misses";
+    assert_eq!(swr(directory.path(), &nowhere), (1, String::new()));
+    nowhere[6] = "0.5";
+    let (code, out) = swr(directory.path(), &nowhere);
+    assert_eq!((code, out.lines().count()), (0, 2));
+}
+
+#[test]
+fn a_folder_of_models_that_changes_while_it_listens_is_no_matter() {
+    let directory = fixture();
+    let models = Models::open(directory.path()).unwrap();
+    let model = models.load("de").unwrap();
+    // Half a release, or none at all: what was read stays whole, what is read now is refused.
+    fs::write(directory.path().join("base.onnx"), b"something else").unwrap();
+    fs::remove_file(directory.path().join("de.swr")).unwrap();
+    assert!(model.engine(4).is_ok() && models.load("en").unwrap().engine(4).is_ok());
+    assert!(models.load("de").is_err() && Models::open(directory.path()).is_err());
 }

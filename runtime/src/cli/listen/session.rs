@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use anyhow::{Context, anyhow};
 use swr_core::SAMPLE_RATE_HZ;
 use swr_core::detector::DetectorSettings;
+use swr_core::frontend::MAX_SAMPLE_MAGNITUDE;
 
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Notice, Source};
@@ -15,6 +16,9 @@ use crate::spotter::{Event, Listener, Spotter};
 
 /// Audio that is kept, for near misses: the longest word with what comes before it, and the time until it is known for one.
 const KEPT_SAMPLES: usize = 4 * SAMPLE_RATE_HZ as usize;
+
+/// Good audio after which samples that are no numbers are told again: ten seconds.
+const MENDED_SAMPLES: usize = 10 * SAMPLE_RATE_HZ as usize;
 
 /// What keywords are listened for, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,6 +83,8 @@ pub(super) struct Session {
     kept: VecDeque<f32>,
     heard_samples: u64,
     limit_samples: u64,
+    /// Samples since the last one that had to be mended.
+    unbroken_samples: usize,
 }
 
 impl Session {
@@ -102,6 +108,7 @@ impl Session {
             kept: VecDeque::new(),
             heard_samples: 0,
             limit_samples: seconds.map_or(u64::MAX, |s| (s * f64::from(SAMPLE_RATE_HZ)) as u64),
+            unbroken_samples: MENDED_SAMPLES,
         })
     }
 
@@ -111,6 +118,7 @@ impl Session {
         self.samples.clear();
         let more = self.source.read(&mut self.samples)?;
         self.heard_samples += self.samples.len() as u64;
+        heard.told.extend(self.mend());
         heard.ended = !more || self.heard_samples >= self.limit_samples;
         self.take_change(&mut heard)?;
         let pushed = self.spotter.push(&self.samples, &mut heard.events);
@@ -131,6 +139,28 @@ impl Session {
             heard.notices.push(notice);
         }
         Ok(heard)
+    }
+
+    /// Puts silence in the place of samples that are no audio, such as a broken driver delivers; tells it when it begins.
+    fn mend(&mut self) -> Option<String> {
+        let mut broken = false;
+        for sample in &mut self.samples {
+            // Written so that NaN, which is in no range, is mended as well.
+            if !(-MAX_SAMPLE_MAGNITUDE..=MAX_SAMPLE_MAGNITUDE).contains(sample) {
+                (*sample, broken) = (0.0, true);
+            }
+        }
+        let begins = broken && self.unbroken_samples >= MENDED_SAMPLES;
+        self.unbroken_samples = match broken {
+            true => 0,
+            false => self.unbroken_samples.saturating_add(self.samples.len()),
+        };
+        begins.then(|| {
+            format!(
+                "{}: some samples are no numbers; silence is heard in their place, check the driver",
+                self.source_name
+            )
+        })
     }
 
     /// What is listened for, or will be as soon as it is built.
@@ -284,6 +314,44 @@ mod tests {
         }
         assert!(told.len() == 1 && told[0].contains("xx"), "{told:?}");
         assert_eq!(session.wanted().languages, ["pl"]);
+    }
+
+    #[test]
+    fn samples_that_are_no_numbers_are_told_once_and_listening_goes_on() {
+        let german = Recording::open(format!("{MODELS}/demo/de.wav")).expect("the sample");
+        let mut samples = german.samples().to_vec();
+        let end = samples.len();
+        // In the silence before the first word, for a while.
+        for (number, value) in [f32::NAN, f32::INFINITY, -1e30]
+            .into_iter()
+            .cycle()
+            .take(3_000)
+            .enumerate()
+        {
+            samples[2_000 + number] = value;
+        }
+        samples.truncate(end / 2);
+        let wanted = Wanted {
+            languages: vec!["de".into()],
+            threshold: None,
+            near: None,
+        };
+        let models = Models::open(MODELS).expect("the released models");
+        let source = Box::new(Recording::new(samples));
+        let mut session =
+            Session::new(models, wanted, source, "broken".into(), None).expect("a session");
+        let (mut told, mut found, mut ended) = (Vec::new(), 0, false);
+        while !ended {
+            let heard = session.advance().expect("listening goes on");
+            told.extend(heard.told);
+            found += heard.events.len();
+            ended = heard.ended;
+        }
+        assert!(found >= 8, "{found}");
+        assert!(
+            told.len() == 1 && told[0].contains("no numbers"),
+            "{told:?}"
+        );
     }
 
     #[test]
