@@ -1,17 +1,17 @@
 //! The same sweep for devices that keep their models in files: `swr models pull` and `remove` on a card that is cut in every operation, read by the runtime itself.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Context, Result};
-use rayon::prelude::*;
 use swr_core::package::{Digest, PublicKey};
 use swr_runtime::install::{self, Disk, PULL, RELEASE};
 use swr_runtime::{Installed, Models};
 use tempfile::TempDir;
 
+use crate::cuts::{Extent, Failure, Finding, Moment, Swept, cut_everywhere};
 use crate::disk::Card;
-use crate::flash::TORN_STATES;
 use crate::publisher::{Flaw, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
-use crate::sweep::{Extent, Failure, Finding, Memory, Swept};
 
 struct Bench<'a> {
     packages: &'a Packages,
@@ -236,59 +236,42 @@ pub fn sweep(
         }
     }
     let snapshots = card.recorded();
-    let memory = Memory::default();
-    let cuts: Vec<usize> = (0..snapshots.len()).step_by(extent.every).collect();
-    let all = cuts.par_iter().map(|&operation| {
-        let mut swept = Swept {
-            cuts: 1,
-            ..Swept::default()
-        };
-        let step = ended.partition_point(|end| *end <= operation);
-        if step >= ended.len() {
-            return swept;
-        }
-        let confirmed = scenario.steps[step].outcome == Outcome::Confirmed;
-        let is_acknowledged = confirmed && operation >= acknowledged[step];
-        for torn in 0..extent.torn_states.min(TORN_STATES) {
-            let seed = extent.seed.wrapping_mul(1_000_003) ^ operation as u64;
-            let mut card = snapshots[operation].torn(torn, seed);
-            swept.torn += 1;
-            let key = (card.digest(), step, is_acknowledged);
-            let known = memory
-                .lock()
-                .expect("no panic while locked")
-                .get(&key)
-                .cloned();
-            let seen = known.unwrap_or_else(|| {
-                let seen = bench
-                    .wake(&card, &sets, step, is_acknowledged)
-                    .and_then(|new| {
-                        if !(new && confirmed) {
-                            bench.resume(&mut card, scenario, &sets, step)?;
-                            swept.trials_run += 1;
-                        }
-                        Ok(new)
-                    });
-                let mut memory = memory.lock().expect("no panic while locked");
-                memory.insert(key, seen.clone());
-                seen
-            });
-            match seen {
-                Ok(true) => swept.woke_new += 1,
-                Ok(false) => swept.woke_old += 1,
-                Err((failure, what)) => swept.fail(Finding {
-                    failure,
-                    step,
-                    operation,
-                    torn,
-                    what,
-                }),
+    let moments: Vec<Moment> = (0..snapshots.len())
+        .step_by(extent.every)
+        .filter_map(|operation| {
+            let step = ended.partition_point(|end| *end <= operation);
+            let outcome = scenario
+                .steps
+                .get(step)
+                .filter(|_| step < ended.len())?
+                .outcome;
+            Some(Moment {
+                operation,
+                step,
+                acknowledged: outcome == Outcome::Confirmed && operation >= acknowledged[step],
+                what: snapshots[operation].0.clone(),
+            })
+        })
+        .collect();
+    let trials_run = AtomicUsize::new(0);
+    let cut = cut_everywhere(
+        &moments,
+        extent,
+        |moment, torn, seed| {
+            let card = snapshots[moment.operation].1.torn(torn, seed);
+            let digest = card.digest();
+            (card, digest)
+        },
+        |mut card, moment| {
+            let new = bench.wake(&card, &sets, moment.step, moment.acknowledged)?;
+            if !(new && scenario.steps[moment.step].outcome == Outcome::Confirmed) {
+                bench.resume(&mut card, scenario, &sets, moment.step)?;
+                trials_run.fetch_add(1, Ordering::Relaxed);
             }
-        }
-        swept
-    });
-    let mut swept = swept.and(all.reduce(Swept::default, Swept::and));
-    swept.recoveries_run = memory.lock().expect("no panic while locked").len();
-    swept.tidy();
+            Ok(new)
+        },
+    );
+    swept = swept.and(cut);
+    swept.trials_run = trials_run.into_inner();
     Ok(swept)
 }

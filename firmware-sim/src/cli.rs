@@ -7,17 +7,20 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use swr_core::package::PublicKey;
 
 use crate::card;
+use crate::cuts::{Extent, Swept};
 use crate::device::{DEVICES, Device, Storage};
 use crate::flash::TORN_STATES;
 use crate::fleet::{Plan, plot, roll_out};
+use crate::page::{Section, page};
 use crate::publisher::{Catalogue, Packages};
 use crate::report::{ENERGY, costs};
 use crate::scenario::{self, Scenario};
-use crate::sweep::{Extent, Part, Swept, sweep};
+use crate::sweep::{Part, sweep};
 
 /// Simulated devices: power cuts and bad bytes, updates, and what models cost
 #[derive(Debug, Parser)]
@@ -137,6 +140,7 @@ struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   swr-sim update --device all --cut every --json
+  swr-sim update --device pico2 --html cuts.html
   swr-sim update --cut 10 --torn 4           every tenth operation, four in-between states of each
 
 The last line of --json sums up: cuts, torn flashes, and what broke.")]
@@ -158,6 +162,9 @@ struct How {
     /// Draws the bits of in-between states
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write a page with a map of every cut and what came of it
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -413,8 +420,13 @@ impl How {
             seed: self.seed,
         };
         let mut sum = Swept::default();
+        let mut seen = Vec::new();
+        let progress = ProgressBar::new((devices.len() * scenarios.len()) as u64).with_style(
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}")?,
+        );
         for device in &devices {
             for scenario in scenarios {
+                progress.set_message(format!("{} {}", device.name, scenario.name));
                 let swept = sweep_on(device, scenario, &packages, &key, &extent)?;
                 let line = Line {
                     device: device.name,
@@ -450,8 +462,30 @@ impl How {
                         )?;
                     }
                 }
-                sum = sum.and(swept);
+                progress.inc(1);
+                if self.html.is_some() {
+                    seen.push((device.name, scenario, swept.clone()));
+                }
+                sum = sum.and(Swept {
+                    columns: Vec::new(),
+                    ..swept
+                });
             }
+        }
+        progress.finish_and_clear();
+        if let Some(path) = &self.html {
+            let sections: Vec<Section<'_>> = seen
+                .iter()
+                .map(|(device, scenario, swept)| Section {
+                    device,
+                    scenario: scenario.name,
+                    about: scenario.about,
+                    swept,
+                })
+                .collect();
+            std::fs::write(path, page(&sections))
+                .with_context(|| format!("{}: could not be written", path.display()))?;
+            eprintln!("{}: written", path.display());
         }
         sum.findings.clear();
         if self.json {

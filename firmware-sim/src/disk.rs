@@ -44,7 +44,7 @@ pub struct Card {
     synced: Names,
     /// Changes to names since, in their order.
     pending: Vec<Change>,
-    record: Option<Vec<Card>>,
+    record: Option<Vec<(String, Card)>>,
     /// Whether it says that it has synced without having done so.
     lies: bool,
 }
@@ -65,14 +65,14 @@ impl Card {
         self.record.as_ref().map_or(0, Vec::len)
     }
 
-    /// The snapshots kept since [`Card::record`], which ends.
-    pub fn recorded(&mut self) -> Vec<Card> {
+    /// The operations since [`Card::record`], which ends, each with the card before it.
+    pub fn recorded(&mut self) -> Vec<(String, Card)> {
         self.record.take().unwrap_or_default()
     }
 
-    fn step(&mut self) {
+    fn step(&mut self, operation: &str, path: &str) {
         if let Some(mut record) = self.record.take() {
-            record.push(self.clone());
+            record.push((format!("{operation} {path}"), self.clone()));
             self.record = Some(record);
         }
     }
@@ -214,7 +214,7 @@ fn apply(names: &mut Names, change: &Change) {
 
 impl Disk for Card {
     fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        self.step();
+        self.step("write", path);
         let now = Arc::new(bytes.to_vec());
         match self.file(path) {
             Ok(number) => self.files[number].now = now,
@@ -238,7 +238,7 @@ impl Disk for Card {
     }
 
     fn sync(&mut self, path: &str) -> io::Result<()> {
-        self.step();
+        self.step("sync", path);
         let number = self.file(path)?;
         if self.lies {
             return Ok(());
@@ -249,7 +249,7 @@ impl Disk for Card {
     }
 
     fn sync_folder(&mut self, path: &str) -> io::Result<()> {
-        self.step();
+        self.step("sync folder", path);
         if self.lies {
             return Ok(());
         }
@@ -271,7 +271,7 @@ impl Disk for Card {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        self.step();
+        self.step("rename to", to);
         if !self.names.contains_key(from) {
             return Err(missing(from));
         }
@@ -283,7 +283,7 @@ impl Disk for Card {
     }
 
     fn remove(&mut self, path: &str) -> io::Result<()> {
-        self.step();
+        self.step("remove", path);
         if self.names.contains_key(path) {
             self.change(Change::Remove(path.into()));
         }
@@ -291,7 +291,7 @@ impl Disk for Card {
     }
 
     fn make_folder(&mut self, path: &str) -> io::Result<()> {
-        self.step();
+        self.step("make folder", path);
         if !self.names.contains_key(path) {
             self.change(Change::Add(path.into(), Node::Folder));
         }
@@ -299,7 +299,7 @@ impl Disk for Card {
     }
 
     fn remove_folder(&mut self, path: &str) -> io::Result<()> {
-        self.step();
+        self.step("remove folder", path);
         for name in self.names(path)? {
             self.change(Change::Remove(format!("{path}/{name}")));
         }

@@ -4,6 +4,7 @@
 //! Contents are shared between clones until they are changed, so that a snapshot before every operation costs next to nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -126,6 +127,17 @@ pub enum Operation {
         /// Its first byte.
         address: u32,
     },
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program { address, bytes } => {
+                write!(formatter, "program {} bytes at {address:#x}", bytes.len())
+            }
+            Self::Erase { address } => write!(formatter, "erase the sector at {address:#x}"),
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 pub mod card;
 #[cfg(feature = "card")]
 pub mod cli;
+pub mod cuts;
 pub mod device;
 #[cfg(feature = "card")]
 pub mod disk;
@@ -14,6 +15,7 @@ pub mod flash;
 #[cfg(feature = "card")]
 pub mod fleet;
 pub mod listen;
+pub mod page;
 pub mod publisher;
 pub mod random;
 #[cfg(feature = "card")]

@@ -4,118 +4,20 @@
 //! run the models before the step or after it, after it if the step was acknowledged; nothing else ever; and the step, taken up again, must end as it would have.
 //! Equal flashes in equal places are woken once.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use embedded_storage::nor_flash::NorFlash;
-use rayon::prelude::*;
-use serde::Serialize;
 use swr_core::package::{Digest, PublicKey};
 use swr_update::{Device, MAX_TRIES, Model, Sabotage, Started, UpdateError};
 
-use crate::flash::{Nor, Power, Snapshot, TORN_STATES};
+use crate::cuts::{Extent, Failure, Finding, Memory, Moment, Swept, cut_everywhere};
+use crate::flash::{Nor, Power, Snapshot};
 use crate::publisher::{Item, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
 
 /// Bytes that arrive together.
 const CHUNK_BYTES: usize = 1_000;
-
-/// Which operations are cut, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Extent {
-    /// Every so many-th operation.
-    pub every: usize,
-    /// In-between states of each, up to [`TORN_STATES`].
-    pub torn_states: u32,
-    /// Draws the bits of those states.
-    pub seed: u64,
-}
-
-impl Extent {
-    /// Every operation, every state.
-    pub const FULL: Self = Self {
-        every: 1,
-        torn_states: TORN_STATES,
-        seed: 1,
-    };
-}
-
-/// How a device failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Failure {
-    /// It runs no models, or takes no update any more.
-    Bricked,
-    /// An update that was acknowledged is gone.
-    Lost,
-    /// It runs models that are neither those before nor those after: older, unsigned, of another base, untried.
-    WrongModel,
-}
-
-/// A cut that broke a device.
-#[derive(Clone, Debug, Serialize)]
-pub struct Finding {
-    /// What failed.
-    pub failure: Failure,
-    /// Step of the scenario, from 0.
-    pub step: usize,
-    /// Operation that was cut, counted from the start of the scenario.
-    pub operation: usize,
-    /// Which in-between state it left.
-    pub torn: u32,
-    /// What was seen.
-    pub what: String,
-}
-
-/// What a sweep saw.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Swept {
-    /// Operations cut.
-    pub cuts: usize,
-    /// Flashes that the cuts left, of which a device woke up.
-    pub torn: usize,
-    /// Of them, different ones in different places, which were really started.
-    pub recoveries_run: usize,
-    /// Golden clips run in trials.
-    pub trials_run: usize,
-    /// Devices that ran no models, or took no update.
-    pub bricked: usize,
-    /// Acknowledged updates that were gone.
-    pub lost: usize,
-    /// Devices that ran what they must not.
-    pub wrong_model: usize,
-    /// Of devices after a cut, those that woke up with the models before the step.
-    pub woke_old: usize,
-    /// Of devices after a cut, those that woke up with the models after the step.
-    pub woke_new: usize,
-    /// The first failures.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub findings: Vec<Finding>,
-}
-
-impl Swept {
-    /// Whether nothing failed.
-    pub fn is_clean(&self) -> bool {
-        self.bricked + self.lost + self.wrong_model == 0
-    }
-
-    /// Both together.
-    pub fn and(mut self, other: Self) -> Self {
-        self.cuts += other.cuts;
-        self.torn += other.torn;
-        self.recoveries_run += other.recoveries_run;
-        self.trials_run += other.trials_run;
-        self.bricked += other.bricked;
-        self.lost += other.lost;
-        self.wrong_model += other.wrong_model;
-        self.woke_old += other.woke_old;
-        self.woke_new += other.woke_new;
-        self.findings.extend(other.findings);
-        self
-    }
-}
 
 /// The models of a device after a start.
 struct Running {
@@ -400,9 +302,6 @@ pub struct Part {
     pub ecc: bool,
 }
 
-/// What a waking device came to, by the flash it woke up on, the step, and whether that was acknowledged.
-pub(crate) type Memory = Mutex<HashMap<([u8; 32], usize, bool), Result<bool, (Failure, String)>>>;
-
 /// Sweeps a scenario on a part with words of `W` bytes and sectors of `E`.
 ///
 /// # Errors
@@ -424,105 +323,48 @@ pub fn sweep<const W: usize, const E: usize>(
     };
     let course = bench.course::<W, E>(scenario, part)?;
     let sets = scenario.sets();
-    let (woken, resumed) = (Memory::default(), Memory::default());
-    let cuts: Vec<usize> = (0..course.snapshots.len()).step_by(extent.every).collect();
-    let swept = cuts
-        .par_iter()
-        .map(|&operation| {
+    let moments: Vec<Moment> = (0..course.snapshots.len())
+        .step_by(extent.every)
+        .filter_map(|operation| {
             let step = course.ended.partition_point(|end| *end <= operation);
-            let mut swept = Swept {
-                cuts: 1,
-                ..Swept::default()
-            };
             // Of a course that ended early, what was under way belongs to no step.
-            if step >= course.ended.len() {
-                return swept;
-            }
-            let acknowledged = operation >= course.acknowledged[step]
-                && scenario.steps[step].outcome != Outcome::Refused;
-            for torn in 0..extent.torn_states.min(TORN_STATES) {
-                let seed = extent.seed.wrapping_mul(1_000_003) ^ operation as u64;
-                let mut flash = Nor::torn(&course.snapshots[operation], torn, seed);
-                swept.torn += 1;
-                let key = (flash.digest(), step, acknowledged);
-                let known = woken
-                    .lock()
-                    .expect("no panic while locked")
-                    .get(&key)
-                    .cloned();
-                let woke = known.unwrap_or_else(|| {
-                    let woke = bench.wake(&mut flash, &sets, step, acknowledged);
-                    let confirmed = scenario.steps[step].outcome == Outcome::Confirmed;
-                    let woke = woke.and_then(|woke| {
-                        if !(woke.new && confirmed) {
-                            let key = (flash.digest(), step, acknowledged);
-                            let known = resumed
-                                .lock()
-                                .expect("no panic while locked")
-                                .get(&key)
-                                .cloned();
-                            let ended = known.unwrap_or_else(|| {
-                                let ended = bench.resume(&mut flash, scenario, &sets, step);
-                                let ended = ended.map(|()| true);
-                                resumed
-                                    .lock()
-                                    .expect("no panic while locked")
-                                    .insert(key, ended.clone());
-                                ended
-                            });
-                            ended?;
-                        }
-                        Ok(woke.new)
-                    });
-                    woken
-                        .lock()
-                        .expect("no panic while locked")
-                        .insert(key, woke.clone());
-                    woke
-                });
-                match woke {
-                    Ok(true) => swept.woke_new += 1,
-                    Ok(false) => swept.woke_old += 1,
-                    Err((failure, what)) => swept.fail(Finding {
-                        failure,
-                        step,
-                        operation,
-                        torn,
-                        what,
-                    }),
-                }
-            }
-            swept
+            let outcome = scenario
+                .steps
+                .get(step)
+                .filter(|_| step < course.ended.len())?
+                .outcome;
+            Some(Moment {
+                operation,
+                step,
+                acknowledged: operation >= course.acknowledged[step] && outcome != Outcome::Refused,
+                what: course.snapshots[operation].operation.to_string(),
+            })
         })
-        .reduce(Swept::default, Swept::and);
-    let mut swept = swept;
+        .collect();
+    let resumed = Memory::default();
+    let mut swept = cut_everywhere(
+        &moments,
+        extent,
+        |moment, torn, seed| {
+            let flash = Nor::torn(&course.snapshots[moment.operation], torn, seed);
+            let digest = flash.digest();
+            (flash, digest)
+        },
+        |mut flash, moment| {
+            let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
+            if !(woke.new && scenario.steps[moment.step].outcome == Outcome::Confirmed) {
+                let key = (flash.digest(), moment.step, moment.acknowledged);
+                resumed.recall(key, || {
+                    let ended = bench.resume(&mut flash, scenario, &sets, moment.step);
+                    ended.map(|()| true)
+                })?;
+            }
+            Ok(woke.new)
+        },
+    );
     if let Some(finding) = course.finding {
         swept.fail(finding);
     }
-    // Two threads may have started equal flashes at the same time.
-    swept.recoveries_run = woken.lock().expect("no panic while locked").len();
     swept.trials_run = bench.trials_run.into_inner();
-    swept.tidy();
     Ok(swept)
-}
-
-/// So many failures are told one by one.
-const MAX_FINDINGS: usize = 20;
-
-impl Swept {
-    /// Keeps the first failures only.
-    pub(crate) fn tidy(&mut self) {
-        self.findings
-            .sort_by_key(|finding| (finding.operation, finding.torn));
-        self.findings.truncate(MAX_FINDINGS);
-    }
-
-    pub(crate) fn fail(&mut self, finding: Finding) {
-        match finding.failure {
-            Failure::Bricked => self.bricked += 1,
-            Failure::Lost => self.lost += 1,
-            Failure::WrongModel => self.wrong_model += 1,
-        }
-        self.findings.push(finding);
-    }
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 #[cfg(feature = "card")]
 use swr_firmware_sim::card;
+use swr_firmware_sim::cuts::{Extent, Swept};
 use swr_firmware_sim::publisher::{Catalogue, Packages};
 use swr_firmware_sim::random::{Action, World};
 use swr_firmware_sim::scenario::{self, Scenario};
-use swr_firmware_sim::sweep::{Extent, Part, Swept, sweep};
+use swr_firmware_sim::sweep::{Part, sweep};
 use swr_update::Sabotage;
 
 fn models() -> PathBuf {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Instructions that a second of audio takes on ARM, counted under qemu-user: front end, fused network and detector, without tract, in steps of 40 ms. A stand-in for a board:
-# instructions are not time, and qemu knows no caches. Needs qemu-user and the cross compilers; prints a line a processor.
+# instructions are not time, and qemu knows no caches. Then those of a start of a device with flash. Needs qemu-user and the cross compilers; prints a line a processor.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -23,4 +23,9 @@ for target in aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf; do
   one=$(count "$run" "$program" 1)
   three=$(count "$run" "$program" 3)
   echo "$target: $(((three - one) / 2)) instructions a second of audio"
+  env "CARGO_TARGET_${upper//-/_}_LINKER=$gnu-gcc" cargo build --quiet -p swr-firmware-sim --no-default-features --example load --target "$target"
+  program=target/$target/debug/examples/load
+  one=$(count "$run" "$program" 1)
+  three=$(count "$run" "$program" 3)
+  echo "$target: $(((three - one) / 2)) instructions to start and load a language from flash: record, signatures, digests, merge, network"
 done
