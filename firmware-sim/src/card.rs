@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use swr_core::package::{Digest, PublicKey};
-use swr_runtime::install::{self, Disk, PULL, RELEASE};
+use swr_runtime::install::{self, Disk, PULL, RELEASE, Versions};
 use swr_runtime::{Installed, Models};
 use tempfile::TempDir;
 
@@ -57,11 +57,18 @@ impl Bench<'_> {
         Ok(Ok(()))
     }
 
+    /// What `swr models pull` does once the release is in use.
+    fn tidy(&self, card: &mut Card, after: &Set) -> std::io::Result<()> {
+        install::settle(card)?;
+        install::remember(card, &versions(after))?;
+        card.remove_folder(PULL)
+    }
+
     /// Removes languages, as `swr models remove` does.
     fn remove(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
+        install::remember(card, &versions(before))?;
         for language in &step.remove {
-            let version = before.get(language).map_or(0, |item| item.version);
-            install::remove(card, language, version)?;
+            install::remove(card, language)?;
         }
         Ok(Ok(()))
     }
@@ -140,7 +147,8 @@ impl Bench<'_> {
             .send(card, &scenario.steps[step], &sets[step])
             .map_err(failed)?;
         judge(&sent, &scenario.steps[step])?;
-        install::settle(card).map_err(|error| failed(error.into()))?;
+        let tidied = self.tidy(card, &sets[step + 1]);
+        tidied.map_err(|error| failed(error.into()))?;
         match self.wake(card, sets, step, sent.is_ok())? {
             true => Ok(()),
             false => Err((Failure::Bricked, "takes no update any more".into())),
@@ -148,12 +156,23 @@ impl Bench<'_> {
     }
 }
 
+fn versions(set: &Set) -> Versions {
+    let versions = set.iter();
+    versions
+        .map(|(language, item)| ((*language).to_owned(), item.version))
+        .collect()
+}
+
 /// A trial is part of the check before anything changes, so that what a device with flash would go back from is refused here.
 fn judge(sent: &Sent, step: &Step) -> Result<(), (Failure, String)> {
     match (sent, step.outcome) {
-        (Ok(()), Outcome::Refused | Outcome::Reverted) => {
+        (Ok(()), Outcome::Refused(_) | Outcome::Reverted) => {
             Err((Failure::WrongModel, "took what it must refuse".into()))
         }
+        (Err(refused), Outcome::Refused(why)) if !refused.contains(why) => Err((
+            Failure::Bricked,
+            format!("refused for another reason than `{why}`: {refused}"),
+        )),
         (Err(refused), Outcome::Confirmed) => Err((
             Failure::Bricked,
             format!("refused a good release: {refused}"),
@@ -220,8 +239,7 @@ pub fn sweep(
             .send(&mut card, step, &sets[number])
             .with_context(|| scenario.name.to_owned())?;
         acknowledged.push(card.recorded_so_far());
-        install::settle(&mut card)?;
-        card.remove_folder(PULL)?;
+        bench.tidy(&mut card, &sets[number + 1])?;
         ended.push(card.recorded_so_far());
         let seen = judge(&sent, step).and_then(|()| bench.wake(&card, &sets, number, sent.is_ok()));
         if let Err((failure, what)) = seen {
@@ -264,7 +282,14 @@ pub fn sweep(
         },
         |mut card, moment| {
             let new = bench.wake(&card, &sets, moment.step, moment.acknowledged)?;
-            if !(new && scenario.steps[moment.step].outcome == Outcome::Confirmed) {
+            let step = &scenario.steps[moment.step];
+            let over = new && step.outcome == Outcome::Confirmed && step.put.is_empty();
+            if over {
+                // What was begun to be moved is moved to its end by whatever comes next.
+                let failed = |error: std::io::Error| (Failure::Bricked, error.to_string());
+                install::settle(&mut card).map_err(failed)?;
+                bench.wake(&card, &sets, moment.step, true)?;
+            } else {
                 bench.resume(&mut card, scenario, &sets, moment.step)?;
                 trials_run.fetch_add(1, Ordering::Relaxed);
             }

@@ -69,6 +69,8 @@ pub enum Flaw {
     None,
     /// Signed and whole, but its classes are in another order than its labels.
     Deaf,
+    /// Nothing, but that it is made for a base of which [`Flaw::Deaf`] is true.
+    ForDeaf,
     /// Signed and whole, but it stops the device that runs it.
     Crashes,
     /// Without signatures.
@@ -185,25 +187,25 @@ impl Catalogue {
     }
 
     /// Tensors of the base at a version: beyond the one that is shipped, a weight differs by little.
-    fn base_tensors(&self, version: u32) -> Tensors {
+    fn base_tensors(&self, version: u32, deaf: bool) -> Tensors {
         let mut tensors = self.base.clone();
         if version != SHIPPED
             && let Some(tensor) = tensors.get_mut("head.conv.weight")
         {
             tensor.data[0] += 1e-4 * version as f32;
         }
+        if deaf {
+            deafen(&mut tensors);
+        }
         tensors
     }
 
     /// Manifest and network of the base at a version.
-    fn base_files(&self, version: u32, flaw: Flaw) -> Result<(Vec<u8>, Vec<u8>)> {
-        if version == SHIPPED && flaw != Flaw::Deaf {
+    fn base_files(&self, version: u32, deaf: bool) -> Result<(Vec<u8>, Vec<u8>)> {
+        if version == SHIPPED && !deaf {
             return Ok((self.manifest_bytes.clone(), self.onnx.clone()));
         }
-        let mut tensors = self.base_tensors(version);
-        if flaw == Flaw::Deaf {
-            deafen(&mut tensors);
-        }
+        let tensors = self.base_tensors(version, deaf);
         let onnx = streaming_graph(1.0, &tensors)?;
         let manifest = Manifest {
             model_version: version,
@@ -215,7 +217,7 @@ impl Catalogue {
     }
 
     fn base_package(&self, item: Item) -> Result<Package> {
-        let (manifest, onnx) = self.base_files(item.version, item.flaw)?;
+        let (manifest, onnx) = self.base_files(item.version, item.flaw == Flaw::Deaf)?;
         let tensors_sha256 = Manifest::parse(&manifest)?.tensors_sha256;
         let files = vec![
             ("base.json".to_owned(), manifest),
@@ -250,6 +252,7 @@ impl Catalogue {
             Flaw::OtherBase => item.base + 100,
             _ => item.base,
         };
+        let for_deaf = item.flaw == Flaw::ForDeaf;
         let plain = item.version == SHIPPED && made_for == SHIPPED && item.flaw != Flaw::Deaf;
         let delta = if plain {
             shipped
@@ -263,7 +266,7 @@ impl Catalogue {
             }
             let header = DeltaHeader {
                 model_version: item.version,
-                manifest: Some(Digest::of_bytes(&self.base_files(made_for, Flaw::None)?.0)),
+                manifest: Some(Digest::of_bytes(&self.base_files(made_for, for_deaf)?.0)),
                 ..shipped.header().clone()
             };
             // Finer where versions differ, so that each has tensors of its own.
@@ -271,7 +274,12 @@ impl Catalogue {
                 "classifier.bias" => Precision::Rounded,
                 _ => Precision::Quantised(MAX_QUANTISED_BITS, Steps::Even),
             };
-            Delta::build_by(&self.base_tensors(made_for), &tuned, header, &precision)?
+            Delta::build_by(
+                &self.base_tensors(made_for, for_deaf),
+                &tuned,
+                header,
+                &precision,
+            )?
         };
         let tensors_sha256 = delta.merged_digest();
         let files = vec![

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 use swr_core::package::{Digest, PublicKey};
-use swr_update::{Device, MAX_TRIES, UpdateError};
+use swr_update::{Device, UpdateError};
 
 use crate::flash::{Cut, Nor, TORN_STATES};
 use crate::publisher::{Catalogue, Flaw, Item, Packages, SHIPPED};
@@ -15,6 +15,13 @@ use crate::publisher::{Catalogue, Flaw, Item, Packages, SHIPPED};
 const LANGUAGES: [&str; 3] = ["ar", "de", "pl"];
 /// Versions of each that are ever sent.
 const VERSIONS: [u32; 4] = [SHIPPED, 3, 4, 5];
+/// A good package that every device must take in the end.
+const LAST: Item = Item {
+    language: LANGUAGES[0],
+    version: 6,
+    base: SHIPPED,
+    flaw: Flaw::None,
+};
 /// Sectors of the flash: so few that it fills up.
 const SECTORS: usize = 72;
 
@@ -93,7 +100,7 @@ impl World {
     /// If the folder has not the models that random lives are made of.
     pub fn new(catalogue: &Catalogue) -> Result<Self> {
         let flaws = [Flaw::None, Flaw::Deaf, Flaw::Unsigned, Flaw::Altered];
-        let mut items = vec![BASE];
+        let mut items = vec![BASE, LAST];
         for language in LANGUAGES {
             for version in VERSIONS {
                 items.extend(flaws.map(|flaw| Item {
@@ -148,7 +155,7 @@ impl World {
             life.act(*action)
                 .map_err(|what| format!("action {number}, {action:?}: {what}"))?;
         }
-        life.start().map_err(|what| format!("at the end: {what}"))
+        life.end().map_err(|what| format!("at the end: {what}"))
     }
 }
 
@@ -163,8 +170,6 @@ struct Pending {
     good: bool,
     /// Whether the device said that it has it.
     acknowledged: bool,
-    /// Starts that were cut since.
-    cut_starts: u8,
 }
 
 /// A device, and beside it what is known of it.
@@ -240,7 +245,8 @@ impl Life<'_> {
         let (mut set, mut good, mut only_removes) = (self.runs.clone(), true, true);
         let mut must_refuse = false;
         let device = self.open()?;
-        let downloads: Vec<String> = device.downloads().map(|(l, _, _)| l.to_owned()).collect();
+        let complete = device.downloads().filter(|(_, _, complete)| *complete);
+        let downloads: Vec<String> = complete.map(|(l, _, _)| l.to_owned()).collect();
         set.retain(|language, _| Some(language.as_str()) != remove);
         for language in &downloads {
             only_removes = false;
@@ -271,10 +277,24 @@ impl Life<'_> {
                 set,
                 good,
                 acknowledged,
-                cut_starts: 0,
             });
         }
         committed
+    }
+
+    /// Whatever was before, a device that is on takes a good update.
+    fn end(&mut self) -> Result<(), String> {
+        self.flash.power_on();
+        self.start()?;
+        let given_up = self.open().and_then(|mut device| device.give_up());
+        let sent = given_up.and_then(|()| self.send(LAST, 4));
+        let committed = sent.and_then(|()| self.commit(None));
+        committed.map_err(|error| format!("takes no update any more: {error}"))?;
+        self.start()?;
+        match self.runs.get(LAST.language) {
+            Some((version, _)) if *version == LAST.version => Ok(()),
+            _ => Err("an update that was taken does not run".into()),
+        }
     }
 
     /// A start, and all models loaded; with them, why the last update was refused.
@@ -297,18 +317,15 @@ impl Life<'_> {
         }
         let mut started = self.run();
         if !self.flash.power().is_on() {
-            if let Some(pending) = &mut self.pending {
-                pending.cut_starts += 1;
-            }
             self.flash.power_on();
             started = self.run();
         }
         let (runs, refused) =
             started.map_err(|error| format!("bricked, or a language lost: {error}"))?;
         let pending = self.pending.take();
-        let may_stay = pending.as_ref().is_none_or(|pending| {
-            !pending.acknowledged || !pending.good || pending.cut_starts >= MAX_TRIES
-        });
+        let may_stay = pending
+            .as_ref()
+            .is_none_or(|pending| !pending.acknowledged || !pending.good);
         let may_move = pending
             .as_ref()
             .is_some_and(|pending| pending.good && pending.set == runs);

@@ -10,8 +10,8 @@ use crate::publisher::{Flaw, Item, SHIPPED};
 pub enum Outcome {
     /// The update is acknowledged, tried and confirmed.
     Confirmed,
-    /// The update is refused before it is acknowledged.
-    Refused,
+    /// The update is refused before it is acknowledged, for a reason that says this.
+    Refused(&'static str),
     /// The update is acknowledged, fails its trial, and the models before stay in use.
     Reverted,
 }
@@ -141,7 +141,7 @@ pub fn all() -> Vec<Scenario> {
                     item("ar", next, next, Flaw::None),
                 ],
                 &[],
-                Refused,
+                Refused("wrong base"),
             )],
         },
         Scenario {
@@ -155,15 +155,15 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "bad-base",
-            about: "a signed base that does not hear, with its deltas",
+            about: "a signed base that does not hear its golden clip, with the deltas made for it, is dropped after its trial as a whole",
             factory: vec![good("en", SHIPPED), good("ar", SHIPPED)],
             steps: vec![step(
                 &[
                     item("en", next, next, Flaw::Deaf),
-                    item("ar", next, next, Flaw::None),
+                    item("ar", next, next, Flaw::ForDeaf),
                 ],
                 &[],
-                Refused,
+                Reverted,
             )],
         },
         Scenario {
@@ -182,9 +182,9 @@ pub fn all() -> Vec<Scenario> {
             factory: factory(),
             steps: vec![
                 step(&[good("ar", 5)], &[], Confirmed),
-                step(&[good("ar", 4)], &[], Refused),
+                step(&[good("ar", 4)], &[], Refused("is older than")),
                 step(&[], &["ar"], Confirmed),
-                step(&[good("ar", 4)], &[], Refused),
+                step(&[good("ar", 4)], &[], Refused("is older than")),
                 step(&[good("ar", 6)], &[], Confirmed),
             ],
         },
@@ -192,31 +192,31 @@ pub fn all() -> Vec<Scenario> {
             "unsigned",
             "a delta without signature",
             item("ar", next, SHIPPED, Flaw::Unsigned),
-            Refused,
+            Refused("unsigned"),
         ),
         one(
             "other-key",
             "a delta signed with a key that is not trusted",
             item("ar", next, SHIPPED, Flaw::OtherKey),
-            Refused,
+            Refused("bad signature"),
         ),
         one(
             "altered",
             "a delta altered after signing",
             item("ar", next, SHIPPED, Flaw::Altered),
-            Refused,
+            Refused("damaged file"),
         ),
         one(
             "other-base",
             "a delta for another base",
             item("ar", next, SHIPPED, Flaw::OtherBase),
-            Refused,
+            Refused("wrong base"),
         ),
         one(
             "other-contents",
             "bytes that the index does not name",
             item("ar", next, SHIPPED, Flaw::OtherContents),
-            Refused,
+            Refused("index says"),
         ),
     ]
 }

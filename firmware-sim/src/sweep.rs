@@ -213,9 +213,13 @@ impl Bench<'_> {
     /// Whether a device answered a step's packages as it must.
     fn judge(&self, sent: &Result<(), UpdateError>, step: &Step) -> Result<(), (Failure, String)> {
         match (sent, step.outcome) {
-            (Ok(()), Outcome::Refused) => Err((
+            (Ok(()), Outcome::Refused(_)) => Err((
                 Failure::WrongModel,
                 "acknowledged what it must refuse".into(),
+            )),
+            (Err(error), Outcome::Refused(why)) if !error.to_string().contains(why) => Err((
+                Failure::Bricked,
+                format!("refused for another reason than `{why}`: {error}"),
             )),
             (Err(error), Outcome::Confirmed | Outcome::Reverted) => {
                 Err((Failure::Bricked, format!("refused a good update: {error}")))
@@ -336,7 +340,8 @@ pub fn sweep<const W: usize, const E: usize>(
             Some(Moment {
                 operation,
                 step,
-                acknowledged: operation >= course.acknowledged[step] && outcome != Outcome::Refused,
+                acknowledged: operation >= course.acknowledged[step]
+                    && !matches!(outcome, Outcome::Refused(_)),
                 what: course.snapshots[operation].operation.to_string(),
             })
         })
@@ -352,7 +357,11 @@ pub fn sweep<const W: usize, const E: usize>(
         },
         |mut flash, moment| {
             let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
-            if !(woke.new && scenario.steps[moment.step].outcome == Outcome::Confirmed) {
+            // What was confirmed can be sent again; what was only removed is not there any more.
+            let step = &scenario.steps[moment.step];
+            let repeatable = !step.put.is_empty() && step.remove.is_empty();
+            let over = woke.new && step.outcome == Outcome::Confirmed && !repeatable;
+            if !over {
                 let key = (flash.digest(), moment.step, moment.acknowledged);
                 resumed.recall(key, || {
                     let ended = bench.resume(&mut flash, scenario, &sets, moment.step);

@@ -274,11 +274,62 @@ fn a_download_that_never_ends_holds_up_nothing() {
         assert!(matches!(incomplete, UpdateError::Incomplete { .. }));
         assert_eq!(runs(&mut flash), en_and_ar(SHIPPED));
     }
-    let mut device = Device::open(&mut flash, &keys()).expect("a record");
-    device.give_up().expect("a record that can be written");
-    assert_eq!(device.downloads().count(), 0);
+    // Others come and go meanwhile.
     update(&mut flash, &package("ar", SHIPPED + 1)).expect("another update");
     assert_eq!(runs(&mut flash), en_and_ar(SHIPPED + 1));
+    let mut device = Device::open(&mut flash, &keys()).expect("a record");
+    assert_eq!(device.downloads().count(), 1);
+    device.give_up().expect("a record that can be written");
+    assert_eq!(device.downloads().count(), 0);
+}
+
+#[test]
+fn bytes_for_no_download_touch_nothing() {
+    let mut flash = provisioned(Flash::new(512, false));
+    let (german, english) = (package("de", SHIPPED), package("en", SHIPPED));
+    let mut device = Device::open(&mut flash, &keys()).expect("a record");
+    device.stage(&english.entry).expect("room");
+    device.write(&english.bytes[..41_060]).expect("a write");
+    device.give_up().expect("a record that can be written");
+    assert!(device.write(&[]).is_err() && device.finish().is_err());
+    // Two downloads, of which the second turns out wrong: the first is gone on with only once it is begun again.
+    device.stage(&german.entry).expect("room");
+    device.write(&german.bytes[..4_500]).expect("a write");
+    device.stage(&english.entry).expect("room");
+    device
+        .write(&vec![0; english.bytes.len()])
+        .expect("a write");
+    assert!(matches!(
+        device.finish(),
+        Err(UpdateError::WrongContents { .. })
+    ));
+    assert!(device.write(&german.bytes[4_500..]).is_err() && device.finish().is_err());
+    let from = device.stage(&german.entry).expect("room") as usize;
+    device.write(&german.bytes[from..]).expect("a write");
+    device.finish().expect("a download");
+    device.commit(&[]).expect("a good package");
+    let all = loaded(&mut flash);
+    assert!(all.len() == 3 && all.iter().all(Result::is_ok));
+}
+
+#[test]
+fn one_copy_of_the_record_is_enough_to_run_by() {
+    // After a cut between the two copies, on a part that takes no more writes.
+    for sector in 0..RECORD_SECTORS {
+        let mut flash = provisioned(Flash::new(512, false));
+        flash.overwrite(sector * SECTOR, &[0; 64]);
+        let mut flash = flash.with_defects(Defects {
+            failing_sectors: (0..RECORD_SECTORS).collect(),
+            ..Defects::default()
+        });
+        assert_eq!(runs(&mut flash), en_and_ar(SHIPPED));
+        // An update cannot be kept, and is said not to be.
+        assert!(matches!(
+            update(&mut flash, &package("ar", SHIPPED + 1)),
+            Err(UpdateError::Flash { .. })
+        ));
+        assert_eq!(runs(&mut flash), en_and_ar(SHIPPED));
+    }
 }
 
 #[test]
@@ -329,8 +380,15 @@ fn entries_that_no_release_has_are_refused() {
         let error = device.stage(&entry).unwrap_err();
         assert!(matches!(error, UpdateError::BadEntry { .. }), "{error}");
     }
+    // Longer than any delta; and a network that is none too long, but for this flash.
     let mut large = good;
     large.files[0].bytes = 3 << 20;
+    let error = device.stage(&large).unwrap_err();
+    assert!(matches!(error, UpdateError::BadEntry { .. }), "{error}");
+    let mut large = package("en", SHIPPED).entry;
+    for file in large.files.iter_mut().filter(|f| f.name == "base.onnx") {
+        file.bytes = 3 << 20;
+    }
     assert!(matches!(
         device.stage(&large),
         Err(UpdateError::Full { .. })

@@ -18,8 +18,10 @@ pub const PULL: &str = ".pull";
 pub const RELEASE: &str = ".pull/release";
 /// A release that is complete, and stands for the files of the directory.
 pub const READY: &str = ".pull/ready";
-/// The versions of languages that were removed, so that none comes back older.
-pub const REMOVED: &str = ".removed.json";
+/// The highest versions that were ever in use, so that none comes back older once it is removed or damaged.
+pub const VERSIONS: &str = ".versions.json";
+/// Held by whoever changes the directory.
+const LOCK: &str = ".lock";
 
 /// What installing needs of a file system. An operation is on the disk for certain only once what it changed was synced: contents by [`Disk::sync`], names by
 /// [`Disk::sync_folder`] on their folder.
@@ -105,26 +107,16 @@ pub fn settle(disk: &mut impl Disk) -> io::Result<()> {
     disk.sync_folder(PULL)
 }
 
-/// Removes a language of this version, in one step; an older one will not be taken again.
+/// Removes a language, in one step.
 ///
 /// # Errors
-/// Of the file system, and for a list of removed languages that cannot be read.
-pub fn remove(disk: &mut impl Disk, language: &str, version: u32) -> io::Result<()> {
+/// Of the file system.
+pub fn remove(disk: &mut impl Disk, language: &str) -> io::Result<()> {
     settle(disk)?;
-    let mut removed = removed(disk)?;
-    let highest = removed.entry(language.to_owned()).or_default();
-    *highest = version.max(*highest);
-    let json = serde_json::to_vec_pretty(&removed).map_err(io::Error::other)?;
-    let new = format!("{REMOVED}.new");
-    disk.write(&new, &json)?;
-    disk.sync(&new)?;
-    disk.rename(&new, REMOVED)?;
-    // The version first: without it the language could come back older.
-    disk.sync_folder("")?;
-    disk.remove(&format!("{language}.{DELTA_EXTENSION}"))?;
+    let delta = format!("{language}.{DELTA_EXTENSION}");
+    disk.remove(&delta)?;
     disk.sync_folder("")?;
     let golden = format!("{language}.{GOLDEN_EXTENSION}");
-    let delta = format!("{language}.{DELTA_EXTENSION}");
     for name in [
         format!("{delta}{SIGNATURE_SUFFIX}"),
         format!("{golden}{SIGNATURE_SUFFIX}"),
@@ -135,18 +127,42 @@ pub fn remove(disk: &mut impl Disk, language: &str, version: u32) -> io::Result<
     disk.sync_folder("")
 }
 
-/// Languages that were removed, with the highest versions of each.
+/// Highest versions that were ever in use, by language.
+pub type Versions = BTreeMap<String, u32>;
+
+/// Notes versions that are in use; one that was higher stays.
+///
+/// # Errors
+/// Of the file system, and for a list that cannot be read.
+pub fn remember(disk: &mut impl Disk, versions: &Versions) -> io::Result<()> {
+    let mut highest = remembered(disk)?;
+    for (language, version) in versions {
+        let highest = highest.entry(language.clone()).or_default();
+        *highest = *version.max(highest);
+    }
+    let json = serde_json::to_vec_pretty(&highest).map_err(io::Error::other)?;
+    if disk.read(VERSIONS).is_ok_and(|there| there == json) {
+        return Ok(());
+    }
+    let new = format!("{VERSIONS}.new");
+    disk.write(&new, &json)?;
+    disk.sync(&new)?;
+    disk.rename(&new, VERSIONS)?;
+    disk.sync_folder("")
+}
+
+/// What [`remember`] has noted.
 ///
 /// # Errors
 /// If the list is there and cannot be read.
-pub fn removed(disk: &mut impl Disk) -> io::Result<BTreeMap<String, u32>> {
-    match disk.read(REMOVED) {
+pub fn remembered(disk: &mut impl Disk) -> io::Result<Versions> {
+    match disk.read(VERSIONS) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
             io::Error::other(format!(
-                "{REMOVED} cannot be read ({error}); delete it if older models may come back"
+                "{VERSIONS} cannot be read ({error}); delete it if older models may come back"
             ))
         }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Versions::new()),
         Err(error) => Err(error),
     }
 }
@@ -166,6 +182,19 @@ pub(crate) fn locate(directory: &Path, name: &str) -> PathBuf {
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
+    /// Keeps others from changing the directory for as long as the result is held. Makes the directory, if need be.
+    pub(crate) fn lock(&self) -> io::Result<File> {
+        fs::create_dir_all(&self.0)?;
+        let file = File::create(self.at(LOCK))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(io::Error::other(
+                "another program changes these models at this moment; try again when it has ended",
+            )),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn at(&self, path: &str) -> PathBuf {
         self.0.join(path)
     }

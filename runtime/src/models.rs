@@ -6,9 +6,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use swr_core::MEL_BINS;
-use swr_core::network::Network;
+use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
 use swr_core::package::{
     Delta, DetachedSignature, Digest, Golden, Manifest, PackageError, PublicKey, Tensors, digest,
     merge, onnx,
@@ -16,10 +17,14 @@ use swr_core::package::{
 
 use crate::engine::{Engine, Recognised, merged_onnx};
 use crate::error::{EngineError, ModelsError};
-use crate::install::{Disk, Folder, READY, locate};
+use crate::install::{Disk, Folder, PULL, READY, locate};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// How often, and after how long, models are opened again while a release takes the place of another.
+const RETRIES: usize = 5;
+const RETRY: Duration = Duration::from_millis(40);
 
 /// Extension of delta files.
 pub(crate) const DELTA_EXTENSION: &str = "swr";
@@ -106,8 +111,21 @@ impl Models {
         directory: impl AsRef<Path>,
         keys: &[PublicKey],
     ) -> Result<Models, ModelsError> {
+        let directory = directory.as_ref();
+        // While a release takes the place of another, a file may be neither where it was nor yet where it was looked for.
+        for _ in 0..RETRIES {
+            let opened = Models::open_at_once(directory, keys);
+            if opened.is_ok() || !directory.join(PULL).exists() {
+                return opened;
+            }
+            std::thread::sleep(RETRY);
+        }
+        Models::open_at_once(directory, keys)
+    }
+
+    fn open_at_once(directory: &Path, keys: &[PublicKey]) -> Result<Models, ModelsError> {
         const ADVICE: &str = "a model directory holds base.onnx and base.json; make them with `swr-train base` or copy them from a release";
-        let directory = directory.as_ref().to_path_buf();
+        let directory = directory.to_path_buf();
         if !directory.is_dir() {
             return Err(ModelsError::NoDirectory { path: directory });
         }
@@ -261,8 +279,7 @@ impl Models {
 }
 
 impl Models {
-    /// Runs a language's golden clip on it, as a trial before it is trusted; the posterior of the clip's keyword. `None` where the models have no golden clip,
-    /// or the network is none that this project trains, for which golden clips are not made.
+    /// Runs a language's golden clip on it, as a trial before it is trusted; the posterior of the clip's keyword. `None` where the models have no golden clip.
     ///
     /// # Errors
     /// [`ModelsError::Package`] for a clip that is damaged, not signed as it must be or of another language, and for a model that does not hear it.
@@ -285,14 +302,15 @@ impl Models {
                 found: golden.language,
             });
         }
-        let tensors = model.merged.as_ref().unwrap_or(&self.tensors);
-        match Network::new(tensors) {
-            Ok(network) => {
-                let posterior = golden.check(&network, &model.labels);
-                posterior.map(Some).map_err(package_error(&path))
-            }
-            Err(_) => Ok(None),
-        }
+        let mut engine = model.engine(CONTEXT_FRAMES + WINDOW_FRAMES)?;
+        let mut logits = Vec::new();
+        let run = engine.step(&golden.frames_in_context(), &mut logits);
+        run.map_err(|source| ModelsError::Engine {
+            path: model.path.clone(),
+            source,
+        })?;
+        let posterior = golden.judge(&logits, &model.labels);
+        posterior.map(Some).map_err(package_error(&path))
     }
 }
 

@@ -6,19 +6,18 @@ use std::path::Path;
 
 use swr_core::package::{Manifest, PublicKey};
 
+use crate::DEFAULT_STEP_FRAMES;
 use crate::error::ModelsError;
-use crate::install::{self, Folder, locate};
+use crate::install::{self, Folder, Versions, locate};
 use crate::models::{BASE_FILES, DELTA_EXTENSION, DeltaFile, Models, deltas, package_error};
 
 /// What lies in a directory of models, whether or not it fits together.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
-    /// 0 where there is no base.
-    pub base_version: u32,
     /// Of the deltas by language, 0 where a delta cannot be read.
     pub versions: BTreeMap<String, u32>,
-    /// The same, or those of languages that were removed, if they were higher.
-    pub highest: BTreeMap<String, u32>,
+    /// The highest versions that are or were in use, the base's language among them.
+    pub highest: Versions,
 }
 
 impl Installed {
@@ -36,16 +35,16 @@ impl Installed {
             let version = delta.map_or(0, |file| file.delta.header().model_version);
             versions.insert(language, version);
         }
-        let mut highest = versions.clone();
-        for (language, version) in install::removed(&mut Folder(directory.into()))? {
-            let highest = highest.entry(language).or_default();
-            *highest = version.max(*highest);
+        let mut highest = install::remembered(&mut Folder(directory.into()))?;
+        if let Some(manifest) = manifest {
+            let highest = highest.entry(manifest.language).or_default();
+            *highest = manifest.model_version.max(*highest);
         }
-        Ok(Self {
-            base_version: manifest.map_or(0, |manifest| manifest.model_version),
-            versions,
-            highest,
-        })
+        for (language, version) in &versions {
+            let highest = highest.entry(language.clone()).or_default();
+            *highest = *version.max(highest);
+        }
+        Ok(Self { versions, highest })
     }
 
     /// Refuses an older base than the installed one.
@@ -54,7 +53,9 @@ impl Installed {
     /// [`ModelsError::Package`].
     pub fn check_base(&self, staged: &Models) -> Result<(), ModelsError> {
         let path = staged.directory().join(BASE_FILES[0]);
-        let checked = staged.manifest().check_not_older(self.base_version);
+        let manifest = staged.manifest();
+        let installed = self.highest.get(&manifest.language);
+        let checked = manifest.check_not_older(installed.copied().unwrap_or(0));
         checked.map_err(package_error(&path))
     }
 
@@ -68,6 +69,8 @@ impl Installed {
         self.check_base(&staged)?;
         for language in &staged.languages()? {
             let model = staged.load(language)?;
+            // As it will run, and with a class for every label.
+            model.engine(DEFAULT_STEP_FRAMES)?;
             staged.try_golden(&model)?;
             if *language != staged.manifest().language
                 && let Some(version) = self.highest.get(language)

@@ -201,6 +201,7 @@ impl Pull {
         let keys = self.models.keys()?;
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();
+        let _lock = disk.lock().with_context(shown)?;
         // What an earlier pull was cut in.
         install::settle(&mut disk).with_context(shown)?;
         let installed = Installed::find(&directory).with_context(shown)?;
@@ -231,6 +232,10 @@ impl Pull {
         installed.check(&release, &keys)?;
         install::commit(&mut disk).with_context(shown)?;
         install::settle(&mut disk).with_context(shown)?;
+        let versions = entries
+            .iter()
+            .map(|e| (e.language.clone(), e.model_version));
+        install::remember(&mut disk, &versions.collect()).with_context(shown)?;
         fs::remove_dir_all(&waiting).with_context(|| waiting.display().to_string())?;
 
         for (entry, file) in new {
@@ -286,6 +291,11 @@ impl Remove {
         let directory = self.models.directory()?;
         let installed =
             Installed::find(&directory).with_context(|| directory.display().to_string())?;
+        let mut disk = Folder(directory.clone());
+        let shown = || directory.display().to_string();
+        let _lock = disk.lock().with_context(shown)?;
+        // Before any goes, so that none comes back older.
+        install::remember(&mut disk, &installed.highest).with_context(shown)?;
         for language in &self.lang {
             let version = installed.versions.get(language).with_context(|| {
                 let there: Vec<&str> = installed.versions.keys().map(String::as_str).collect();
@@ -295,8 +305,7 @@ impl Remove {
                     there.join(", ")
                 )
             })?;
-            install::remove(&mut Folder(directory.clone()), language, *version)
-                .with_context(|| directory.display().to_string())?;
+            install::remove(&mut disk, language).with_context(shown)?;
             writeln!(out, "{language}: removed, version {version}")?;
         }
         Ok(Outcome::Success)

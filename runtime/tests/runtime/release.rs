@@ -420,6 +420,65 @@ fn a_release_is_pulled_updated_and_never_taken_back() {
 }
 
 #[test]
+fn what_is_removed_or_damaged_does_not_come_back_older() {
+    let (old, new) = (release(3), release(4));
+    let target = tempfile::tempdir().unwrap();
+    let installed = target.path().join("models");
+    let remove =
+        |language: &str| swr(&["models", "remove", language, "--models", &text(&installed)]).0;
+    assert_eq!(pull(&text(new.path()), &installed, &[]), 0);
+    assert_eq!(remove("fr"), 2, "it is not there");
+    assert_eq!(remove("en"), 2, "the base is every language's");
+    assert_eq!(remove("de"), 0);
+    assert_eq!(
+        Models::open(&installed).unwrap().languages().unwrap(),
+        ["en"]
+    );
+    assert_eq!(pull(&text(new.path()), &installed, &["--lang", "de"]), 0);
+    // Whatever is in the place of what was version 4.
+    for name in ["base.json", "de.swr"] {
+        fs::write(installed.join(name), b"rot").unwrap();
+    }
+    assert_eq!(pull(&text(old.path()), &installed, &[]), 2);
+    assert_eq!(pull(&text(new.path()), &installed, &[]), 0);
+    assert!(Models::open(&installed).unwrap().load("de").is_ok());
+    // One at a time.
+    let lock = fs::File::create(installed.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(pull(&text(new.path()), &installed, &[]), 2);
+    assert_eq!(remove("de"), 2);
+    drop(lock);
+    assert_eq!(remove("de"), 0);
+}
+
+#[test]
+fn a_release_whose_graph_does_not_run_is_not_taken() {
+    // Signed or not: weights and digests are right, and the network they are in is none.
+    let source = release(3);
+    let at = |name: &str| source.path().join(name);
+    let network = fs::read(at("base.onnx")).unwrap();
+    let mut graph = swr_core::package::onnx::GraphProto::default();
+    let tensors = initializers(&network).unwrap();
+    let initializer =
+        |(name, tensor): (&String, &_)| swr_core::package::onnx::TensorProto::f32(name, tensor);
+    graph.initializer = tensors.iter().map(initializer).collect();
+    let broken = swr_core::package::onnx::ModelProto::new(graph).to_bytes();
+    let mut manifest = Manifest::parse(&fs::read(at("base.json")).unwrap()).unwrap();
+    manifest.onnx_sha256 = Digest::of_bytes(&broken);
+    fs::write(at("base.onnx"), broken).unwrap();
+    let json = manifest.to_json().unwrap();
+    fs::write(at("base.json"), &json).unwrap();
+    let german = Delta::read(&fs::read(at("de.swr")).unwrap()).unwrap();
+    let mut header = german.header().clone();
+    header.manifest = Some(Digest::of_bytes(json.as_bytes()));
+    fs::write(at("de.swr"), german.with_header(header).unwrap().write()).unwrap();
+    write_index(source.path());
+    let target = tempfile::tempdir().unwrap();
+    assert_eq!(pull(&text(source.path()), target.path(), &[]), 2);
+    assert!(!target.path().join("base.json").exists());
+}
+
+#[test]
 fn a_pull_with_a_key_takes_signed_releases_only() {
     let source = release(3);
     let target = tempfile::tempdir().unwrap();

@@ -24,6 +24,15 @@ pub const MAX_TRIES: u8 = 3;
 /// Most versions that are remembered of languages ever installed.
 const MAX_FLOORS: usize = 64;
 
+/// The trial of a model.
+fn hears_its_golden_clip(model: &Model) -> Result<(), UpdateError> {
+    let checked = model.golden.check(&model.network, &model.labels);
+    checked.map(|_| ()).map_err(|source| UpdateError::Package {
+        language: model.language.clone(),
+        source: Box::new(source),
+    })
+}
+
 /// A device's models: those in use, those on trial, and a download.
 #[derive(Debug)]
 pub struct Device<F> {
@@ -31,8 +40,8 @@ pub struct Device<F> {
     keys: Vec<PublicKey>,
     state: State,
     sequence: u64,
-    /// Bytes of the last download that are in the flash, and those that wait for a whole program operation.
-    written: u32,
+    /// Bytes of the download under way that are in the flash, if there is one, and those that wait for a whole program operation.
+    written: Option<u32>,
     waiting: Vec<u8>,
     sabotage: Option<Sabotage>,
 }
@@ -80,12 +89,13 @@ impl<F: NorFlash> Device<F> {
             flash,
             keys: keys.to_vec(),
             sequence: version.sequence,
-            written: 0,
+            written: None,
             waiting: Vec::new(),
             sabotage,
         };
         if copies < 2 {
-            device.save()?;
+            // One copy is enough to run by; if no other can be made, the next change will say so.
+            let _ = device.save();
         }
         Ok(device)
     }
@@ -109,7 +119,7 @@ impl<F: NorFlash> Device<F> {
             flash,
             keys: keys.to_vec(),
             sequence,
-            written: 0,
+            written: None,
             waiting: Vec::new(),
             sabotage: None,
         };
@@ -119,7 +129,7 @@ impl<F: NorFlash> Device<F> {
             device.finish()?;
         }
         let bundles = device.after(&[])?;
-        device.each_model(&bundles, |_| Ok(()))?;
+        device.each_model(&bundles, hears_its_golden_clip)?;
         device.state.confirmed = bundles;
         device.state.staged.clear();
         device.state.raise_floors();
@@ -170,10 +180,11 @@ impl<F: NorFlash> Device<F> {
         self.state.refused.as_deref()
     }
 
-    /// Puts all that was downloaded on trial for the next start, and removes languages, in one step. What is only removed needs no trial.
+    /// Puts all complete downloads on trial for the next start, and removes languages, in one step. What is only removed needs no trial; downloads that are not complete
+    /// stay what they are.
     ///
     /// All models as they will be are verified first, with those that stay: versions, signatures, digests, every merge. When this returns, the update outlives
-    /// any power cut.
+    /// any power cut; only a trial that is begun [`MAX_TRIES`] times and never comes to an end, be it that power fails each time, drops it.
     ///
     /// # Errors
     /// [`UpdateError::Incomplete`] and [`UpdateError::OnTrial`]; anything else means that the downloads were dropped, and is kept as the reason.
@@ -182,7 +193,12 @@ impl<F: NorFlash> Device<F> {
         if self.on_trial() {
             return Err(UpdateError::OnTrial);
         }
-        if let Some(staged) = self.state.staged.iter().find(|staged| !staged.complete) {
+        self.end_download();
+        let complete = self.state.staged.iter().any(|staged| staged.complete);
+        if let Some(staged) = self.state.staged.first()
+            && !complete
+            && remove.is_empty()
+        {
             return Err(UpdateError::Incomplete {
                 language: staged.bundle.language.clone(),
                 missing_bytes: staged.bundle.bytes(),
@@ -195,18 +211,18 @@ impl<F: NorFlash> Device<F> {
         let bundles = match all {
             Ok(bundles) => bundles,
             Err(refused) => {
-                self.state.staged.clear();
+                self.state.staged.retain(|staged| !staged.complete);
                 self.state.refuse(&refused);
                 self.save()?;
                 return Err(refused);
             }
         };
-        let only_removes = self.state.staged.is_empty();
+        let only_removes = !complete;
         if self.broken(Sabotage::BaseFirst) && bundles[0] != self.state.confirmed[0] {
             self.state.confirmed[0] = bundles[0].clone();
             self.save()?;
         }
-        self.state.staged.clear();
+        self.state.staged.retain(|staged| !staged.complete);
         if self.broken(Sabotage::FloorBeforeTrial) {
             let confirmed = core::mem::replace(&mut self.state.confirmed, bundles.clone());
             self.state.raise_floors();
@@ -229,13 +245,7 @@ impl<F: NorFlash> Device<F> {
     /// # Errors
     /// [`UpdateError::Flash`] where the record cannot be written. A trial that fails is no error, but the reason in [`Started::refused`].
     pub fn start(&mut self) -> Result<Started, UpdateError> {
-        self.start_with(|model| {
-            let checked = model.golden.check(&model.network, &model.labels);
-            checked.map(|_| ()).map_err(|source| UpdateError::Package {
-                language: model.language.clone(),
-                source: Box::new(source),
-            })
-        })
+        self.start_with(hears_its_golden_clip)
     }
 
     /// As [`Device::start`], with a trial of one's own for each model, such as one that feeds the golden clip through the device's own path.
@@ -315,7 +325,8 @@ impl<F: NorFlash> Device<F> {
                 }
             };
         }
-        for Staged { bundle, .. } in &self.state.staged {
+        let complete = self.state.staged.iter().filter(|staged| staged.complete);
+        for Staged { bundle, .. } in complete {
             let floor = self.state.floor(&bundle.language);
             if bundle.model_version < floor {
                 return Err(UpdateError::TooOld {
@@ -333,10 +344,14 @@ impl<F: NorFlash> Device<F> {
                 (false, None) => bundles.push(bundle.clone()),
             }
         }
-        let floors = self.state.floors.len();
-        if bundles.len() > MAX_LANGUAGES || floors > MAX_FLOORS {
+        let is_new = |bundle: &&Bundle| self.state.floor(&bundle.language) == 0;
+        let new = bundles.iter().filter(is_new).count();
+        if new > 0 && self.state.floors.len() + new > MAX_FLOORS {
+            return Err(UpdateError::TooManyEver { limit: MAX_FLOORS });
+        }
+        if bundles.len() > MAX_LANGUAGES {
             return Err(UpdateError::TooMany {
-                found: bundles.len().max(floors),
+                found: bundles.len(),
                 limit: MAX_LANGUAGES,
             });
         }
@@ -418,6 +433,12 @@ impl<F: NorFlash> Device<F> {
         };
         if written {
             return Ok(());
+        }
+        // What could not be kept has not happened.
+        if let Some((version, _)) = record::newest(&mut self.flash)
+            && let Ok(state) = State::read(&version.record, room(&self.flash), F::ERASE_SIZE as u32)
+        {
+            self.state = state;
         }
         Err(UpdateError::Flash {
             address: 0,

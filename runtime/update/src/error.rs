@@ -53,6 +53,14 @@ pub enum UpdateError {
         /// Most of them.
         limit: usize,
     },
+    /// More languages than versions are remembered of.
+    #[error(
+        "this device has had {limit} languages and remembers their versions; provision it anew for another one"
+    )]
+    TooManyEver {
+        /// Most of them.
+        limit: usize,
+    },
     /// The entry of a release that cannot be stored.
     #[error("{language}: {what}; get the release's index again")]
     BadEntry {

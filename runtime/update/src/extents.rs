@@ -1,6 +1,6 @@
 //! Where bundles lie in the flash: behind the record, each in whole sectors, in gaps between those that are in use.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use embedded_storage::nor_flash::NorFlash;
@@ -48,7 +48,7 @@ pub(crate) const fn page<F: NorFlash>() -> usize {
     PROGRAM_BYTES.next_multiple_of(F::WRITE_SIZE)
 }
 
-/// So many bytes from `address`, or none where the flash cannot read them.
+/// So many bytes from `address`, or none where the flash cannot read them, or the memory cannot hold them.
 pub(crate) fn read<F: NorFlash>(flash: &mut F, address: u32, bytes: u32) -> Option<Vec<u8>> {
     let unit = F::READ_SIZE as u32;
     let from = address / unit * unit;
@@ -56,7 +56,9 @@ pub(crate) fn read<F: NorFlash>(flash: &mut F, address: u32, bytes: u32) -> Opti
     if to as usize > flash.capacity() {
         return None;
     }
-    let mut all = vec![0; (to - from) as usize];
+    let mut all = Vec::new();
+    all.try_reserve_exact((to - from) as usize).ok()?;
+    all.resize((to - from) as usize, 0);
     flash.read(from, &mut all).ok()?;
     all.drain(..(address - from) as usize);
     all.truncate(bytes as usize);

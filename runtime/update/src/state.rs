@@ -49,6 +49,18 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Longest file of the kind: nobody has signed an index, so that what it says of lengths must not fill the memory.
+    fn most_bytes(self) -> u32 {
+        match self {
+            Self::ManifestSignature | Self::DeltaSignature | Self::GoldenSignature => 4 << 10,
+            Self::Golden => 16 << 10,
+            Self::Manifest | Self::Delta => 256 << 10,
+            Self::Network => 16 << 20,
+        }
+    }
+}
+
 /// The files of a base or a language, one behind the other in the flash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bundle {
@@ -75,6 +87,9 @@ impl Bundle {
             let bytes = u32::try_from(file.bytes).map_err(|_| bad("a file is too long"))?;
             if files.iter().any(|(there, _)| *there == kind) {
                 return Err(bad("a kind of file is there twice"));
+            }
+            if bytes > kind.most_bytes() {
+                return Err(bad("a file is longer than any of its kind"));
             }
             files.push((kind, bytes));
         }
@@ -103,7 +118,10 @@ impl Bundle {
 
     /// The same files, wherever they lie.
     pub(crate) fn same_files(&self, other: &Self) -> bool {
-        self.digest == other.digest && self.files == other.files && self.language == other.language
+        self.digest == other.digest
+            && self.files == other.files
+            && self.language == other.language
+            && self.model_version == other.model_version
     }
 }
 

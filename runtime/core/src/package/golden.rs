@@ -162,30 +162,37 @@ impl Golden {
         bytes
     }
 
-    /// Runs the clip through `network`, whose classes are `labels`, as in evaluation (46 frames of digital silence first); the posterior of its keyword.
-    ///
-    /// # Errors
-    /// [`PackageError::Golden`] if the network has no such keyword, hears another label, or this one with less than the posterior asked for.
-    pub fn check(&self, network: &Network, labels: &[String]) -> Result<f32, PackageError> {
-        let failed = |heard: String| PackageError::Golden {
-            language: self.language.clone(),
-            expected: self.label.clone(),
-            least: f32::from(self.least_posterior) / 100.0,
-            heard,
-        };
-        let wanted = labels.iter().position(|label| *label == self.label);
-        let Some(wanted) = wanted.filter(|_| labels.len() == network.classes()) else {
-            return Err(failed("a network without this keyword".into()));
-        };
+    /// What a network hears in evaluation: 46 frames of digital silence, then the clip's 98; `[144, 40]` flattened.
+    pub fn frames_in_context(&self) -> Vec<f32> {
         let silence = libm::logf(crate::FrontendSettings::default().log_floor);
         let mut frames = vec![silence; CONTEXT_FRAMES * MEL_BINS];
         frames.extend(self.frames());
+        frames
+    }
+
+    /// Runs the clip through `network`, whose classes are `labels`; the posterior of its keyword.
+    ///
+    /// # Errors
+    /// As [`Golden::judge`].
+    pub fn check(&self, network: &Network, labels: &[String]) -> Result<f32, PackageError> {
         let mut logits = Vec::new();
-        let run = network.step(&mut network.state(), &frames, &mut logits);
-        run.map_err(|error| failed(format!("{error}")))?;
-        let window = CONTEXT_FRAMES..CONTEXT_FRAMES + WINDOW_FRAMES;
-        let mean = mean_logits(&logits, labels.len(), window);
-        let mean = mean.map_err(|error| failed(format!("{error}")))?;
+        let run = network.step(&mut network.state(), &self.frames_in_context(), &mut logits);
+        run.map_err(|error| self.failed(format!("{error}")))?;
+        self.judge(&logits, labels)
+    }
+
+    /// Judges what a network made of [`Golden::frames_in_context`]: its logits, `[144, classes]` flattened, of the classes `labels`. The posterior of the keyword.
+    ///
+    /// # Errors
+    /// [`PackageError::Golden`] if there is no such keyword, another label is stronger, or this one has less than the posterior asked for.
+    pub fn judge(&self, logits: &[f32], labels: &[String]) -> Result<f32, PackageError> {
+        let frames = CONTEXT_FRAMES + WINDOW_FRAMES;
+        let wanted = labels.iter().position(|label| *label == self.label);
+        let Some(wanted) = wanted.filter(|_| logits.len() == frames * labels.len()) else {
+            return Err(self.failed("a network without this keyword".into()));
+        };
+        let mean = mean_logits(logits, labels.len(), CONTEXT_FRAMES..frames);
+        let mean = mean.map_err(|error| self.failed(format!("{error}")))?;
         let largest = mean.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let shares: Vec<f32> = mean.iter().map(|x| libm::expf(x - largest)).collect();
         let all: f32 = shares.iter().sum();
@@ -197,7 +204,16 @@ impl Golden {
             return Ok(posterior);
         }
         let (label, share) = (&labels[strongest], shares[strongest] / all);
-        Err(failed(format!("{label:?} with {share:.2}")))
+        Err(self.failed(format!("{label:?} with {share:.2}")))
+    }
+
+    fn failed(&self, heard: String) -> PackageError {
+        PackageError::Golden {
+            language: self.language.clone(),
+            expected: self.label.clone(),
+            least: f32::from(self.least_posterior) / 100.0,
+            heard,
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! A download: bytes of a base or a language come in pieces and go to sectors that nothing uses yet.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use embedded_storage::nor_flash::NorFlash;
-use swr_core::package::Entry;
+use sha2::{Digest as _, Sha256};
+use swr_core::package::{Digest, Entry};
 
 use super::Device;
 use crate::UpdateError;
 use crate::extents::{find_gap, page, read, room};
 use crate::sabotage::Sabotage;
-use crate::state::{Bundle, MAX_LANGUAGES, Staged};
+use crate::state::{Bundle, MAX_LANGUAGES, Staged, digest_of};
 
 impl<F: NorFlash> Device<F> {
     /// Begins the download of a base or a language, or goes on with it where a power cut left it. Returns the byte, counted over the entry's files
@@ -18,7 +20,7 @@ impl<F: NorFlash> Device<F> {
     /// # Errors
     /// [`UpdateError::TooOld`], [`UpdateError::Full`], [`UpdateError::BadEntry`], [`UpdateError::Flash`].
     pub fn stage(&mut self, entry: &Entry) -> Result<u32, UpdateError> {
-        self.waiting.clear();
+        self.end_download();
         let wanted = Bundle::of(entry, 0)?;
         let floor = self.state.floor(&wanted.language);
         if wanted.model_version < floor {
@@ -30,14 +32,15 @@ impl<F: NorFlash> Device<F> {
         }
         let known = |staged: &Staged| staged.bundle.same_files(&wanted);
         if let Some(index) = self.state.staged.iter().position(known) {
+            // The last one is the one that is written to.
             let staged = self.state.staged.remove(index);
-            self.written = if staged.complete {
-                staged.bundle.bytes()
-            } else {
-                self.resumed(&staged.bundle)?
+            self.state.staged.push(staged.clone());
+            let written = match staged.complete {
+                true => staged.bundle.bytes(),
+                false => self.resumed(&staged.bundle)?,
             };
-            self.state.staged.push(staged);
-            return Ok(self.written);
+            self.written = Some(written);
+            return Ok(written);
         }
         if self.state.staged.len() >= MAX_LANGUAGES {
             return Err(UpdateError::TooMany {
@@ -65,7 +68,7 @@ impl<F: NorFlash> Device<F> {
             complete: false,
         });
         self.save()?;
-        self.written = 0;
+        self.written = Some(0);
         Ok(0)
     }
 
@@ -74,16 +77,17 @@ impl<F: NorFlash> Device<F> {
     /// # Errors
     /// [`UpdateError::Unexpected`] for more bytes than the entry has, [`UpdateError::Flash`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), UpdateError> {
-        let (address, length) = match self.state.staged.last() {
-            Some(staged) if !staged.complete => (staged.bundle.address, staged.bundle.bytes()),
-            _ => (0, 0),
+        let unexpected = |expected| UpdateError::Unexpected {
+            expected,
+            found: bytes.len(),
         };
-        let expected = length.saturating_sub(self.written + self.waiting.len() as u32);
+        let (Some(mut written), Some(staged)) = (self.written, self.state.staged.last()) else {
+            return Err(unexpected(0));
+        };
+        let (address, length) = (staged.bundle.address, staged.bundle.bytes());
+        let expected = length.saturating_sub(written + self.waiting.len() as u32);
         if bytes.len() > expected as usize {
-            return Err(UpdateError::Unexpected {
-                expected,
-                found: bytes.len(),
-            });
+            return Err(unexpected(expected));
         }
         self.waiting.extend(bytes);
         let (page, last) = (page::<F>(), expected as usize == bytes.len());
@@ -92,11 +96,12 @@ impl<F: NorFlash> Device<F> {
             let mut now = core::mem::replace(&mut self.waiting, rest);
             let count = now.len();
             now.resize(count.next_multiple_of(F::WRITE_SIZE), 0xff);
-            let at = address + self.written;
+            let at = address + written;
             if self.flash.write(at, &now).is_err() {
                 return Err(self.give_up_room(at, "a write failed"));
             }
-            self.written += count as u32;
+            written += count as u32;
+            self.written = Some(written);
         }
         Ok(())
     }
@@ -107,7 +112,7 @@ impl<F: NorFlash> Device<F> {
     /// [`UpdateError::Incomplete`] while bytes are missing, [`UpdateError::WrongContents`] for other bytes (or a flash that does not hold them), which
     /// are dropped.
     pub fn finish(&mut self) -> Result<(), UpdateError> {
-        let Some(staged) = self.state.staged.last() else {
+        let (Some(written), Some(staged)) = (self.written, self.state.staged.last()) else {
             return Err(UpdateError::Unexpected {
                 expected: 0,
                 found: 0,
@@ -117,14 +122,15 @@ impl<F: NorFlash> Device<F> {
             return Ok(());
         }
         let bundle = staged.bundle.clone();
-        let missing_bytes = bundle.bytes() - self.written;
+        let missing_bytes = bundle.bytes().saturating_sub(written);
         if missing_bytes > 0 {
             return Err(UpdateError::Incomplete {
                 language: bundle.language,
                 missing_bytes,
             });
         }
-        if self.contents(&bundle).is_err() {
+        self.end_download();
+        if !self.holds(&bundle) {
             self.state.staged.pop();
             self.save()?;
             return Err(UpdateError::WrongContents {
@@ -142,8 +148,35 @@ impl<F: NorFlash> Device<F> {
     /// # Errors
     /// [`UpdateError::Flash`].
     pub fn give_up(&mut self) -> Result<(), UpdateError> {
+        self.end_download();
         self.state.staged.clear();
         self.save()
+    }
+
+    /// From here on, bytes are for nothing until a download is begun.
+    pub(super) fn end_download(&mut self) {
+        self.written = None;
+        self.waiting.clear();
+    }
+
+    /// Whether the flash holds the files of a bundle. Looked at a sector at a time: how long a file is, only the index has said so far.
+    fn holds(&mut self, bundle: &Bundle) -> bool {
+        let mut address = bundle.address;
+        let mut files = Vec::with_capacity(bundle.files.len());
+        for &(_, bytes) in &bundle.files {
+            let mut hash = Sha256::new();
+            let end = address + bytes;
+            while address < end {
+                let count = (end - address).min(F::ERASE_SIZE as u32);
+                let Some(part) = read(&mut self.flash, address, count) else {
+                    return false;
+                };
+                hash.update(&part);
+                address += count;
+            }
+            files.push(Digest(hash.finalize().into()));
+        }
+        digest_of(files.into_iter()) == bundle.digest
     }
 
     /// Where a cut download goes on: at the start of the last sector that is not blank, since all before it was written whole.
@@ -202,6 +235,7 @@ impl<F: NorFlash> Device<F> {
     /// After a failure at `address`, the next download looks for room behind it.
     fn give_up_room(&mut self, address: u32, what: &'static str) -> UpdateError {
         let size = F::ERASE_SIZE as u32;
+        self.end_download();
         self.state.staged.retain(|staged| staged.complete);
         self.state.next_address = (address / size + 1) * size;
         let failed = UpdateError::Flash { address, what };
