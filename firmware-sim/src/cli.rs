@@ -208,6 +208,14 @@ where
     match done {
         Ok(true) => 0,
         Ok(false) => 1,
+        // Whoever read the output has seen enough.
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            0
+        }
         Err(error) => {
             eprintln!("swr-sim: {error:#}");
             2
