@@ -19,15 +19,6 @@ pub struct Extent {
     pub seed: u64,
 }
 
-impl Extent {
-    /// Every operation, every state.
-    pub const FULL: Self = Self {
-        every: 1,
-        torn_states: TORN_STATES,
-        seed: 1,
-    };
-}
-
 /// How a device failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -24,7 +24,7 @@ impl Installed {
     /// Looks at a directory, which need not exist.
     ///
     /// # Errors
-    /// If it cannot be listed, or its list of removed languages is damaged.
+    /// If it cannot be listed, or its list of versions is damaged.
     pub fn find(directory: &Path) -> io::Result<Self> {
         let manifest = std::fs::read(locate(directory, BASE_FILES[0])).ok();
         let manifest = manifest.and_then(|bytes| Manifest::parse(&bytes).ok());

@@ -232,10 +232,9 @@ impl Pull {
         installed.check(&release, &keys)?;
         install::commit(&mut disk).with_context(shown)?;
         install::settle(&mut disk).with_context(shown)?;
-        let versions = entries
-            .iter()
-            .map(|e| (e.language.clone(), e.model_version));
-        install::remember(&mut disk, &versions.collect()).with_context(shown)?;
+        // What the files say: nobody has signed the index.
+        let now = Installed::find(&directory).with_context(shown)?;
+        install::remember(&mut disk, &now.highest).with_context(shown)?;
         fs::remove_dir_all(&waiting).with_context(|| waiting.display().to_string())?;
 
         for (entry, file) in new {
@@ -289,11 +288,10 @@ impl Pull {
 impl Remove {
     fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let directory = self.models.directory()?;
-        let installed =
-            Installed::find(&directory).with_context(|| directory.display().to_string())?;
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();
         let _lock = disk.lock().with_context(shown)?;
+        let installed = Installed::find(&directory).with_context(shown)?;
         // Before any goes, so that none comes back older.
         install::remember(&mut disk, &installed.highest).with_context(shown)?;
         for language in &self.lang {

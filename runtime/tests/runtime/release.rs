@@ -442,10 +442,17 @@ fn what_is_removed_or_damaged_does_not_come_back_older() {
     assert_eq!(pull(&text(old.path()), &installed, &[]), 2);
     assert_eq!(pull(&text(new.path()), &installed, &[]), 0);
     assert!(Models::open(&installed).unwrap().load("de").is_ok());
+    // An index that nobody signed says any version: the next release is not held up by it.
+    let index = new.path().join("index.json");
+    let lying = fs::read_to_string(&index).unwrap();
+    let lying = lying.replace("\"model_version\": 4", "\"model_version\": 4000000");
+    fs::write(&index, lying).unwrap();
+    assert_eq!(pull(&text(new.path()), &installed, &[]), 0);
+    assert_eq!(pull(&text(release(5).path()), &installed, &[]), 0);
     // One at a time.
     let lock = fs::File::create(installed.join(".lock")).unwrap();
     lock.lock().unwrap();
-    assert_eq!(pull(&text(new.path()), &installed, &[]), 2);
+    assert_eq!(pull(&text(release(6).path()), &installed, &[]), 2);
     assert_eq!(remove("de"), 2);
     drop(lock);
     assert_eq!(remove("de"), 0);

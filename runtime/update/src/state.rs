@@ -47,9 +47,7 @@ impl Kind {
             _ => None,
         }
     }
-}
 
-impl Kind {
     /// Longest file of the kind: nobody has signed an index, so that what it says of lengths must not fill the memory.
     fn most_bytes(self) -> u32 {
         match self {
