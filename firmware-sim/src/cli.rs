@@ -18,7 +18,7 @@ use crate::flash::TORN_STATES;
 use crate::fleet::{Plan, plot, roll_out};
 use crate::page::{Section, page};
 use crate::publisher::{Catalogue, Packages};
-use crate::report::{ENERGY, costs};
+use crate::report::{ENERGY, TIMES, costs};
 use crate::scenario::{self, Scenario};
 use crate::sweep::{Part, sweep};
 
@@ -346,6 +346,16 @@ impl CostsArguments {
                 kib(costs.loaded_bytes),
                 kib(costs.ram_bytes)
             )?;
+            let times = costs.times;
+            writeln!(
+                out,
+                "  time      {:>9.0} ms from power on to a language that listens: verifying {:.0}, merging {:.0}; {:.0} for its trial after an update; {:.1} % of the time a second of audio takes",
+                times.boot_ms,
+                times.verify_ms,
+                times.merge_ms,
+                times.trial_ms,
+                100.0 * times.real_time_factor
+            )?;
             if let Some(wear) = &costs.wear {
                 writeln!(
                     out,
@@ -355,7 +365,7 @@ impl CostsArguments {
             }
         }
         if !self.json {
-            writeln!(out, "energy: {ENERGY}")?;
+            writeln!(out, "{TIMES}\nenergy: {ENERGY}")?;
         }
         Ok(())
     }

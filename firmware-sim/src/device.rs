@@ -20,6 +20,15 @@ pub enum Storage {
     Card,
 }
 
+/// The processor whose instructions stand for a device's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// 64 bits, NEON.
+    Aarch64,
+    /// 32 bits, without NEON; also in place of the Cortex-M33, which has most of its instructions, but computes in f32 only.
+    Armv7,
+}
+
 /// A device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Device {
@@ -31,6 +40,8 @@ pub struct Device {
     pub storage: Storage,
     /// Memory for data.
     pub ram_bytes: u64,
+    /// Whose instructions its core runs.
+    pub processor: Processor,
     /// Clock of the core that listens.
     pub clock_hz: u64,
     /// Where these numbers are from.
@@ -52,6 +63,7 @@ pub const DEVICES: [Device; 6] = [
             endurance: 100_000,
         },
         ram_bytes: 520 * 1024,
+        processor: Processor::Armv7,
         clock_hz: 150_000_000,
         source: "RP2350 datasheet, section 1 (520 kB SRAM, 150 MHz); W25Q32RV datasheet, section 1 (4 kB sectors, 256-byte pages, 100,000 cycles)",
     },
@@ -66,6 +78,7 @@ pub const DEVICES: [Device; 6] = [
             endurance: 10_000,
         },
         ram_bytes: 3_026 * 1024,
+        processor: Processor::Armv7,
         clock_hz: 160_000_000,
         source: "STM32U5 reference manual RM0456, section 7.3 (8 kB pages, quad-words of 128 bits with 9 bits of ECC); STM32U5G9 datasheet DS14217 (3,026 kB SRAM, 160 MHz, 10,000 cycles)",
     },
@@ -74,6 +87,7 @@ pub const DEVICES: [Device; 6] = [
         about: "Raspberry Pi Zero 2 W: Cortex-A53, 512 MB, SD card",
         storage: Storage::Card,
         ram_bytes: 512 * MIB,
+        processor: Processor::Aarch64,
         clock_hz: 1_000_000_000,
         source: "Raspberry Pi Zero 2 W product brief",
     },
@@ -82,6 +96,7 @@ pub const DEVICES: [Device; 6] = [
         about: "Raspberry Pi 3 Model B+: Cortex-A53, 1 GB, SD card",
         storage: Storage::Card,
         ram_bytes: 1_024 * MIB,
+        processor: Processor::Aarch64,
         clock_hz: 1_400_000_000,
         source: "Raspberry Pi 3 Model B+ product brief",
     },
@@ -90,6 +105,7 @@ pub const DEVICES: [Device; 6] = [
         about: "Raspberry Pi 4 Model B: Cortex-A72, 1 to 8 GB (here 1), SD card",
         storage: Storage::Card,
         ram_bytes: 1_024 * MIB,
+        processor: Processor::Aarch64,
         clock_hz: 1_800_000_000,
         source: "Raspberry Pi 4 Model B product brief (1.8 GHz)",
     },
@@ -98,6 +114,7 @@ pub const DEVICES: [Device; 6] = [
         about: "Raspberry Pi 5: Cortex-A76, 2 to 16 GB (here 2), SD card",
         storage: Storage::Card,
         ram_bytes: 2_048 * MIB,
+        processor: Processor::Aarch64,
         clock_hz: 2_400_000_000,
         source: "Raspberry Pi 5 product brief",
     },

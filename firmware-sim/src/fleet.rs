@@ -200,27 +200,20 @@ pub fn roll_out(plan: &Plan, catalogue: &Catalogue) -> Result<[Rollout; 2]> {
         bail!("a fleet has devices, languages, and a loss from 0 to below 100 %");
     }
     let there = catalogue.languages()?;
-    let there: Vec<&'static str> = there.into_iter().map(|l| &*l.leak()).collect();
     let kinds = there.len() - 1;
     if kinds == 0 {
         bail!("the folder of models has no language beside its base");
     }
-    let item = |language, version, flaw| Item {
-        language,
-        version,
-        base: SHIPPED,
-        flaw,
-    };
     let mut lab = Lab {
         keys: [catalogue.public_key()?],
         images: Vec::new(),
         numbers: HashMap::new(),
         known: HashMap::new(),
     };
-    let base = catalogue.package(item(there[0], SHIPPED, Flaw::None))?;
+    let base = catalogue.package(Item::good(&there[0], SHIPPED))?;
     let mut factory = Vec::new();
     for language in &there[1..] {
-        let package = catalogue.package(item(language, SHIPPED, Flaw::None))?;
+        let package = catalogue.package(Item::good(language, SHIPPED))?;
         let release = [&base, &package].map(|p| (p.entry.clone(), p.bytes.clone()));
         let mut flash = Flash::new(SECTORS, false);
         Device::provision(&mut flash, &lab.keys, &release).context("in the factory")?;
@@ -242,7 +235,10 @@ pub fn roll_out(plan: &Plan, catalogue: &Catalogue) -> Result<[Rollout; 2]> {
     let mut release = |name, version, flaw, number| -> Result<Rollout> {
         let mut packages = Vec::new();
         for language in &there[1..] {
-            packages.push(catalogue.package(item(language, version, flaw))?);
+            packages.push(catalogue.package(Item {
+                flaw,
+                ..Item::good(language, version)
+            })?);
         }
         for agent in &mut agents {
             agent.status = Status::Old;

@@ -87,15 +87,27 @@ pub enum Flaw {
 
 /// A language at a version, on a base of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Item {
+pub struct Item<'a> {
     /// BCP-47 code.
-    pub language: &'static str,
+    pub language: &'a str,
     /// Its model version; that of the base, if it is the base's language.
     pub version: u32,
     /// Version of the base that it is made for.
     pub base: u32,
     /// What is wrong with it.
     pub flaw: Flaw,
+}
+
+impl<'a> Item<'a> {
+    /// A language, for the base that is shipped, with nothing wrong.
+    pub const fn good(language: &'a str, version: u32) -> Self {
+        Self {
+            language,
+            version,
+            base: SHIPPED,
+            flaw: Flaw::None,
+        }
+    }
 }
 
 /// An item as it is sent to a device.
@@ -109,6 +121,19 @@ pub struct Package {
     pub files: Vec<(String, Vec<u8>)>,
     /// Digest of the tensors that a device runs once it has it.
     pub tensors_sha256: Digest,
+}
+
+impl Package {
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// If there is no file of this name.
+    pub fn file(&self, name: &str) -> Result<&[u8]> {
+        let mut files = self.files.iter();
+        let found = files.find(|(there, _)| there == name);
+        let (_, bytes) = found.with_context(|| format!("{name}: not in the package"))?;
+        Ok(bytes)
+    }
 }
 
 /// The project's models, and packages made of them.
@@ -177,7 +202,7 @@ impl Catalogue {
     }
 
     /// An item, signed.
-    pub fn package(&self, item: Item) -> Result<Package> {
+    pub fn package(&self, item: Item<'_>) -> Result<Package> {
         let named = || format!("{} {} on base {}", item.language, item.version, item.base);
         if item.language == self.manifest.language {
             self.base_package(item).with_context(named)
@@ -216,7 +241,7 @@ impl Catalogue {
         Ok((manifest.to_json()?.into_bytes(), onnx))
     }
 
-    fn base_package(&self, item: Item) -> Result<Package> {
+    fn base_package(&self, item: Item<'_>) -> Result<Package> {
         let (manifest, onnx) = self.base_files(item.version, item.flaw == Flaw::Deaf)?;
         let tensors_sha256 = Manifest::parse(&manifest)?.tensors_sha256;
         let files = vec![
@@ -227,7 +252,7 @@ impl Catalogue {
         self.signed(item, files, tensors_sha256)
     }
 
-    fn golden(&self, name: &str, item: Item) -> Result<Vec<u8>> {
+    fn golden(&self, name: &str, item: Item<'_>) -> Result<Vec<u8>> {
         let path = self.models.join(format!("{name}.golden"));
         let bytes = std::fs::read(&path).with_context(|| {
             format!(
@@ -244,7 +269,7 @@ impl Catalogue {
         Ok(bytes)
     }
 
-    fn delta_package(&self, item: Item) -> Result<Package> {
+    fn delta_package(&self, item: Item<'_>) -> Result<Package> {
         let path = self.models.join(format!("{}.swr", item.language));
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let shipped = Delta::read(&bytes)?;
@@ -295,7 +320,7 @@ impl Catalogue {
     /// Adds signatures: into deltas, beside manifests and golden clips.
     fn signed(
         &self,
-        item: Item,
+        item: Item<'_>,
         files: Vec<(String, Vec<u8>)>,
         tensors_sha256: Digest,
     ) -> Result<Package> {
@@ -357,12 +382,12 @@ fn deafen(tensors: &mut Tensors) {
 
 /// Packages by item, each made once.
 pub struct Packages {
-    made: BTreeMap<Item, Package>,
+    made: BTreeMap<Item<'static>, Package>,
 }
 
 impl Packages {
     /// Makes every item of `items`.
-    pub fn new(catalogue: &Catalogue, items: impl Iterator<Item = Item>) -> Result<Self> {
+    pub fn new(catalogue: &Catalogue, items: impl Iterator<Item = Item<'static>>) -> Result<Self> {
         let mut made = BTreeMap::new();
         for item in items.collect::<BTreeSet<_>>() {
             made.insert(item, catalogue.package(item)?);
@@ -385,7 +410,7 @@ impl Packages {
     ///
     /// # Panics
     /// For another item: scenarios name all that they use.
-    pub fn get(&self, item: &Item) -> &Package {
+    pub fn get(&self, item: &Item<'static>) -> &Package {
         &self.made[item]
     }
 

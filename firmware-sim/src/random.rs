@@ -16,21 +16,11 @@ const LANGUAGES: [&str; 3] = ["ar", "de", "pl"];
 /// Versions of each that are ever sent.
 const VERSIONS: [u32; 4] = [SHIPPED, 3, 4, 5];
 /// A good package that every device must take in the end.
-const LAST: Item = Item {
-    language: LANGUAGES[0],
-    version: 6,
-    base: SHIPPED,
-    flaw: Flaw::None,
-};
+const LAST: Item<'static> = Item::good(LANGUAGES[0], 6);
 /// Sectors of the flash: so few that it fills up.
 const SECTORS: usize = 72;
 
-const BASE: Item = Item {
-    language: "en",
-    version: SHIPPED,
-    base: SHIPPED,
-    flaw: Flaw::None,
-};
+const BASE: Item<'static> = Item::good("en", SHIPPED);
 
 /// Something that happens to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,7 +107,7 @@ impl World {
         })
     }
 
-    fn item(&self, language: u8, version: u8, flaw: u8) -> Item {
+    fn item(&self, language: u8, version: u8, flaw: u8) -> Item<'static> {
         Item {
             language: LANGUAGES[usize::from(language) % LANGUAGES.len()],
             version: VERSIONS[usize::from(version) % VERSIONS.len()],
@@ -181,7 +171,7 @@ struct Life<'a> {
     /// Highest version that ever ran.
     highest: BTreeMap<String, u32>,
     /// The package of each language whose download was begun last; only that one can ever be complete.
-    sent: BTreeMap<&'static str, Item>,
+    sent: BTreeMap<&'static str, Item<'static>>,
     pending: Option<Pending>,
 }
 
@@ -223,7 +213,7 @@ impl Life<'_> {
         Device::open(&mut self.flash, &self.keys)
     }
 
-    fn send(&mut self, item: Item, quarters: u8) -> Result<(), UpdateError> {
+    fn send(&mut self, item: Item<'static>, quarters: u8) -> Result<(), UpdateError> {
         let world = self.world;
         let package = world.packages.get(&item);
         let mut device = Device::open(&mut self.flash, &self.keys)?;

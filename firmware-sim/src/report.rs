@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use peak_alloc::PeakAlloc;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use swr_core::network::graph::streaming_graph;
 use swr_core::package::{Delta, merge, onnx::initializers};
 
-use crate::device::{Device, Storage};
+use crate::device::{Device, Processor, Storage};
 use crate::flash::{Counters, Nor};
-use crate::publisher::{Catalogue, Flaw, Item, Package, SHIPPED};
+use crate::publisher::{Catalogue, Item, Package, SHIPPED};
 
 /// Counts what is allocated; of the program, and of tests that need it.
 #[global_allocator]
@@ -19,10 +19,12 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 
 /// Weeks of updates in a year.
 const WEEKS: u32 = 52;
-/// Energy of a byte over Wi-Fi and over LoRaWAN, and of a program and an erase: assumptions, in microjoule.
+/// Energy of a byte over Wi-Fi, and of a program and an erase: assumptions, in microjoule.
 const WIFI_UJ_PER_BYTE: f64 = 0.2;
 const FLASH_UJ_PER_PROGRAM: f64 = 30.0;
 const FLASH_UJ_PER_ERASE: f64 = 2_000.0;
+/// The processor while it verifies and tries, an assumption, in milliwatt: microjoule a millisecond.
+const PROCESSOR_MW: f64 = 80.0;
 
 /// The costs of one device.
 #[derive(Clone, Debug, Serialize)]
@@ -51,9 +53,75 @@ pub struct Costs {
     pub loaded_bytes: u64,
     /// Memory for data that the device has.
     pub ram_bytes: u64,
+    /// How long the device takes for what it does.
+    pub times: Times,
     /// Flash wear, where there is flash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wear: Option<Wear>,
+}
+
+/// Instructions of what a device does, counted under qemu-user: `runtime/benches/instructions.sh` counts them and writes the file.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Instructions {
+    /// A start without a trial: the record is read.
+    start: u64,
+    /// Signatures and digests of base and language, as they are checked when the language is loaded.
+    verify: u64,
+    /// The delta decoded and merged, and the digest of what comes out.
+    merge: u64,
+    /// The language read from flash, verified, merged, made a network.
+    load: u64,
+    /// The same, and its golden clip heard.
+    trial: u64,
+    /// A second of audio: front end, network, detector.
+    second: u64,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    aarch64: Instructions,
+    armv7: Instructions,
+}
+
+const COUNTED: &str = include_str!("../instructions.json");
+
+/// Times by instruction count, by [`TIMES`]; a language is Arabic.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Times {
+    /// From power on to a language that listens: the record, then all of `load_ms`.
+    pub boot_ms: f64,
+    /// Signatures and digests of base and language.
+    pub verify_ms: f64,
+    /// The delta decoded, merged, and checked.
+    pub merge_ms: f64,
+    /// The language read, verified, merged, made a network.
+    pub load_ms: f64,
+    /// Loading the language and hearing its golden clip, once after an update.
+    pub trial_ms: f64,
+    /// Time for a second of audio, in seconds.
+    pub real_time_factor: f64,
+}
+
+/// How times are estimated, with the assumption.
+pub const TIMES: &str = "times: instructions counted under qemu-user (aarch64; armv7 in place of the Cortex-M33) / clock, one instruction a cycle assumed; reading flash or card, and what runs before swr does, are left out";
+
+impl Times {
+    fn of(device: &Device) -> Result<Self> {
+        let counted: Counted = serde_json::from_str(COUNTED)?;
+        let counted = match device.processor {
+            Processor::Aarch64 => counted.aarch64,
+            Processor::Armv7 => counted.armv7,
+        };
+        let ms = |instructions: u64| instructions as f64 * 1e3 / device.clock_hz as f64;
+        Ok(Self {
+            boot_ms: ms(counted.start + counted.load),
+            verify_ms: ms(counted.verify),
+            merge_ms: ms(counted.merge),
+            load_ms: ms(counted.load),
+            trial_ms: ms(counted.trial),
+            real_time_factor: ms(counted.second) / 1e3,
+        })
+    }
 }
 
 /// A year in which one language is updated each week.
@@ -67,12 +135,12 @@ pub struct Wear {
     pub programs: u64,
     /// Years until the most worn sector reaches what its data sheet promises.
     pub years: f64,
-    /// Energy of an update: receiving over Wi-Fi, programming and erasing, by [`ENERGY`].
+    /// Energy of an update, by [`ENERGY`].
     pub update_millijoule: f64,
 }
 
 /// How the energy of an update is estimated, with its assumptions.
-pub const ENERGY: &str = "bytes x 0.2 uJ (Wi-Fi, 1 W at 5 MB/s) + programs x 30 uJ (25 mA, 3.3 V, 0.4 ms) + erases x 2,000 uJ (25 mA, 3.3 V, 25 ms); the processor's own energy is left out";
+pub const ENERGY: &str = "bytes x 0.2 uJ (Wi-Fi, 1 W at 5 MB/s) + programs x 30 uJ (25 mA, 3.3 V, 0.4 ms) + erases x 2,000 uJ (25 mA, 3.3 V, 25 ms) + (load + trial) x 80 mW, the processor at work";
 
 /// Languages in turn, until there are so many: further ones are the models' own under other names, so that sizes are those of real deltas.
 fn languages(catalogue: &Catalogue, count: usize) -> Result<Vec<Package>> {
@@ -82,13 +150,8 @@ fn languages(catalogue: &Catalogue, count: usize) -> Result<Vec<Package>> {
     }
     let mut packages = Vec::new();
     for number in 0..count {
-        let language: &'static str = there[number % there.len()].clone().leak();
-        packages.push(catalogue.package(Item {
-            language,
-            version: SHIPPED,
-            base: SHIPPED,
-            flaw: Flaw::None,
-        })?);
+        let language = &there[number % there.len()];
+        packages.push(catalogue.package(Item::good(language, SHIPPED))?);
     }
     Ok(packages)
 }
@@ -98,13 +161,7 @@ fn languages(catalogue: &Catalogue, count: usize) -> Result<Vec<Package>> {
 /// # Errors
 /// If models are missing or do not fit in the device.
 pub fn costs(device: &Device, catalogue: &Catalogue, count: usize) -> Result<Costs> {
-    let base: &'static str = catalogue.base_language().to_owned().leak();
-    let base = catalogue.package(Item {
-        language: base,
-        version: SHIPPED,
-        base: SHIPPED,
-        flaw: Flaw::None,
-    })?;
+    let base = catalogue.package(Item::good(catalogue.base_language(), SHIPPED))?;
     let languages = languages(catalogue, count)?;
     let whole = whole_networks(catalogue)?;
     let whole_of = |package: &Package| whole[&package.entry.language];
@@ -126,6 +183,7 @@ pub fn costs(device: &Device, catalogue: &Catalogue, count: usize) -> Result<Cos
     };
     let base_manifest =
         base.entry.files.iter().map(|file| file.bytes).sum::<u64>() - whole_of(&base);
+    let times = Times::of(device)?;
     let (load_peak_bytes, trial_peak_bytes, loaded_bytes) = memory(catalogue)?;
     Ok(Costs {
         device: device.name,
@@ -154,16 +212,21 @@ pub fn costs(device: &Device, catalogue: &Catalogue, count: usize) -> Result<Cos
         trial_peak_bytes,
         loaded_bytes,
         ram_bytes: device.ram_bytes,
+        times,
         wear: match device.storage {
             Storage::Nor {
                 word_bytes: 1,
                 sectors,
                 endurance,
                 ..
-            } => Some(wear::<1, 4_096>(catalogue, sectors, false, endurance)?),
+            } => Some(wear::<1, 4_096>(
+                catalogue, sectors, false, endurance, times,
+            )?),
             Storage::Nor {
                 sectors, endurance, ..
-            } => Some(wear::<16, 8_192>(catalogue, sectors, true, endurance)?),
+            } => Some(wear::<16, 8_192>(
+                catalogue, sectors, true, endurance, times,
+            )?),
             Storage::Card => None,
         },
     })
@@ -197,12 +260,7 @@ fn provisioned<const W: usize, const E: usize>(
     let mut flash = Nor::new(sectors, ecc);
     let mut release = Vec::new();
     for language in catalogue.languages()? {
-        let package = catalogue.package(Item {
-            language: language.leak(),
-            version: SHIPPED,
-            base: SHIPPED,
-            flaw: Flaw::None,
-        })?;
+        let package = catalogue.package(Item::good(&language, SHIPPED))?;
         release.push((package.entry, package.bytes));
     }
     swr_update::Device::provision(&mut flash, &[catalogue.public_key()?], &release)?;
@@ -237,12 +295,8 @@ fn memory(catalogue: &Catalogue) -> Result<(u64, u64, u64)> {
         kept = kept.max(ALLOCATED.current_usage().saturating_sub(before));
         drop(model);
     }
-    let package = catalogue.package(Item {
-        language: languages.last().cloned().unwrap_or_default().leak(),
-        version: SHIPPED + 1,
-        base: SHIPPED,
-        flaw: Flaw::None,
-    })?;
+    let language = &languages[languages.len() - 1];
+    let package = catalogue.package(Item::good(language, SHIPPED + 1))?;
     update(&mut flash, catalogue, &package)?;
     let before = ALLOCATED.current_usage();
     ALLOCATED.reset_peak_usage();
@@ -257,6 +311,7 @@ fn wear<const W: usize, const E: usize>(
     sectors: usize,
     ecc: bool,
     endurance: u32,
+    times: Times,
 ) -> Result<Wear> {
     let mut flash: Nor<W, E> = provisioned(catalogue, sectors, ecc)?;
     let keys = [catalogue.public_key()?];
@@ -264,13 +319,8 @@ fn wear<const W: usize, const E: usize>(
     let (start, worn) = (flash.counters(), flash.wear().to_vec());
     let mut sent = 0;
     for week in 0..WEEKS {
-        let language: &'static str = languages[week as usize % languages.len()].clone().leak();
-        let package = catalogue.package(Item {
-            language,
-            version: SHIPPED + 1 + week,
-            base: SHIPPED,
-            flaw: Flaw::None,
-        })?;
+        let language = &languages[week as usize % languages.len()];
+        let package = catalogue.package(Item::good(language, SHIPPED + 1 + week))?;
         sent += package.bytes.len();
         update(&mut flash, catalogue, &package)?;
         let started = swr_update::Device::open(&mut flash, &keys)?.start()?;
@@ -287,11 +337,13 @@ fn wear<const W: usize, const E: usize>(
     let energy = sent as f64 * WIFI_UJ_PER_BYTE
         + programs as f64 * FLASH_UJ_PER_PROGRAM
         + erases as f64 * FLASH_UJ_PER_ERASE;
+    let update_millijoule = energy / 1_000.0 / f64::from(WEEKS)
+        + (times.load_ms + times.trial_ms) * PROCESSOR_MW / 1_000.0;
     Ok(Wear {
         most_erases,
         erases,
         programs,
         years: f64::from(endurance) / f64::from(most_erases.max(1)),
-        update_millijoule: energy / 1_000.0 / f64::from(WEEKS),
+        update_millijoule,
     })
 }

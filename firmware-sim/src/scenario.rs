@@ -20,7 +20,7 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Step {
     /// Packages sent, in this order.
-    pub put: Vec<Item>,
+    pub put: Vec<Item<'static>>,
     /// Languages removed.
     pub remove: Vec<&'static str>,
     /// What must come of it.
@@ -35,17 +35,17 @@ pub struct Scenario {
     /// What it shows.
     pub about: &'static str,
     /// What the device leaves the factory with, the base first.
-    pub factory: Vec<Item>,
+    pub factory: Vec<Item<'static>>,
     /// What happens to it.
     pub steps: Vec<Step>,
 }
 
 /// Language to item: what a device runs.
-pub type Set = BTreeMap<&'static str, Item>;
+pub type Set = BTreeMap<&'static str, Item<'static>>;
 
 impl Scenario {
     /// Every item that occurs.
-    pub fn items(&self) -> impl Iterator<Item = Item> {
+    pub fn items(&self) -> impl Iterator<Item = Item<'static>> {
         let put = self.steps.iter().flat_map(|step| &step.put);
         self.factory.iter().chain(put).copied()
     }
@@ -67,7 +67,7 @@ impl Scenario {
     }
 }
 
-const fn item(language: &'static str, version: u32, base: u32, flaw: Flaw) -> Item {
+const fn item(language: &'static str, version: u32, base: u32, flaw: Flaw) -> Item<'static> {
     Item {
         language,
         version,
@@ -76,11 +76,7 @@ const fn item(language: &'static str, version: u32, base: u32, flaw: Flaw) -> It
     }
 }
 
-const fn good(language: &'static str, version: u32) -> Item {
-    item(language, version, SHIPPED, Flaw::None)
-}
-
-fn step(put: &[Item], remove: &[&'static str], outcome: Outcome) -> Step {
+fn step(put: &[Item<'static>], remove: &[&'static str], outcome: Outcome) -> Step {
     Step {
         put: put.to_vec(),
         remove: remove.to_vec(),
@@ -93,13 +89,13 @@ pub fn all() -> Vec<Scenario> {
     use Outcome::{Confirmed, Refused, Reverted};
     let factory = || {
         vec![
-            good("en", SHIPPED),
-            good("ar", SHIPPED),
-            good("de", SHIPPED),
+            Item::good("en", SHIPPED),
+            Item::good("ar", SHIPPED),
+            Item::good("de", SHIPPED),
         ]
     };
     let next = SHIPPED + 1;
-    let one = |name, about, put: Item, outcome| Scenario {
+    let one = |name, about, put: Item<'static>, outcome| Scenario {
         name,
         about,
         factory: factory(),
@@ -111,10 +107,10 @@ pub fn all() -> Vec<Scenario> {
             about: "one language is added, one replaced, one removed; the others are not touched",
             factory: factory(),
             steps: vec![
-                step(&[good("zh", SHIPPED)], &[], Confirmed),
-                step(&[good("ar", next)], &[], Confirmed),
+                step(&[Item::good("zh", SHIPPED)], &[], Confirmed),
+                step(&[Item::good("ar", next)], &[], Confirmed),
                 step(&[], &["de"], Confirmed),
-                step(&[good("pl", SHIPPED)], &["zh"], Confirmed),
+                step(&[Item::good("pl", SHIPPED)], &["zh"], Confirmed),
             ],
         },
         Scenario {
@@ -150,13 +146,13 @@ pub fn all() -> Vec<Scenario> {
             factory: factory(),
             steps: vec![
                 step(&[item("ar", 9, SHIPPED, Flaw::Deaf)], &[], Reverted),
-                step(&[good("ar", next)], &[], Confirmed),
+                step(&[Item::good("ar", next)], &[], Confirmed),
             ],
         },
         Scenario {
             name: "bad-base",
             about: "a signed base that does not hear its golden clip, with the deltas made for it, is dropped after its trial as a whole",
-            factory: vec![good("en", SHIPPED), good("ar", SHIPPED)],
+            factory: vec![Item::good("en", SHIPPED), Item::good("ar", SHIPPED)],
             steps: vec![step(
                 &[
                     item("en", next, next, Flaw::Deaf),
@@ -181,11 +177,11 @@ pub fn all() -> Vec<Scenario> {
             about: "an older version than the confirmed one is refused, and a newer one taken",
             factory: factory(),
             steps: vec![
-                step(&[good("ar", 5)], &[], Confirmed),
-                step(&[good("ar", 4)], &[], Refused("is older than")),
+                step(&[Item::good("ar", 5)], &[], Confirmed),
+                step(&[Item::good("ar", 4)], &[], Refused("is older than")),
                 step(&[], &["ar"], Confirmed),
-                step(&[good("ar", 4)], &[], Refused("is older than")),
-                step(&[good("ar", 6)], &[], Confirmed),
+                step(&[Item::good("ar", 4)], &[], Refused("is older than")),
+                step(&[Item::good("ar", 6)], &[], Confirmed),
             ],
         },
         one(

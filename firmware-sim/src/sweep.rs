@@ -134,7 +134,7 @@ impl Bench<'_> {
             })
     }
 
-    fn runs(&self, model: &Model, item: &Item) -> bool {
+    fn runs(&self, model: &Model, item: &Item<'static>) -> bool {
         let digest = self.packages.get(item).tensors_sha256;
         digest == model.tensors_sha256 && model.model_version == item.version
     }

@@ -20,13 +20,9 @@ fn catalogue() -> Catalogue {
 }
 
 fn package(language: &'static str, version: u32) -> Package {
-    let item = Item {
-        language,
-        version,
-        base: SHIPPED,
-        flaw: Flaw::None,
-    };
-    catalogue().package(item).expect("a package")
+    catalogue()
+        .package(Item::good(language, version))
+        .expect("a package")
 }
 
 fn keys() -> [PublicKey; 1] {

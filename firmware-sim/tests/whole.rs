@@ -10,7 +10,7 @@ use serde_json::Value;
 use swr_core::audio::decode_16k_mono;
 use swr_firmware_sim::flash::Nor;
 use swr_firmware_sim::listen::{Heard, listen};
-use swr_firmware_sim::publisher::{Catalogue, Flaw, Item, SHIPPED};
+use swr_firmware_sim::publisher::{Catalogue, Item, SHIPPED};
 use swr_update::Device;
 
 fn models() -> PathBuf {
@@ -29,13 +29,9 @@ fn heard<const W: usize, const E: usize>(sectors: usize, ecc: bool) -> BTreeMap<
     let catalogue = Catalogue::open(&models()).expect("the released models");
     let keys = [catalogue.public_key().expect("a key")];
     let package = |language| {
-        let item = Item {
-            language,
-            version: SHIPPED,
-            base: SHIPPED,
-            flaw: Flaw::None,
-        };
-        catalogue.package(item).expect("a package")
+        catalogue
+            .package(Item::good(language, SHIPPED))
+            .expect("a package")
     };
     let mut flash = Nor::<W, E>::new(sectors, ecc);
     let factory = [package("en"), package("de")].map(|p| (p.entry, p.bytes));

@@ -1,31 +1,43 @@
 #!/usr/bin/env bash
-# Instructions that a second of audio takes on ARM, counted under qemu-user: front end, fused network and detector, without tract, in steps of 40 ms. A stand-in for a board:
-# instructions are not time, and qemu knows no caches. Then those of a start of a device with flash. Needs qemu-user and the cross compilers; prints a line a processor.
+# Instructions on ARM of what a device does, counted under qemu-user: a start, the parts of loading a language from flash, a trial, a second of audio. A stand-in for a board:
+# instructions are not time, and qemu knows no caches. Writes firmware-sim/instructions.json, which `swr-sim costs` reads, and prints it. Needs qemu-user and the cross compilers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Instructions of $1 = qemu and its options, $2 = program, over $3 seconds.
+parts="start verify merge build load trial second"
+
+# Instructions of a command: blocks as qemu runs them, each as long as when it was translated.
 count() {
-  # One instruction a block, one line a block.
-  $1 -singlestep -d exec,nochain -D /dev/stderr "$2" models "$3" 2>&1 >/dev/null | grep -c '^Trace'
+  $run -d in_asm,exec,nochain -D /dev/stderr "$program" models "$1" "$2" 2>&1 >/dev/null | awk '
+    /^IN:/ { address = ""; next }
+    /^0x/ { if (address == "") { address = substr($1, 3, length($1) - 3); sub(/^0+/, "", address); length_of[address] = 0 } length_of[address]++; next }
+    /^Trace/ { split($0, field, "/"); sub(/^0+/, "", field[2]); sum += length_of[field[2]] }
+    END { printf "%.0f\n", sum }'
 }
 
-for target in aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf; do
-  case $target in
-    aarch64*) gnu=aarch64-linux-gnu qemu=qemu-aarch64 ;;
-    *) gnu=arm-linux-gnueabihf qemu=qemu-arm ;;
-  esac
-  upper=${target^^}
-  env "CARGO_TARGET_${upper//-/_}_LINKER=$gnu-gcc" cargo build --quiet -p swr-core --example listen --target "$target"
-  run="$qemu -L /usr/$gnu -E LD_LIBRARY_PATH=/usr/$gnu/lib"
-  program=target/$target/debug/examples/listen
-  # The difference of two lengths: starting is not listening.
-  one=$(count "$run" "$program" 1)
-  three=$(count "$run" "$program" 3)
-  echo "$target: $(((three - one) / 2)) instructions a second of audio"
-  env "CARGO_TARGET_${upper//-/_}_LINKER=$gnu-gcc" cargo build --quiet -p swr-firmware-sim --no-default-features --example load --target "$target"
-  program=target/$target/debug/examples/load
-  one=$(count "$run" "$program" 1)
-  three=$(count "$run" "$program" 3)
-  echo "$target: $(((three - one) / 2)) instructions to start and load a language from flash: record, signatures, digests, merge, network"
-done
+out=firmware-sim/instructions.json
+{
+  echo "{"
+  for target in aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf; do
+    case $target in
+      aarch64*) gnu=aarch64-linux-gnu qemu=qemu-aarch64 ;;
+      *) gnu=arm-linux-gnueabihf qemu=qemu-arm ;;
+    esac
+    upper=${target^^}
+    env "CARGO_TARGET_${upper//-/_}_LINKER=$gnu-gcc" cargo build --quiet -p swr-firmware-sim --no-default-features --example parts --target "$target"
+    run="$qemu -L /usr/$gnu -E LD_LIBRARY_PATH=/usr/$gnu/lib"
+    program=target/$target/debug/examples/parts
+    echo "  \"${target%%-*}\": {"
+    for part in $parts; do
+      # The difference of two lengths: what comes before is not the part.
+      one=$(count $part 1)
+      three=$(count $part 3)
+      comma=,
+      [ $part != second ] || comma=
+      echo "    \"$part\": $(((three - one) / 2))$comma"
+    done
+    [[ $target = aarch64* ]] && echo "  }," || echo "  }"
+  done
+  echo "}"
+} | tee $out.part
+mv $out.part $out

@@ -183,7 +183,7 @@ impl<F: NorFlash> Device<F> {
     /// Puts all complete downloads on trial for the next start, and removes languages, in one step. What is only removed needs no trial; downloads that are not complete
     /// stay what they are.
     ///
-    /// All models as they will be are verified first, with those that stay: versions, signatures, digests, every merge. When this returns, the update outlives
+    /// All models that change are verified first, those on another base with them: versions, signatures, digests, every merge. When this returns, the update outlives
     /// any power cut; only a trial that is begun [`MAX_TRIES`] times and never comes to an end, be it that power fails each time, drops it.
     ///
     /// # Errors
@@ -363,15 +363,22 @@ impl<F: NorFlash> Device<F> {
         Base::read(&self.files(first)?)
     }
 
-    /// Every model of a set in turn, verified and merged; one at a time is in memory. Languages in use that are damaged are left out.
+    /// Every model that a set changes, in turn, verified and merged; one at a time is in memory. On the base in use, languages in use were verified and tried when they
+    /// came, and are again whenever they are loaded; on another one, those that are damaged are left out.
     fn each_model(
         &mut self,
         bundles: &[Bundle],
         mut see: impl FnMut(&Model) -> Result<(), UpdateError>,
     ) -> Result<(), UpdateError> {
         let base = self.base(bundles)?;
-        see(&base.model()?)?;
+        let same_base = self.state.confirmed.first() == bundles.first();
+        if !same_base {
+            see(&base.model()?)?;
+        }
         for bundle in &bundles[1..] {
+            if same_base && self.state.confirmed.contains(bundle) {
+                continue;
+            }
             let model = self.files(bundle).and_then(|files| base.language(&files));
             match model {
                 // What rotted where it lay does not hold up an update of others.
