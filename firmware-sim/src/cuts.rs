@@ -55,6 +55,8 @@ pub struct Swept {
     pub torn: usize,
     /// Of them, different ones in different places, which were really started.
     pub recoveries_run: usize,
+    /// Cuts in the operations of those starts themselves.
+    pub cut_again: usize,
     /// Golden clips run in trials.
     pub trials_run: usize,
     /// Devices that ran no models, or took no update.
@@ -86,6 +88,7 @@ impl Swept {
         self.cuts += other.cuts;
         self.torn += other.torn;
         self.recoveries_run += other.recoveries_run;
+        self.cut_again += other.cut_again;
         self.trials_run += other.trials_run;
         self.bricked += other.bricked;
         self.lost += other.lost;

@@ -17,8 +17,8 @@ const LANGUAGES: [&str; 3] = ["ar", "de", "pl"];
 const VERSIONS: [u32; 4] = [SHIPPED, 3, 4, 5];
 /// A good package that every device must take in the end.
 const LAST: Item<'static> = Item::good(LANGUAGES[0], 6);
-/// Sectors of the flash: so few that it fills up.
-const SECTORS: usize = 72;
+/// Bytes of the flash: so few that it fills up.
+const FLASH_BYTES: usize = 304 * 1_024;
 
 const BASE: Item<'static> = Item::good("en", SHIPPED);
 
@@ -121,13 +121,23 @@ impl World {
         }
     }
 
-    /// Lives through `actions`; `Err` says what the device did that it must not.
+    /// Lives through `actions` on a part with plain words of a byte, or with words of 16 bytes with ECC; `Err` says what the device did that it must not.
     ///
     /// # Errors
     /// A sentence: bricked, an acknowledged update lost, or a model that must not run.
-    pub fn live(&self, actions: &[Action]) -> Result<(), String> {
+    pub fn live(&self, ecc: bool, actions: &[Action]) -> Result<(), String> {
+        match ecc {
+            false => self.live_on(Nor::<1, 4_096>::new(FLASH_BYTES / 4_096, ecc), actions),
+            true => self.live_on(Nor::<16, 8_192>::new(FLASH_BYTES / 8_192, ecc), actions),
+        }
+    }
+
+    fn live_on<const W: usize, const E: usize>(
+        &self,
+        mut flash: Nor<W, E>,
+        actions: &[Action],
+    ) -> Result<(), String> {
         let base = self.packages.get(&BASE);
-        let mut flash = Nor::<1, 4_096>::new(SECTORS, false);
         let release = [(base.entry.clone(), base.bytes.clone())];
         let keys = [self.key.clone()];
         let provisioned = Device::provision(&mut flash, &keys, &release);
@@ -163,10 +173,10 @@ struct Pending {
 }
 
 /// A device, and beside it what is known of it.
-struct Life<'a> {
+struct Life<'a, const W: usize, const E: usize> {
     world: &'a World,
     keys: [PublicKey; 1],
-    flash: Nor<1, 4_096>,
+    flash: Nor<W, E>,
     runs: Running,
     /// Highest version that ever ran.
     highest: BTreeMap<String, u32>,
@@ -175,7 +185,7 @@ struct Life<'a> {
     pending: Option<Pending>,
 }
 
-impl Life<'_> {
+impl<const W: usize, const E: usize> Life<'_, W, E> {
     fn act(&mut self, action: Action) -> Result<(), String> {
         let done = match action {
             Action::Cut { operations, torn } => {
@@ -209,7 +219,7 @@ impl Life<'_> {
         }
     }
 
-    fn open(&mut self) -> Result<Device<&mut Nor<1, 4_096>>, UpdateError> {
+    fn open(&mut self) -> Result<Device<&mut Nor<W, E>>, UpdateError> {
         Device::open(&mut self.flash, &self.keys)
     }
 

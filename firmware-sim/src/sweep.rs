@@ -12,7 +12,7 @@ use swr_core::package::{Digest, PublicKey};
 use swr_update::{Device, MAX_TRIES, Model, Sabotage, Started, UpdateError};
 
 use crate::cuts::{Extent, Failure, Finding, Memory, Moment, Swept, cut_everywhere};
-use crate::flash::{Nor, Power, Snapshot};
+use crate::flash::{Cut, Nor, Power, Snapshot, TORN_STATES};
 use crate::publisher::{Item, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
 
@@ -259,6 +259,40 @@ impl Bench<'_> {
         Err((failure, what))
     }
 
+    /// Cuts the power once more, in every operation of the start on what a cut has left, each in one in-between state. How many there are.
+    fn cut_again<const W: usize, const E: usize>(
+        &self,
+        left: &Flash<W, E>,
+        sets: &[Set],
+        moment: &Moment,
+    ) -> Result<usize, (Failure, String)> {
+        let digest = left.digest();
+        for number in 0.. {
+            let mut flash = left.clone();
+            flash.power_on();
+            let operation = flash.operations() + number;
+            flash.cut_at(Some(Cut {
+                operation,
+                torn: (u32::from(digest[0]) + number as u32) % TORN_STATES,
+                seed: u64::from(digest[1]),
+            }));
+            let power = flash.power();
+            // Whatever it comes to, the next start shows what is left.
+            let _ = self
+                .open(&mut flash)
+                .and_then(|mut device| device.start_with(|model| self.trial(&power, model)));
+            if flash.operations() <= operation {
+                return Ok(number as usize);
+            }
+            self.wake(&mut flash, sets, moment.step, moment.acknowledged)
+                .map_err(|(failure, what)| {
+                    let again = format!("cut again, in operation {number} of the start: {what}");
+                    (failure, again)
+                })?;
+        }
+        unreachable!("a start has an end")
+    }
+
     /// Takes a step up again after a cut: it must end as it would have without.
     fn resume<const W: usize, const E: usize>(
         &self,
@@ -346,7 +380,7 @@ pub fn sweep<const W: usize, const E: usize>(
             })
         })
         .collect();
-    let resumed = Memory::default();
+    let (resumed, cut_again) = (Memory::default(), AtomicUsize::new(0));
     let mut swept = cut_everywhere(
         &moments,
         extent,
@@ -356,6 +390,8 @@ pub fn sweep<const W: usize, const E: usize>(
             (flash, digest)
         },
         |mut flash, moment| {
+            let again = bench.cut_again(&flash, &sets, moment)?;
+            cut_again.fetch_add(again, Ordering::Relaxed);
             let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
             // What was confirmed can be sent again; what was only removed is not there any more.
             let step = &scenario.steps[moment.step];
@@ -374,6 +410,7 @@ pub fn sweep<const W: usize, const E: usize>(
     if let Some(finding) = course.finding {
         swept.fail(finding);
     }
+    swept.cut_again = cut_again.into_inner();
     swept.trials_run = bench.trials_run.into_inner();
     Ok(swept)
 }

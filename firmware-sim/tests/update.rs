@@ -47,7 +47,9 @@ fn no_cut_breaks_a_device() {
         swept.cuts > 100 && swept.torn == 6 * swept.cuts,
         "{swept:?}"
     );
-    assert!(swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100);
+    assert!(
+        swept.woke_old > 0 && swept.woke_new > 0 && swept.trials_run > 100 && swept.cut_again > 20
+    );
 }
 
 #[cfg(feature = "card")]
@@ -84,8 +86,8 @@ fn a_card_that_does_not_sync_is_noticed() {
 /// The scenario in which a mistake must show, and how closely one must look.
 fn shows(sabotage: Sabotage) -> (&'static str, usize) {
     match sabotage {
-        Sabotage::InPlace | Sabotage::OneRecord | Sabotage::AcknowledgeEarly => ("languages", 3),
-        Sabotage::ResumeUnseen => ("languages", 3),
+        Sabotage::InPlace | Sabotage::EraseFirst | Sabotage::AcknowledgeEarly => ("languages", 3),
+        Sabotage::ResumeUnseen | Sabotage::RepairErasesFirst => ("languages", 3),
         Sabotage::BaseFirst => ("new-base", 1),
         Sabotage::NoTrial | Sabotage::FloorBeforeTrial => ("bad-release", 13),
         Sabotage::Unsigned => ("unsigned", 13),
@@ -111,12 +113,12 @@ proptest! {
 
     /// Random lives: sends, commits, removals, restarts and cuts beside a plain map.
     #[test]
-    fn random_lives_keep_their_promises(actions in prop::collection::vec(any::<[u8; 4]>().prop_map(Action::of), 1..60)) {
+    fn random_lives_keep_their_promises(ecc: bool, actions in prop::collection::vec(any::<[u8; 4]>().prop_map(Action::of), 1..60)) {
         static WORLD: std::sync::OnceLock<World> = std::sync::OnceLock::new();
         let world = WORLD.get_or_init(|| {
             World::new(&Catalogue::open(&models()).expect("the released models")).expect("a world")
         });
-        if let Err(broke) = world.live(&actions) {
+        if let Err(broke) = world.live(ecc, &actions) {
             prop_assert!(false, "{broke}");
         }
     }

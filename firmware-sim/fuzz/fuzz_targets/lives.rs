@@ -18,9 +18,13 @@ fuzz_target!(|bytes: &[u8]| {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
         World::new(&Catalogue::open(&models).expect("the released models")).expect("a world")
     });
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let ecc = first & 1 == 1;
     let (actions, _) = bytes.as_chunks::<4>();
     let actions: Vec<Action> = actions.iter().take(MOST_ACTIONS).map(|a| Action::of(*a)).collect();
-    if let Err(broke) = world.live(&actions) {
+    if let Err(broke) = world.live(ecc, &actions) {
         panic!("{broke}");
     }
 });

@@ -94,8 +94,12 @@ impl<F: NorFlash> Device<F> {
             sabotage,
         };
         if copies < 2 {
+            if device.broken(Sabotage::RepairErasesFirst) {
+                device.sabotage = Some(Sabotage::EraseFirst);
+            }
             // One copy is enough to run by; if no other can be made, the next change will say so.
             let _ = device.save();
+            device.sabotage = sabotage;
         }
         Ok(device)
     }
@@ -433,8 +437,8 @@ impl<F: NorFlash> Device<F> {
             });
         }
         self.sequence += 1;
-        let written = if self.broken(Sabotage::OneRecord) {
-            record::write_in_place(&mut self.flash, self.sequence, &bytes)
+        let written = if self.broken(Sabotage::EraseFirst) {
+            record::write_erased(&mut self.flash, self.sequence, &bytes)
         } else {
             record::write(&mut self.flash, self.sequence, &bytes)
         };

@@ -75,14 +75,11 @@ pub fn write<F: NorFlash>(flash: &mut F, sequence: u64, record: &[u8]) -> bool {
     written > 0
 }
 
-/// What [`write`] must not be: one sector, erased before anything new is there.
+/// What [`write`] must not be: every copy is erased before anything new is there.
 #[cfg_attr(not(feature = "sabotage"), allow(dead_code, reason = "sabotage alone"))]
-pub(crate) fn write_in_place<F: NorFlash>(flash: &mut F, sequence: u64, record: &[u8]) -> bool {
-    let version = Version {
-        sequence,
-        record: record.to_vec(),
-    };
-    put(flash, 0, &version)
+pub(crate) fn write_erased<F: NorFlash>(flash: &mut F, sequence: u64, record: &[u8]) -> bool {
+    let sectors = RECORD_SECTORS * F::ERASE_SIZE as u32;
+    flash.erase(0, sectors).is_ok() && write(flash, sequence, record)
 }
 
 fn put<F: NorFlash>(flash: &mut F, sector: u32, version: &Version) -> bool {

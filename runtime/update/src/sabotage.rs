@@ -11,8 +11,10 @@ pub enum Sabotage {
     NoTrial,
     /// A new base is put to use first, its deltas afterwards.
     BaseFirst,
-    /// The record is kept in one sector, erased and written again.
-    OneRecord,
+    /// Every copy of the record is erased before a new one is written.
+    EraseFirst,
+    /// So it is when the second copy is missing and is made again, which only a cut in the start after a cut shows.
+    RepairErasesFirst,
     /// The version that must not be fallen below rises before the trial.
     FloorBeforeTrial,
     /// Signatures are not looked at.
@@ -25,12 +27,13 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InPlace,
         Self::AcknowledgeEarly,
         Self::NoTrial,
         Self::BaseFirst,
-        Self::OneRecord,
+        Self::EraseFirst,
+        Self::RepairErasesFirst,
         Self::FloorBeforeTrial,
         Self::Unsigned,
         Self::EndlessTrial,
