@@ -26,7 +26,7 @@ use crate::spotter::Spotter;
   swr demo --json
   swr demo --data ../shared/speech --minutes 5 --seed 1
 
-Exits with 0 only if every expected keyword was found and nothing else; with --data, when the run was completed.")]
+Exits with 0 if at least nine in ten of the keywords were found and nothing else was heard; with --data, when the run was completed.")]
 pub(super) struct Demo {
     /// Stream recordings of this folder's TEST clips in noise instead of the sample audio
     #[arg(long, value_name = "DIR")]
@@ -115,8 +115,9 @@ impl Demo {
                 "{languages} languages: {found} of {expected} keywords found, {false_alarms} false alarms"
             )?;
         }
-        let perfect = sums.found == sums.expected && sums.false_alarms == 0;
-        Ok(if perfect {
+        // A network that hears everything does not exist; one that is broken hears far less.
+        let good = 10 * sums.found >= 9 * sums.expected && sums.false_alarms == 0;
+        Ok(if good {
             Outcome::Success
         } else {
             Outcome::Negative
