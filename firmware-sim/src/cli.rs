@@ -426,9 +426,24 @@ impl Fleet {
     }
 }
 
+/// Devices with equal storage fare alike: they are swept once. Their names together, and one of them.
+fn alike(devices: &[Device]) -> Vec<(String, Device)> {
+    let mut kinds: Vec<(String, Device)> = Vec::new();
+    for device in devices {
+        match kinds
+            .iter_mut()
+            .find(|(_, kind)| kind.storage == device.storage)
+        {
+            Some((names, _)) => names.extend(["/", device.name]),
+            None => kinds.push((device.name.into(), *device)),
+        }
+    }
+    kinds
+}
+
 impl How {
     fn run(&self, scenarios: &[Scenario], out: &mut dyn Write) -> Result<bool> {
-        let devices = self.devices.find()?;
+        let devices = alike(&self.devices.find()?);
         let catalogue = Catalogue::open(&self.models.models)?;
         let key = catalogue.public_key()?;
         let packages = Packages::new(&catalogue, scenarios.iter().flat_map(Scenario::items))?;
@@ -442,12 +457,12 @@ impl How {
         let progress = ProgressBar::new((devices.len() * scenarios.len()) as u64).with_style(
             ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {eta}")?,
         );
-        for device in &devices {
+        for (names, device) in &devices {
             for scenario in scenarios {
-                progress.set_message(format!("{} {}", device.name, scenario.name));
+                progress.set_message(format!("{names} {}", scenario.name));
                 let swept = sweep_on(device, scenario, &packages, &key, &extent)?;
                 let line = Line {
-                    device: device.name,
+                    device: names,
                     scenario: scenario.name,
                     swept: &swept,
                 };
@@ -456,12 +471,13 @@ impl How {
                 } else {
                     writeln!(
                         out,
-                        "{:<12} {:<16} {:>5} cuts, {:>6} torn, {:>5} recoveries: woke old {}, new {}; bricked {}, lost {}, wrong model {}",
-                        device.name,
+                        "{:<25} {:<14} {:>5} cuts, {:>6} torn, {:>5} recoveries, cut again {:>5} times: woke old {}, new {}; bricked {}, lost {}, wrong model {}",
+                        names,
                         scenario.name,
                         swept.cuts,
                         swept.torn,
                         swept.recoveries_run,
+                        swept.cut_again,
                         swept.woke_old,
                         swept.woke_new,
                         swept.bricked,
@@ -482,7 +498,7 @@ impl How {
                 }
                 progress.inc(1);
                 if self.html.is_some() {
-                    seen.push((device.name, scenario, swept.clone()));
+                    seen.push((names, scenario, swept.clone()));
                 }
                 sum = sum.and(Swept {
                     columns: Vec::new(),

@@ -265,6 +265,7 @@ impl Bench<'_> {
         left: &Flash<W, E>,
         sets: &[Set],
         moment: &Moment,
+        woken: &Memory,
     ) -> Result<usize, (Failure, String)> {
         let digest = left.digest();
         for number in 0.. {
@@ -284,7 +285,12 @@ impl Bench<'_> {
             if flash.operations() <= operation {
                 return Ok(number as usize);
             }
-            self.wake(&mut flash, sets, moment.step, moment.acknowledged)
+            let key = (flash.digest(), moment.step, moment.acknowledged);
+            woken
+                .recall(key, || {
+                    let woke = self.wake(&mut flash, sets, moment.step, moment.acknowledged);
+                    woke.map(|woke| woke.new)
+                })
                 .map_err(|(failure, what)| {
                     let again = format!("cut again, in operation {number} of the start: {what}");
                     (failure, again)
@@ -380,7 +386,8 @@ pub fn sweep<const W: usize, const E: usize>(
             })
         })
         .collect();
-    let (resumed, cut_again) = (Memory::default(), AtomicUsize::new(0));
+    let (resumed, woken_again) = (Memory::default(), Memory::default());
+    let cut_again = AtomicUsize::new(0);
     let mut swept = cut_everywhere(
         &moments,
         extent,
@@ -390,7 +397,7 @@ pub fn sweep<const W: usize, const E: usize>(
             (flash, digest)
         },
         |mut flash, moment| {
-            let again = bench.cut_again(&flash, &sets, moment)?;
+            let again = bench.cut_again(&flash, &sets, moment, &woken_again)?;
             cut_again.fetch_add(again, Ordering::Relaxed);
             let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
             // What was confirmed can be sent again; what was only removed is not there any more.
