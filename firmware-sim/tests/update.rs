@@ -83,6 +83,69 @@ fn a_card_that_does_not_sync_is_noticed() {
     assert!(swept.lost > 0 && swept.bricked > 0, "{swept:?}");
 }
 
+/// Bases with their Arabic, one after the other, are put to use in a real folder while it is read all the time.
+#[cfg(feature = "card")]
+#[test]
+fn who_reads_while_a_release_is_put_to_use_finds_one_that_holds_together() {
+    use swr_firmware_sim::publisher::{Item, SHIPPED};
+    use swr_runtime::Models;
+    use swr_runtime::install::{self, Disk, Folder, RELEASE};
+
+    let catalogue = Catalogue::open(&models()).expect("the released models");
+    let keys = [catalogue.public_key().expect("a key")];
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let mut disk = Folder(path.into());
+    let mut put_to_use = |version: u32| {
+        install::begin(&mut disk).expect("a release");
+        for language in ["en", "ar"] {
+            let item = Item {
+                base: version,
+                ..Item::good(language, version)
+            };
+            for (name, bytes) in catalogue.package(item).expect("a package").files {
+                disk.write(&format!("{RELEASE}/{name}"), &bytes)
+                    .expect("a file");
+            }
+        }
+        install::commit(&mut disk).expect("a release in use");
+        install::settle(&mut disk).expect("a release in its place");
+        disk.remove_folder(install::PULL).expect("nothing left");
+    };
+    put_to_use(SHIPPED);
+    const LAST: u32 = SHIPPED + 40;
+    let (reads, renewed) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut reads, mut renewed, mut highest) = (0, 0, 0);
+            while highest < LAST {
+                let models =
+                    Models::open_trusting(path, &keys).expect("a base that holds together");
+                let version = models.manifest().model_version;
+                assert!(version >= highest, "{version} after {highest}");
+                highest = version;
+                match models.load("ar") {
+                    Ok(_) => reads += 1,
+                    // Another base came after this one was read.
+                    Err(error) => {
+                        let now = Models::open_trusting(path, &keys).expect("a base");
+                        assert!(now.manifest().model_version > version, "{error}");
+                        renewed += 1;
+                    }
+                }
+            }
+            (reads, renewed)
+        });
+        for version in SHIPPED + 1..=LAST {
+            put_to_use(version);
+        }
+        reader.join().expect("a reader that read all the time")
+    });
+    assert!(
+        reads > 20,
+        "{reads} reads, {renewed} of a base that was gone"
+    );
+}
+
 /// The scenario in which a mistake must show, and how closely one must look.
 fn shows(sabotage: Sabotage) -> (&'static str, usize) {
     match sabotage {

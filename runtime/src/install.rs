@@ -179,7 +179,7 @@ pub(crate) fn locate(directory: &Path, name: &str) -> PathBuf {
 }
 
 /// A directory of models on this machine.
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
     /// Keeps others from changing the directory for as long as the result is held. Makes the directory, if need be.

@@ -94,6 +94,24 @@ pub struct Model {
     merged: Option<Tensors>,
 }
 
+/// Reads again for a while where reading fails: as a release takes the place of another, a file may be neither where it was nor yet where it was looked for.
+fn while_pulled<T>(
+    directory: &Path,
+    read: impl Fn() -> Result<T, ModelsError>,
+) -> Result<T, ModelsError> {
+    let pull = directory.join(PULL);
+    for _ in 0..RETRIES {
+        // It may end while it is read.
+        let pulled = pull.exists();
+        let done = read();
+        if done.is_ok() || !(pulled || pull.exists()) {
+            return done;
+        }
+        std::thread::sleep(RETRY);
+    }
+    read()
+}
+
 impl Models {
     /// Reads the base of `directory` and checks it against its manifest. Deltas are read when they are asked for.
     ///
@@ -112,15 +130,7 @@ impl Models {
         keys: &[PublicKey],
     ) -> Result<Models, ModelsError> {
         let directory = directory.as_ref();
-        // While a release takes the place of another, a file may be neither where it was nor yet where it was looked for.
-        for _ in 0..RETRIES {
-            let opened = Models::open_at_once(directory, keys);
-            if opened.is_ok() || !directory.join(PULL).exists() {
-                return opened;
-            }
-            std::thread::sleep(RETRY);
-        }
-        Models::open_at_once(directory, keys)
+        while_pulled(directory, || Models::open_at_once(directory, keys))
     }
 
     fn open_at_once(directory: &Path, keys: &[PublicKey]) -> Result<Models, ModelsError> {
@@ -214,8 +224,11 @@ impl Models {
                 there: languages.join(", "),
             });
         }
-        let path = locate(&self.directory, &format!("{language}.{DELTA_EXTENSION}"));
-        let file = DeltaFile::read(&path)?;
+        let name = format!("{language}.{DELTA_EXTENSION}");
+        let (path, file) = while_pulled(&self.directory, || {
+            let path = locate(&self.directory, &name);
+            DeltaFile::read(&path).map(|file| (path, file))
+        })?;
         if file.delta.header().language != language {
             return Err(ModelsError::WrongName {
                 path,
