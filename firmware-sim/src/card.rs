@@ -8,7 +8,7 @@ use swr_runtime::install::{self, Disk, PULL, RELEASE, Versions};
 use swr_runtime::{Installed, Models};
 use tempfile::TempDir;
 
-use crate::cuts::{Extent, Failure, Finding, Moment, Swept, cut_everywhere};
+use crate::cuts::{Course, Extent, Failure, Finding, Swept, cut_everywhere};
 use crate::disk::Card;
 use crate::publisher::{Flaw, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
@@ -232,15 +232,15 @@ pub fn sweep(
         card.lie();
     }
     card.record();
-    let (mut acknowledged, mut ended) = (Vec::new(), Vec::new());
+    let mut course = Course::default();
     let mut swept = Swept::default();
     for (number, step) in scenario.steps.iter().enumerate() {
         let sent = bench
             .send(&mut card, step, &sets[number])
             .with_context(|| scenario.name.to_owned())?;
-        acknowledged.push(card.recorded_so_far());
+        course.acknowledged.push(card.recorded_so_far());
         bench.tidy(&mut card, &sets[number + 1])?;
-        ended.push(card.recorded_so_far());
+        course.ended.push(card.recorded_so_far());
         let seen = judge(&sent, step).and_then(|()| bench.wake(&card, &sets, number, sent.is_ok()));
         if let Err((failure, what)) = seen {
             swept.fail(Finding {
@@ -254,23 +254,10 @@ pub fn sweep(
         }
     }
     let snapshots = card.recorded();
-    let moments: Vec<Moment> = (0..snapshots.len())
-        .step_by(extent.every)
-        .filter_map(|operation| {
-            let step = ended.partition_point(|end| *end <= operation);
-            let outcome = scenario
-                .steps
-                .get(step)
-                .filter(|_| step < ended.len())?
-                .outcome;
-            Some(Moment {
-                operation,
-                step,
-                acknowledged: outcome == Outcome::Confirmed && operation >= acknowledged[step],
-                what: snapshots[operation].0.clone(),
-            })
-        })
-        .collect();
+    let operations = snapshots.iter().map(|(what, _)| what as _);
+    let moments = course.moments(scenario, operations, extent.every, |outcome| {
+        outcome == Outcome::Confirmed
+    });
     let trials_run = AtomicUsize::new(0);
     let cut = cut_everywhere(
         &moments,

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::flash::TORN_STATES;
+use crate::scenario::{Outcome, Scenario};
 
 /// Which operations are cut, and how.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +113,41 @@ pub(crate) struct Moment {
     pub(crate) acknowledged: bool,
     /// The operation, for people.
     pub(crate) what: String,
+}
+
+/// Where a scenario's steps end, in operations from its start, if nothing is cut. A course that went wrong has fewer steps than its scenario.
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    /// For each step, the operations before its acknowledgement, or refusal.
+    pub(crate) acknowledged: Vec<usize>,
+    /// For each step, the operations before its end.
+    pub(crate) ended: Vec<usize>,
+}
+
+impl Course {
+    /// Every so many-th operation, of which each is named, as a moment to cut the power in; `promises` tells of what outcome a step's acknowledgement is a promise.
+    /// What was under way when a course went wrong belongs to no step.
+    pub(crate) fn moments<'a>(
+        &self,
+        scenario: &Scenario,
+        operations: impl Iterator<Item = &'a dyn std::fmt::Display>,
+        every: usize,
+        promises: impl Fn(Outcome) -> bool,
+    ) -> Vec<Moment> {
+        let operations = operations.enumerate().step_by(every);
+        let moments = operations.filter_map(|(operation, what)| {
+            let step = self.ended.partition_point(|end| *end <= operation);
+            let acknowledged = operation >= *self.acknowledged.get(step)?;
+            self.ended.get(step)?;
+            Some(Moment {
+                operation,
+                step,
+                acknowledged: acknowledged && promises(scenario.steps[step].outcome),
+                what: what.to_string(),
+            })
+        });
+        moments.collect()
+    }
 }
 
 /// What came of the cuts in one operation.

@@ -11,7 +11,7 @@ use embedded_storage::nor_flash::NorFlash;
 use swr_core::package::{Digest, PublicKey};
 use swr_update::{Device, MAX_TRIES, Model, Sabotage, Started, UpdateError};
 
-use crate::cuts::{Extent, Failure, Finding, Memory, Moment, Swept, cut_everywhere};
+use crate::cuts::{Course, Extent, Failure, Finding, Memory, Moment, Swept, cut_everywhere};
 use crate::flash::{Cut, Nor, Power, Snapshot, TORN_STATES};
 use crate::publisher::{Item, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
@@ -141,32 +141,30 @@ impl Bench<'_> {
 }
 
 /// A scenario run without a cut.
-struct Course<const W: usize, const E: usize> {
+struct Uncut<const W: usize, const E: usize> {
     snapshots: Vec<Snapshot<W, E>>,
-    /// For each step, the operations before its acknowledgement (or refusal), and before its end.
-    acknowledged: Vec<usize>,
-    ended: Vec<usize>,
+    course: Course,
     /// What went wrong without any cut.
     finding: Option<Finding>,
 }
 
 impl Bench<'_> {
     /// Runs the scenario and keeps a snapshot before every operation of its steps.
-    fn course<const W: usize, const E: usize>(
+    fn uncut<const W: usize, const E: usize>(
         &self,
         scenario: &Scenario,
         part: &Part,
-    ) -> Result<Course<W, E>> {
+    ) -> Result<Uncut<W, E>> {
         let mut flash = self.factory::<W, E>(scenario, part)?;
         flash.record();
         let start = flash.operations();
         let done = |flash: &Flash<W, E>| (flash.operations() - start) as usize;
         let sets = scenario.sets();
-        let (mut acknowledged, mut ended) = (Vec::new(), Vec::new());
+        let mut course = Course::default();
         let mut finding = None;
         for (number, step) in scenario.steps.iter().enumerate() {
             let sent = self.send(&mut flash, step);
-            acknowledged.push(done(&flash));
+            course.acknowledged.push(done(&flash));
             let seen = self
                 .judge(&sent, step)
                 .and_then(|()| self.wake(&mut flash, &sets, number, sent.is_ok()))
@@ -174,7 +172,7 @@ impl Bench<'_> {
                     true => Ok(()),
                     false => Err((Failure::Lost, woke.what)),
                 });
-            ended.push(done(&flash));
+            course.ended.push(done(&flash));
             if let Err((failure, what)) = seen {
                 finding = Some(Finding {
                     failure,
@@ -186,10 +184,9 @@ impl Bench<'_> {
                 break;
             }
         }
-        Ok(Course {
+        Ok(Uncut {
             snapshots: flash.recorded(),
-            acknowledged,
-            ended,
+            course,
             finding,
         })
     }
@@ -365,34 +362,21 @@ pub fn sweep<const W: usize, const E: usize>(
         sabotage,
         trials_run: AtomicUsize::new(0),
     };
-    let course = bench.course::<W, E>(scenario, part)?;
+    let uncut = bench.uncut::<W, E>(scenario, part)?;
     let sets = scenario.sets();
-    let moments: Vec<Moment> = (0..course.snapshots.len())
-        .step_by(extent.every)
-        .filter_map(|operation| {
-            let step = course.ended.partition_point(|end| *end <= operation);
-            // Of a course that ended early, what was under way belongs to no step.
-            let outcome = scenario
-                .steps
-                .get(step)
-                .filter(|_| step < course.ended.len())?
-                .outcome;
-            Some(Moment {
-                operation,
-                step,
-                acknowledged: operation >= course.acknowledged[step]
-                    && !matches!(outcome, Outcome::Refused(_)),
-                what: course.snapshots[operation].operation.to_string(),
-            })
-        })
-        .collect();
+    let operations = uncut.snapshots.iter().map(|s| &s.operation as _);
+    let moments = uncut
+        .course
+        .moments(scenario, operations, extent.every, |outcome| {
+            !matches!(outcome, Outcome::Refused(_))
+        });
     let (resumed, woken_again) = (Memory::default(), Memory::default());
     let cut_again = AtomicUsize::new(0);
     let mut swept = cut_everywhere(
         &moments,
         extent,
         |moment, torn, seed| {
-            let flash = Nor::torn(&course.snapshots[moment.operation], torn, seed);
+            let flash = Nor::torn(&uncut.snapshots[moment.operation], torn, seed);
             let digest = flash.digest();
             (flash, digest)
         },
@@ -414,7 +398,7 @@ pub fn sweep<const W: usize, const E: usize>(
             Ok(woke.new)
         },
     );
-    if let Some(finding) = course.finding {
+    if let Some(finding) = uncut.finding {
         swept.fail(finding);
     }
     swept.cut_again = cut_again.into_inner();
