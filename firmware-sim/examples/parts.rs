@@ -11,7 +11,7 @@ use swr_core::package::{
     Delta, DetachedSignature, Digest, PublicKey, Tensors, digest, merge, onnx::initializers,
 };
 use swr_firmware_sim::flash::Nor;
-use swr_firmware_sim::listen::listen;
+use swr_firmware_sim::listen::hear;
 use swr_firmware_sim::publisher::{Catalogue, Item, Package, SHIPPED};
 use swr_update::Device;
 
@@ -57,13 +57,12 @@ fn main() -> Result<()> {
     if part == "second" {
         let model = Device::open(&mut flash, &keys)?.load("ar")?;
         let mut random = 1u32;
-        let noise: Vec<f32> = (0..times * SAMPLE_RATE_HZ as usize)
-            .map(|_| {
-                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                ((random >> 8) as f32 / (1u32 << 24) as f32 - 0.5) * 0.1
-            })
-            .collect();
-        println!("{} keywords", listen(&model, &noise)?.detections.len());
+        let second = [0.0; SAMPLE_RATE_HZ as usize].map(|_: f32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((random >> 8) as f32 / (1u32 << 24) as f32 - 0.5) * 0.1
+        });
+        let heard = hear(&model, &second.repeat(times), |_| ())?;
+        println!("{} keywords", heard.len());
     }
     Ok(())
 }

@@ -349,7 +349,7 @@ impl CostsArguments {
             let times = costs.times;
             writeln!(
                 out,
-                "  time      {:>9.0} ms from power on to a language that listens: verifying {:.0}, merging {:.0}; {:.0} for its trial after an update; {:.1} % of the time a second of audio takes",
+                "  time      {:>9.0} ms from the program's start to a language that listens: verifying {:.0}, merging {:.0}; {:.0} for its trial after an update; {:.1} % of the time a second of audio takes",
                 times.boot_ms,
                 times.verify_ms,
                 times.merge_ms,
@@ -471,7 +471,7 @@ impl How {
                 } else {
                     writeln!(
                         out,
-                        "{:<25} {:<14} {:>5} cuts, {:>6} torn, {:>5} recoveries, cut again {:>5} times: woke old {}, new {}; bricked {}, lost {}, wrong model {}",
+                        "{:<25} {:<14} {:>5} cuts, {:>6} torn, {:>5} recoveries, {:>5} cut again: woke old {}, new {}; bricked {}, lost {}, wrong model {}",
                         names,
                         scenario.name,
                         swept.cuts,

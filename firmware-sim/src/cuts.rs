@@ -56,7 +56,7 @@ pub struct Swept {
     pub torn: usize,
     /// Of them, different ones in different places, which were really started.
     pub recoveries_run: usize,
-    /// Cuts in the operations of those starts themselves.
+    /// Different flashes that cuts in the operations of those starts left, started as well.
     pub cut_again: usize,
     /// Golden clips run in trials.
     pub trials_run: usize,
@@ -185,6 +185,11 @@ impl Memory {
         })
     }
 
+    /// Different beginnings that are known.
+    pub(crate) fn len(&self) -> usize {
+        self.locked().len()
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<Beginning, Seen>> {
         self.0.lock().expect("no panic while it is locked")
     }
@@ -234,7 +239,7 @@ pub(crate) fn cut_everywhere<D>(
     });
     let mut swept = each.reduce(Swept::default, Swept::and);
     // Two threads may have started equal devices at the same time.
-    swept.recoveries_run = memory.locked().len();
+    swept.recoveries_run = memory.len();
     swept.columns.sort_by_key(|column| column.operation);
     swept
         .findings

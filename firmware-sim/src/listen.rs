@@ -26,6 +26,27 @@ pub struct Heard {
 /// # Errors
 /// If the model's labels or thresholds are none that a detector takes.
 pub fn listen(model: &Model, samples: &[f32]) -> Result<Heard> {
+    let mut hash = Sha256::new();
+    let detections = hear(model, samples, |logits| {
+        for logit in logits {
+            hash.update(logit.to_bits().to_le_bytes());
+        }
+    })?;
+    Ok(Heard {
+        detections,
+        logits_sha256: Digest(hash.finalize().into()),
+    })
+}
+
+/// The keywords in samples at 16 kHz, each with the frame of its peak and its score; `see` is shown all logits.
+///
+/// # Errors
+/// Those of [`listen`].
+pub fn hear(
+    model: &Model,
+    samples: &[f32],
+    mut see: impl FnMut(&[f32]),
+) -> Result<Vec<(String, u64, f32)>> {
     let mut frontend = Frontend::new(&FrontendSettings::default())?;
     let settings = DetectorSettings {
         window_frames: model.window_frames,
@@ -34,7 +55,6 @@ pub fn listen(model: &Model, samples: &[f32]) -> Result<Heard> {
     let mut detector = Detector::new(&model.labels, settings)?;
     let mut state = model.network.state();
     let (mut frames, mut logits) = (Vec::new(), Vec::new());
-    let mut hash = Sha256::new();
     let mut detections = Vec::new();
     let named = |detection: &Detection| {
         let label = model.labels[detection.label].clone();
@@ -57,16 +77,11 @@ pub fn listen(model: &Model, samples: &[f32]) -> Result<Heard> {
             .network
             .step(&mut state, &frames[..whole], &mut logits)?;
         frames.drain(..whole);
-        for logit in &logits {
-            hash.update(logit.to_bits().to_le_bytes());
-        }
+        see(&logits);
         let unseen = context.min(logits.len());
         context -= unseen;
         detections.extend(detector.push(&logits[unseen..]).iter().map(named));
     }
     detections.extend(detector.finish().as_ref().map(named));
-    Ok(Heard {
-        detections,
-        logits_sha256: Digest(hash.finalize().into()),
-    })
+    Ok(detections)
 }

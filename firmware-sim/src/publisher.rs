@@ -414,6 +414,13 @@ impl Packages {
         &self.made[item]
     }
 
+    /// All packages of a language.
+    pub fn of(&self, language: &str) -> impl Iterator<Item = &Package> {
+        let made = self.made.iter();
+        made.filter(move |(item, _)| item.language == language)
+            .map(|(_, package)| package)
+    }
+
     /// Digests of models that stop a device which runs them.
     pub fn crashing(&self) -> Vec<Digest> {
         let crashing = self

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 use swr_core::package::{Digest, PublicKey};
+use swr_update::record::RECORD_SECTORS;
 use swr_update::{Device, UpdateError};
 
 use crate::flash::{Cut, Nor, TORN_STATES};
@@ -17,8 +18,6 @@ const LANGUAGES: [&str; 3] = ["ar", "de", "pl"];
 const VERSIONS: [u32; 4] = [SHIPPED, 3, 4, 5];
 /// A good package that every device must take in the end.
 const LAST: Item<'static> = Item::good(LANGUAGES[0], 6);
-/// Bytes of the flash: so few that it fills up.
-const FLASH_BYTES: usize = 304 * 1_024;
 
 const BASE: Item<'static> = Item::good("en", SHIPPED);
 
@@ -127,9 +126,23 @@ impl World {
     /// A sentence: bricked, an acknowledged update lost, or a model that must not run.
     pub fn live(&self, ecc: bool, actions: &[Action]) -> Result<(), String> {
         match ecc {
-            false => self.live_on(Nor::<1, 4_096>::new(FLASH_BYTES / 4_096, ecc), actions),
-            true => self.live_on(Nor::<16, 8_192>::new(FLASH_BYTES / 8_192, ecc), actions),
+            false => self.live_on(Nor::<1, 4_096>::new(self.sectors(4_096), ecc), actions),
+            true => self.live_on(Nor::<16, 8_192>::new(self.sectors(8_192), ecc), actions),
         }
+    }
+
+    /// Sectors of a flash that fills up: the record, the base, all languages once, and so many more that there is room for one of them however the others lie.
+    fn sectors(&self, sector_bytes: usize) -> usize {
+        let most = |language: &str| {
+            let packages = self.packages.of(language);
+            let sectors = packages.map(|package| package.bytes.len().div_ceil(sector_bytes));
+            sectors.max().unwrap_or(0)
+        };
+        let languages = LANGUAGES.map(most);
+        let largest = languages.iter().max().copied().unwrap_or(0);
+        let gaps = LANGUAGES.len() + 1;
+        let more = gaps * (largest - 1) + 1;
+        RECORD_SECTORS as usize + most(BASE.language) + languages.iter().sum::<usize>() + more
     }
 
     fn live_on<const W: usize, const E: usize>(

@@ -67,7 +67,7 @@ struct Instructions {
     start: u64,
     /// Signatures and digests of base and language, as they are checked when the language is loaded.
     verify: u64,
-    /// The delta decoded and merged, and the digest of what comes out.
+    /// The delta decoded and merged, and the digests of the base's tensors and of what comes out.
     merge: u64,
     /// The language read from flash, verified, merged, made a network.
     load: u64,
@@ -88,7 +88,7 @@ const COUNTED: &str = include_str!("../instructions.json");
 /// Times by instruction count, by [`TIMES`]; a language is Arabic.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Times {
-    /// From power on to a language that listens: the record, then all of `load_ms`.
+    /// From the start of the program to a language that listens: the record, then all of `load_ms`.
     pub boot_ms: f64,
     /// Signatures and digests of base and language.
     pub verify_ms: f64,
@@ -103,7 +103,7 @@ pub struct Times {
 }
 
 /// How times are estimated, with the assumption.
-pub const TIMES: &str = "times: instructions counted under qemu-user (aarch64; armv7 in place of the Cortex-M33) / clock, one instruction a cycle assumed; reading flash or card, and what runs before swr does, are left out";
+pub const TIMES: &str = "times: instructions counted under qemu-user (aarch64; armv7 in place of the Cortex-M33) / clock, one instruction a cycle assumed; reading and writing of flash or card, and what runs before swr does, are left out";
 
 impl Times {
     fn of(device: &Device) -> Result<Self> {

@@ -256,14 +256,14 @@ impl Bench<'_> {
         Err((failure, what))
     }
 
-    /// Cuts the power once more, in every operation of the start on what a cut has left, each in one in-between state. How many there are.
+    /// Cuts the power once more, in every operation of the start on what a cut has left, each in one in-between state.
     fn cut_again<const W: usize, const E: usize>(
         &self,
         left: &Flash<W, E>,
         sets: &[Set],
         moment: &Moment,
         woken: &Memory,
-    ) -> Result<usize, (Failure, String)> {
+    ) -> Result<(), (Failure, String)> {
         let digest = left.digest();
         for number in 0.. {
             let mut flash = left.clone();
@@ -280,7 +280,7 @@ impl Bench<'_> {
                 .open(&mut flash)
                 .and_then(|mut device| device.start_with(|model| self.trial(&power, model)));
             if flash.operations() <= operation {
-                return Ok(number as usize);
+                return Ok(());
             }
             let key = (flash.digest(), moment.step, moment.acknowledged);
             woken
@@ -371,7 +371,6 @@ pub fn sweep<const W: usize, const E: usize>(
             !matches!(outcome, Outcome::Refused(_))
         });
     let (resumed, woken_again) = (Memory::default(), Memory::default());
-    let cut_again = AtomicUsize::new(0);
     let mut swept = cut_everywhere(
         &moments,
         extent,
@@ -381,8 +380,7 @@ pub fn sweep<const W: usize, const E: usize>(
             (flash, digest)
         },
         |mut flash, moment| {
-            let again = bench.cut_again(&flash, &sets, moment, &woken_again)?;
-            cut_again.fetch_add(again, Ordering::Relaxed);
+            bench.cut_again(&flash, &sets, moment, &woken_again)?;
             let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
             // What was confirmed can be sent again; what was only removed is not there any more.
             let step = &scenario.steps[moment.step];
@@ -401,7 +399,7 @@ pub fn sweep<const W: usize, const E: usize>(
     if let Some(finding) = uncut.finding {
         swept.fail(finding);
     }
-    swept.cut_again = cut_again.into_inner();
+    swept.cut_again = woken_again.len();
     swept.trials_run = bench.trials_run.into_inner();
     Ok(swept)
 }

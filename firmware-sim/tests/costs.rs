@@ -30,6 +30,13 @@ fn models_fit_in_every_device() {
     for costs in lines {
         let bytes = |field: &str| costs[field].as_u64().expect("bytes");
         assert!(bytes("load_peak_bytes") < bytes("ram_bytes"), "{costs}");
+        let times = |field: &str| costs["times"][field].as_f64().expect("a time");
+        let parts = times("verify_ms") + times("merge_ms");
+        assert!(0.0 < parts && parts < times("load_ms"), "{costs}");
+        assert!(times("load_ms") < times("boot_ms"), "{costs}");
+        assert!(times("load_ms") < times("trial_ms"), "{costs}");
+        let factor = times("real_time_factor");
+        assert!(0.0 < factor && factor < 1.0, "{costs}");
         assert!(bytes("trial_peak_bytes") < bytes("ram_bytes"), "{costs}");
         assert!(bytes("loaded_bytes") < bytes("load_peak_bytes"), "{costs}");
         if let Some(room) = costs["storage_bytes"].as_u64() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use swr_core::package::PublicKey;
 use swr_firmware_sim::flash::{Defects, Nor};
-use swr_firmware_sim::publisher::{Catalogue, Flaw, Item, Package, SHIPPED};
+use swr_firmware_sim::publisher::{Catalogue, Item, Package, SHIPPED};
 use swr_update::{Device, MAX_LANGUAGES, Model, UpdateError};
 
 type Flash = Nor<1, 4_096>;

@@ -225,10 +225,8 @@ impl Models {
             });
         }
         let name = format!("{language}.{DELTA_EXTENSION}");
-        let (path, file) = while_pulled(&self.directory, || {
-            let path = locate(&self.directory, &name);
-            DeltaFile::read(&path).map(|file| (path, file))
-        })?;
+        let path = locate(&self.directory, &name);
+        let file = DeltaFile::read(&path)?;
         if file.delta.header().language != language {
             return Err(ModelsError::WrongName {
                 path,
@@ -274,8 +272,11 @@ impl Models {
         if language == base.language {
             return Ok(base);
         }
-        let file = self.delta(language)?;
-        let merged = self.merge(&file)?;
+        let (file, merged) = while_pulled(&self.directory, || {
+            let file = self.delta(language)?;
+            let merged = self.merge(&file)?;
+            Ok((file, merged))
+        })?;
         let header = file.delta.header().clone();
         if header.labels.is_empty() {
             return Err(ModelsError::NoLabels { path: file.path });
@@ -444,7 +445,8 @@ fn signature_of(path: &Path) -> PathBuf {
 /// Languages of the deltas in a directory or in its release that is ready, in alphabetic order.
 pub(crate) fn deltas(directory: &Path) -> std::io::Result<Vec<String>> {
     let mut disk = Folder(directory.into());
-    let names = [disk.names("")?, disk.names(READY)?].concat();
+    // In this order: files move from there to here.
+    let names = [disk.names(READY)?, disk.names("")?].concat();
     let suffix = format!(".{DELTA_EXTENSION}");
     let languages = names.iter().filter_map(|name| name.strip_suffix(&suffix));
     let languages: BTreeSet<String> = languages.map(str::to_owned).collect();

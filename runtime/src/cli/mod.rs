@@ -1,7 +1,7 @@
 //! The program `swr`: arguments come in, results go to the writer given (standard output), talk goes to standard error.
 //!
 //! Every command is a function of its arguments that tests call in process. Exit codes: 0 success, 1 a negative result
-//! (nothing found, a keyword missed, a budget exceeded), 2 an error.
+//! (nothing found, a budget exceeded), 2 an error.
 
 mod bench;
 mod demo;
@@ -45,7 +45,7 @@ const KEY_VARIABLE: &str = "SWR_KEY";
 #[command(
     name = "swr",
     version,
-    after_help = "Exit codes: 0 success, 1 negative result (nothing found, keyword missed), 2 error."
+    after_help = "Exit codes: 0 success, 1 negative result (nothing found), 2 error."
 )]
 struct Cli {
     #[command(subcommand)]

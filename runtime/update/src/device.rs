@@ -252,7 +252,7 @@ impl<F: NorFlash> Device<F> {
         self.start_with(hears_its_golden_clip)
     }
 
-    /// As [`Device::start`], with a trial of one's own for each model, such as one that feeds the golden clip through the device's own path.
+    /// As [`Device::start`], with a trial of one's own for each model that changes, such as one that feeds the golden clip through the device's own path.
     ///
     /// # Errors
     /// Those of [`Device::start`].
@@ -368,7 +368,7 @@ impl<F: NorFlash> Device<F> {
     }
 
     /// Every model that a set changes, in turn, verified and merged; one at a time is in memory. On the base in use, languages in use were verified and tried when they
-    /// came, and are again whenever they are loaded; on another one, those that are damaged are left out.
+    /// came, and are verified again whenever they are loaded. On another one, those that are damaged are left out: they stay in the set, and loading them is refused.
     fn each_model(
         &mut self,
         bundles: &[Bundle],

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! stage, write …, finish     a download, resumed after a power cut where it stopped
-//! commit                     all models as they will be: signatures, versions, digests, merges; then one record says "on trial"
+//! commit                     every model that changes: signatures, versions, digests, merges; then one record says "on trial"
 //! start                      tries them: what hears its golden clips is confirmed, anything else is dropped, and the record says why
 //! load                       a language in use, verified again on its way from the flash
 //! ```
