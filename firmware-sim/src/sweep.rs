@@ -11,7 +11,7 @@ use embedded_storage::nor_flash::NorFlash;
 use swr_core::package::{Digest, PublicKey};
 use swr_update::{Device, MAX_TRIES, Model, Sabotage, Started, UpdateError};
 
-use crate::cuts::{Course, Extent, Failure, Finding, Memory, Moment, Swept, cut_everywhere};
+use crate::cuts::{Course, Extent, Failure, Finding, Memory, Moment, Seen, Swept, cut_everywhere};
 use crate::flash::{Cut, Nor, Power, Snapshot, TORN_STATES};
 use crate::publisher::{Item, Packages};
 use crate::scenario::{Outcome, Scenario, Set, Step};
@@ -256,13 +256,11 @@ impl Bench<'_> {
         Err((failure, what))
     }
 
-    /// Cuts the power once more, in every operation of the start on what a cut has left, each in one in-between state.
+    /// Cuts the power once more, in every operation of the start on what a cut has left, each in one in-between state; `recover` is given what is left then.
     fn cut_again<const W: usize, const E: usize>(
         &self,
         left: &Flash<W, E>,
-        sets: &[Set],
-        moment: &Moment,
-        woken: &Memory,
+        recover: impl Fn(Flash<W, E>) -> Seen,
     ) -> Result<(), (Failure, String)> {
         let digest = left.digest();
         for number in 0.. {
@@ -282,18 +280,36 @@ impl Bench<'_> {
             if flash.operations() <= operation {
                 return Ok(());
             }
-            let key = (flash.digest(), moment.step, moment.acknowledged);
-            woken
-                .recall(key, || {
-                    let woke = self.wake(&mut flash, sets, moment.step, moment.acknowledged);
-                    woke.map(|woke| woke.new)
-                })
-                .map_err(|(failure, what)| {
-                    let again = format!("cut again, in operation {number} of the start: {what}");
-                    (failure, again)
-                })?;
+            recover(flash).map_err(|(failure, what)| {
+                let again = format!("cut again, in operation {number} of the start: {what}");
+                (failure, again)
+            })?;
         }
         unreachable!("a start has an end")
+    }
+
+    /// Switches the device on after a cut, and takes the step up again; whether it woke up with the models after the step.
+    fn recover<const W: usize, const E: usize>(
+        &self,
+        flash: &mut Flash<W, E>,
+        scenario: &Scenario,
+        sets: &[Set],
+        moment: &Moment,
+        resumed: &Memory,
+    ) -> Seen {
+        let woke = self.wake(flash, sets, moment.step, moment.acknowledged)?;
+        // What was confirmed can be sent again; what was only removed is not there any more.
+        let step = &scenario.steps[moment.step];
+        let repeatable = !step.put.is_empty() && step.remove.is_empty();
+        let over = woke.new && step.outcome == Outcome::Confirmed && !repeatable;
+        if !over {
+            let key = (flash.digest(), moment.step, moment.acknowledged);
+            resumed.recall(key, || {
+                let ended = self.resume(flash, scenario, sets, moment.step);
+                ended.map(|()| true)
+            })?;
+        }
+        Ok(woke.new)
     }
 
     /// Takes a step up again after a cut: it must end as it would have without.
@@ -370,7 +386,7 @@ pub fn sweep<const W: usize, const E: usize>(
         .moments(scenario, operations, extent.every, |outcome| {
             !matches!(outcome, Outcome::Refused(_))
         });
-    let (resumed, woken_again) = (Memory::default(), Memory::default());
+    let (resumed, again) = (Memory::default(), Memory::default());
     let mut swept = cut_everywhere(
         &moments,
         extent,
@@ -380,26 +396,19 @@ pub fn sweep<const W: usize, const E: usize>(
             (flash, digest)
         },
         |mut flash, moment| {
-            bench.cut_again(&flash, &sets, moment, &woken_again)?;
-            let woke = bench.wake(&mut flash, &sets, moment.step, moment.acknowledged)?;
-            // What was confirmed can be sent again; what was only removed is not there any more.
-            let step = &scenario.steps[moment.step];
-            let repeatable = !step.put.is_empty() && step.remove.is_empty();
-            let over = woke.new && step.outcome == Outcome::Confirmed && !repeatable;
-            if !over {
-                let key = (flash.digest(), moment.step, moment.acknowledged);
-                resumed.recall(key, || {
-                    let ended = bench.resume(&mut flash, scenario, &sets, moment.step);
-                    ended.map(|()| true)
-                })?;
-            }
-            Ok(woke.new)
+            let recovered =
+                |flash: &mut Flash<W, E>| bench.recover(flash, scenario, &sets, moment, &resumed);
+            bench.cut_again(&flash, |mut left| {
+                let key = (left.digest(), moment.step, moment.acknowledged);
+                again.recall(key, || recovered(&mut left))
+            })?;
+            recovered(&mut flash)
         },
     );
     if let Some(finding) = uncut.finding {
         swept.fail(finding);
     }
-    swept.cut_again = woken_again.len();
+    swept.cut_again = again.len();
     swept.trials_run = bench.trials_run.into_inner();
     Ok(swept)
 }
