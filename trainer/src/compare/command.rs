@@ -163,7 +163,8 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
                 .is_some_and(|minutes| started.elapsed().as_secs_f64() > 60.0 * minutes)
             {
                 println!(
-                    "{number} of {} runs are done; the same command goes on",
+                    "the time is over before run {} of {}; the same command goes on",
+                    number + 1,
                     cells.len()
                 );
                 break;
