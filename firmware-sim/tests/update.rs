@@ -147,6 +147,47 @@ fn who_reads_while_a_release_is_put_to_use_finds_one_that_holds_together() {
     );
 }
 
+#[test]
+fn an_update_tries_what_it_changes() {
+    use swr_firmware_sim::flash::Nor;
+    use swr_firmware_sim::publisher::{Item, SHIPPED};
+    use swr_update::Device;
+
+    let catalogue = Catalogue::open(&models()).expect("the released models");
+    let keys = [catalogue.public_key().expect("a key")];
+    let on = |base, language, version| {
+        let item = Item {
+            base,
+            ..Item::good(language, version)
+        };
+        let package = catalogue.package(item).expect("a package");
+        (package.entry, package.bytes)
+    };
+    let mut flash = Nor::<1, 4_096>::new(PART.sectors, PART.ecc);
+    let factory = ["en", "ar", "de"].map(|language| on(SHIPPED, language, SHIPPED));
+    Device::provision(&mut flash, &keys, &factory).expect("a release that fits");
+    let mut tried = |release: &[(swr_core::package::Entry, Vec<u8>)]| {
+        let mut device = Device::open(&mut flash, &keys).expect("a record");
+        for (entry, bytes) in release {
+            device.stage(entry).expect("a download");
+            device.write(bytes).expect("a write");
+            device.finish().expect("all of it");
+        }
+        device.commit(&[]).expect("a good release");
+        let mut tried = Vec::new();
+        let see = |model: &swr_update::Model| {
+            tried.push(model.language.clone());
+            Ok(())
+        };
+        assert!(device.start_with(see).expect("a start").confirmed);
+        tried
+    };
+    assert_eq!(tried(&[on(SHIPPED, "ar", SHIPPED + 1)]), ["ar"]);
+    let new = SHIPPED + 2;
+    let release = ["en", "ar", "de"].map(|language| on(new, language, new));
+    assert_eq!(tried(&release), ["en", "ar", "de"]);
+}
+
 /// The scenario in which a mistake must show, and how closely one must look.
 fn shows(sabotage: Sabotage) -> (&'static str, usize) {
     match sabotage {
