@@ -12,15 +12,15 @@ use swr_core::package::{Group, Limit, Tensors};
 use super::row::{ClipRecord, Results, Row};
 use super::statistics::{Estimate, ahead, correct, error_rates, over_speakers, overlap};
 use crate::baselines::Method;
-use plots::{Curve, curves, heat_map};
+use plots::{ACCURACY, Curve, LINEAR, PER_CENT, curves, heat_map};
 
 const STYLE: &str = "
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
 h1 { font-size: 1.7em } h2 { margin-top: 2.2em; border-bottom: 1px solid #ccc } h3 { margin-top: 1.6em }
 table { border-collapse: collapse; margin: .8em 0; font-variant-numeric: tabular-nums }
-th, td { padding: .15em .7em; text-align: right; border-bottom: 1px solid #eee } th { border-bottom: 1px solid #888 }
+th, td { padding: .15em .6em; text-align: right; white-space: nowrap; border-bottom: 1px solid #eee } th { border-bottom: 1px solid #888 }
 th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #eef5ff }
-.note { color: #666; font-size: .92em } svg { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 1em }
+.note { color: #666; font-size: .92em } summary { margin: .5em 0; cursor: pointer } svg { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 1em }
 .synthetic { background: #fff4d6; padding: .1em .5em; border-radius: .3em }";
 
 /// Rows of one language, width, split and number of clips: what may be compared.
@@ -69,39 +69,64 @@ fn by_place(rows: &[Row]) -> BTreeMap<Place, Seeds<'_>> {
 /// If rows are judged on clips that the file does not hold, or a plot cannot be drawn.
 pub fn report(results: &Results, base: &Tensors) -> Result<String> {
     let places = by_place(&results.rows);
-    let mut html = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>swr: methods compared</title><style>{STYLE}</style><h1>SWR and its baselines</h1>\
-         <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first.</p>",
-        results.rows.len()
-    );
+    let (single, judged): (Vec<_>, Vec<_>) =
+        places.iter().partition(|(place, _)| folds::is_one(place));
+    let clips_of = |place: &Place| {
+        let clips = results.clips_of(&place.language, &place.split);
+        clips.with_context(|| format!("{}: the results hold no clips of it", place.title()))
+    };
+    let mut body = String::new();
+    for (place, methods) in judged {
+        body += &heading(&place.title());
+        body += &section(methods, clips_of(place)?, base)?;
+    }
     for folds in &folds::together(results) {
         for (place, methods) in &by_place(&folds.rows) {
-            write!(html, "<h2>{}</h2>", escaped(&place.title()))?;
-            html += "<p>Bytes and counts of weights are those of the first fold.</p>";
-            html += &table(methods, &folds.clips)?;
+            body += &heading(&place.title());
+            body += "<p>What methods were developed on: folds of the speakers of TRAIN and DEV. Bytes, counts of weights and curves of training are those of the first fold.</p>";
+            body += &section(methods, &folds.clips, base)?;
         }
     }
-    for (place, methods) in &places {
-        let clips = results.clips_of(&place.language, &place.split);
-        let clips =
-            clips.with_context(|| format!("{}: the results hold no clips of it", place.title()))?;
-        write!(html, "<h2>{}</h2>", escaped(&place.title()))?;
-        if clips.synthetic {
-            html += "<p><span class=synthetic>synthetic speech</span></p>";
-        }
-        html += &table(methods, clips)?;
-        html += &accuracy_plot(methods, clips)?;
-        html += "<div class=row>";
-        html += &gates_plot(methods)?;
-        html += &learning_plot(methods)?;
-        html += &detection_plot(methods, clips)?;
-        html += "</div>";
-        html += &chosen_map(methods, base)?;
-        html += &confusion(methods, clips)?;
+    for (place, methods) in single {
+        let (title, table) = (escaped(&place.title()), table(methods, clips_of(place)?)?);
+        write!(body, "<details><summary>{title}</summary>{table}</details>")?;
     }
-    html += &overlaps(&places)?;
-    html += "</html>";
+    body += &overlaps(&places)?;
+    let contents: String = body
+        .split("<h2 id=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('"'))
+        .map(|(title, _)| format!("<li><a href=\"#{title}\">{title}</a>"))
+        .collect();
+    Ok(format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+         <title>swr: methods compared</title><style>{STYLE}</style><h1>SWR and its baselines</h1>\
+         <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first.</p>\
+         <ul>{contents}</ul>{body}</html>\n",
+        results.rows.len()
+    ))
+}
+
+fn heading(title: &str) -> String {
+    let title = escaped(title);
+    format!("<h2 id=\"{title}\">{title}</h2>")
+}
+
+/// All that is told of one place.
+fn section(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> {
+    let mut html = String::new();
+    if clips.synthetic {
+        html += "<p><span class=synthetic>synthetic speech</span></p>";
+    }
+    html += &table(methods, clips)?;
+    html += &accuracy_plot(methods, clips)?;
+    html += "<div class=row>";
+    html += &gates_plot(methods)?;
+    html += &learning_plot(methods)?;
+    html += &detection_plot(methods, clips)?;
+    html += "</div>";
+    html += &chosen_map(methods, base)?;
+    html += &confusion(methods, clips)?;
     Ok(html)
 }
 
@@ -157,7 +182,7 @@ fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
             ends.map(|(head, full)| (accuracy(head, clips).value, accuracy(full, clips).value));
         write!(
             html,
-            "<h3>Budget {budget}</h3><table><tr><th>method<th>accuracy %<th>95 %<th>seeds<th>recovery<th>swr ahead by<th>file bytes<th>convolution weights changed<th>all weights changed<th>used of allowed</tr>"
+            "<h3>Budget {budget}</h3><table><tr><th>method<th>accuracy<br>%<th>95 %<th>seeds<th>recovery<th>swr ahead by<th>file<br>bytes<th>convolution<br>weights changed<th>all weights<br>changed<th>used of<br>allowed</tr>"
         )?;
         let mut order: Vec<(f64, Method, &Vec<&Row>)> = rows
             .iter()
@@ -215,35 +240,35 @@ fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     Ok(html)
 }
 
+/// A curve for budgets in bytes, and one for shares of weights: they leave a method different freedom.
 fn accuracy_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
-    let names: BTreeSet<Method> = methods.keys().map(|(_, method)| *method).collect();
-    let curve = |method: &Method| {
-        let mut points: Vec<(f64, f64, f64, f64)> = methods
-            .iter()
-            .filter(|((_, found), _)| found == method)
-            .map(|(_, rows)| {
-                let found = accuracy(rows, clips);
-                let bytes = mean(rows.iter().map(|row| row.file_bytes as f64));
-                (
-                    bytes,
-                    100.0 * found.value,
-                    100.0 * found.interval.0,
-                    100.0 * found.interval.1,
-                )
-            })
-            .collect();
+    let mut found: BTreeMap<(bool, Method), Vec<plots::Point>> = BTreeMap::new();
+    for ((_, method), rows) in methods {
+        let share = !matches!(rows[0].cell.budget.limit(), Limit::FileBytes(_));
+        let accuracy = accuracy(rows, clips);
+        let bytes = mean(rows.iter().map(|row| row.file_bytes as f64));
+        let (low, high) = accuracy.interval;
+        let point = (bytes, 100.0 * accuracy.value, 100.0 * low, 100.0 * high);
+        found.entry((share, *method)).or_default().push(point);
+    }
+    let first = found.keys().next().map(|(share, _)| *share);
+    let curve = |((share, method), mut points): ((bool, Method), Vec<plots::Point>)| {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let of = if share { "%" } else { "bytes" };
         Curve {
-            name: method.name(),
-            bold: *method == Method::Swr,
+            name: format!("{}, budget in {of}", method.name()),
+            bold: method == Method::Swr && Some(share) == first,
             points,
         }
     };
-    let all: Vec<Curve> = names.iter().map(curve).collect();
-    Ok(format!(
-        "<h3>Accuracy against bytes</h3>{}",
-        curves(&all, "bytes of the file", "accuracy %", (1060, 460))?
-    ))
+    let all: Vec<Curve> = found.into_iter().map(curve).collect();
+    let plot = curves(
+        &all,
+        ("bytes of the file", LINEAR),
+        ("accuracy %, spaced by errors", ACCURACY),
+        (1060, 460),
+    )?;
+    Ok(format!("<h3>Accuracy against bytes</h3>{plot}"))
 }
 
 /// The rows whose budget most others share; of these, what is shown where one budget must do.
@@ -260,39 +285,40 @@ fn shown<'a>(methods: &'a Seeds) -> Vec<(Method, &'a Vec<&'a Row>)> {
         .collect()
 }
 
+/// What the gates cost while they are trained: the expectation that is held at the budget, and what is open if each is opened that is likelier open than not.
 fn gates_plot(methods: &Seeds) -> Result<String> {
     let mut all = Vec::new();
     for ((budget, method), rows) in methods.iter().filter(|(_, rows)| !rows[0].gates.is_empty()) {
         for (what, kind) in [(0, "expected"), (1, "open")] {
             let gates = &rows[0].gates;
-            let points = gates
-                .iter()
-                .enumerate()
-                .map(|(i, cost)| (i as f64 / gates.len() as f64, 100.0 * cost[what]));
-            let points = points.map(|(x, y)| (x, y, y, y)).collect();
-            all.push(Curve {
-                name: format!("{} {budget}, {kind}", method.name()),
-                bold: *method == Method::Swr,
-                points,
-            });
+            let share = |i| i as f64 / gates.len() as f64;
+            let costs = gates.iter().enumerate();
+            let name = format!("{} {budget}, {kind}", method.name());
+            let points = costs.map(|(i, cost)| (share(i), 100.0 * cost[what]));
+            all.push(line(name, what == 0 && *method == Method::Swr, points));
         }
     }
     if all.is_empty() {
         return Ok(String::new());
     }
+    let plot = curves(
+        &all,
+        ("share of the stage", LINEAR),
+        ("% of the budget", PER_CENT),
+        (520, 360),
+    )?;
     Ok(format!(
-        "<div><h3>Cost of the gates over the select stage</h3>{}</div>",
-        curves(&all, "share of the stage", "% of the budget", (520, 360))?
+        "<div><h3>Cost of the gates over the select stage</h3>{plot}</div>"
     ))
 }
 
 /// A line without a band.
-fn line(method: Method, points: impl Iterator<Item = (f64, f64)>) -> Curve {
+fn line(name: String, bold: bool, points: impl Iterator<Item = (f64, f64)>) -> Curve {
     let mut points: Vec<(f64, f64)> = points.collect();
     points.dedup();
     Curve {
-        name: method.name(),
-        bold: method == Method::Swr,
+        name,
+        bold,
         points: points.into_iter().map(|(x, y)| (x, y, y, y)).collect(),
     }
 }
@@ -300,33 +326,29 @@ fn line(method: Method, points: impl Iterator<Item = (f64, f64)>) -> Curve {
 fn learning_plot(methods: &Seeds) -> Result<String> {
     let curve = |(method, rows): (Method, &Vec<&Row>)| {
         let epochs = rows[0].curve.iter().enumerate();
-        line(
-            method,
-            epochs.map(|(i, epoch)| (i as f64 + 1.0, epoch.loss)),
-        )
+        let losses = epochs.map(|(i, epoch)| (i as f64 + 1.0, epoch.loss));
+        line(method.name(), method == Method::Swr, losses)
     };
     let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
     Ok(format!(
         "<div><h3>Loss on varied training clips, penalties included</h3>{}</div>",
-        curves(&all, "epoch", "loss", (520, 360))?
+        curves(&all, ("epoch", LINEAR), ("loss", LINEAR), (520, 360))?
     ))
 }
 
 fn detection_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     let curve = |(method, rows): (Method, &Vec<&Row>)| {
         let rates = error_rates(rows, clips).into_iter();
-        line(
-            method,
-            rates.map(|r| (100.0 * r.false_accepts, 100.0 * r.missed)),
-        )
+        let rates = rates.map(|r| (100.0 * r.false_accepts, 100.0 * r.missed));
+        line(method.name(), method == Method::Swr, rates)
     };
     let all: Vec<Curve> = shown(methods).into_iter().map(curve).collect();
     Ok(format!(
         "<div><h3>Detection errors over the threshold</h3>{}</div>",
         curves(
             &all,
-            "other clips accepted %",
-            "keywords missed %",
+            ("other clips accepted %", PER_CENT),
+            ("keywords missed %", PER_CENT),
             (520, 360)
         )?
     ))
@@ -452,6 +474,7 @@ fn overlaps(places: &BTreeMap<Place, Seeds>) -> Result<String> {
         return Ok(html);
     }
     Ok(format!(
-        "<h2>What languages have in common</h2><p>Weights that SWR changes in both, as a share of those that it changes in at least one (Jaccard), norms included; on the diagonal between seeds.</p>{html}"
+        "{}<p>Weights that SWR changes in both, as a share of those that it changes in at least one (Jaccard), norms included; on the diagonal between seeds.</p>{html}",
+        heading("What languages have in common")
     ))
 }

@@ -17,6 +17,11 @@ fn fold(split: &str) -> Option<(usize, usize)> {
     Some((number.parse().ok()?, of.parse().ok()?))
 }
 
+/// Whether a place is a single fold.
+pub(super) fn is_one(place: &Place) -> bool {
+    fold(&place.split).is_some()
+}
+
 /// The rows of one run's folds, by the fold's number.
 type Folds<'a> = BTreeMap<usize, &'a Row>;
 

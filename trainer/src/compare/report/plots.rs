@@ -1,6 +1,10 @@
 //! Plots as SVG.
 
+use std::ops::Range;
+
 use anyhow::{Result, anyhow};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 /// A line with a band.
@@ -14,7 +18,84 @@ pub(super) struct Curve {
 /// Place, value, lower and upper end.
 pub(super) type Point = (f64, f64, f64, f64);
 
-/// Colours that differ also for the colour-blind (P. Tol, qualitative schemes, 2021), once around with each dash.
+/// How values lie along an axis: where each is drawn, and which are named (those that plotters finds, where there are none).
+pub(super) struct Scale {
+    place: fn(f64) -> f64,
+    ticks: &'static [f64],
+}
+
+pub(super) const LINEAR: Scale = Scale {
+    place: |value| value,
+    ticks: &[],
+};
+
+/// Per cent, by orders of magnitude, from a tenth of one on.
+pub(super) const PER_CENT: Scale = Scale {
+    place: |value| value.max(0.1).log10(),
+    ticks: &[0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0],
+};
+
+/// Per cent that are right, by orders of magnitude of what is wrong, so that 90 and 95 are as far apart as 80 and 90.
+pub(super) const ACCURACY: Scale = Scale {
+    place: |value| -(100.0 - value).max(0.1).log10(),
+    ticks: &[
+        0.0, 20.0, 40.0, 60.0, 70.0, 80.0, 85.0, 90.0, 93.0, 95.0, 96.0, 97.0, 98.0, 99.0, 99.5,
+    ],
+};
+
+impl Scale {
+    fn between(&self, low: f64, high: f64) -> Placed {
+        let places = RangedCoordf64::from(low..high);
+        let ticks = if self.ticks.is_empty() {
+            let found = places.key_points(8);
+            found.into_iter().map(|place| (place, place)).collect()
+        } else {
+            let all = self.ticks.iter().map(|&value| ((self.place)(value), value));
+            all.filter(|(place, _)| (low..high).contains(place))
+                .collect()
+        };
+        Placed { places, ticks }
+    }
+}
+
+/// An axis of places, with those that are named and the values there. (plotters' own `with_key_points` has no labels.)
+struct Placed {
+    places: RangedCoordf64,
+    ticks: Vec<(f64, f64)>,
+}
+
+impl Ranged for Placed {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, place: &f64, limit: (i32, i32)) -> i32 {
+        self.places.map(place, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks.iter().map(|tick| tick.0).collect()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.places.range()
+    }
+}
+
+impl ValueFormatter<f64> for Placed {
+    fn format(place: &f64) -> String {
+        rounded(*place)
+    }
+
+    fn format_ext(&self, place: &f64) -> String {
+        let tick = self.ticks.iter().find(|tick| tick.0 == *place);
+        tick.map_or(String::new(), |tick| rounded(tick.1))
+    }
+}
+
+/// What an axis says and how values lie along it.
+pub(super) type Axis<'a> = (&'a str, Scale);
+
+/// Colours that differ also for the colour-blind (P. Tol, qualitative schemes, 2021), once around with each marker.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(0x44, 0x77, 0xaa),
     RGBColor(0xee, 0x66, 0x77),
@@ -36,15 +117,30 @@ fn colour(index: usize, bold: bool) -> RGBColor {
 }
 
 /// Room for the legend beside a plot, so that it covers nothing.
-const LEGEND: u32 = 170;
+const LEGEND: u32 = 190;
+
+/// Height of a line in the legend.
+const LINE: i32 = 17;
 
 fn failed(error: DrawingAreaErrorKind<std::io::Error>) -> anyhow::Error {
     anyhow!("a plot could not be drawn: {error}")
 }
 
 /// Lines with bands and a legend.
-pub(super) fn curves(curves: &[Curve], x: &str, y: &str, size: (u32, u32)) -> Result<String> {
-    let points = || curves.iter().flat_map(|curve| &curve.points);
+pub(super) fn curves(curves: &[Curve], x: Axis, y: Axis, size: (u32, u32)) -> Result<String> {
+    let ((x, across), (y, up)) = (x, y);
+    let size = (size.0, size.1.max(20 + LINE as u32 * curves.len() as u32));
+    let placed: Vec<Vec<Point>> = curves
+        .iter()
+        .map(|curve| {
+            let place = |&(x, value, low, high): &Point| {
+                let up = |value| (up.place)(value);
+                ((across.place)(x), up(value), up(low), up(high))
+            };
+            curve.points.iter().map(place).collect()
+        })
+        .collect();
+    let points = || placed.iter().flatten();
     let range = |values: &mut dyn Iterator<Item = f64>| {
         let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), v| {
             (low.min(v), high.max(v))
@@ -66,7 +162,7 @@ pub(super) fn curves(curves: &[Curve], x: &str, y: &str, size: (u32, u32)) -> Re
             .margin(8)
             .x_label_area_size(40)
             .y_label_area_size(52)
-            .build_cartesian_2d(left..right, low..high)
+            .build_cartesian_2d(across.between(left, right), up.between(low, high))
             .map_err(failed)?;
         chart
             .configure_mesh()
@@ -74,30 +170,43 @@ pub(super) fn curves(curves: &[Curve], x: &str, y: &str, size: (u32, u32)) -> Re
             .bold_line_style(RGBColor(0xe4, 0xe4, 0xe4))
             .x_desc(x)
             .y_desc(y)
-            .x_label_formatter(&|value| tick(*value))
-            .y_label_formatter(&|value| tick(*value))
             .draw()
             .map_err(failed)?;
-        for (index, curve) in curves.iter().enumerate() {
+        for (index, (curve, points)) in curves.iter().zip(&placed).enumerate() {
             let (colour, width) = (colour(index, curve.bold), if curve.bold { 3 } else { 1 });
-            if curve.points.len() > 1 && curve.points.iter().any(|(_, _, low, high)| low < high) {
-                let upper = curve.points.iter().map(|(x, _, _, high)| (*x, *high));
-                let lower = curve.points.iter().rev().map(|(x, _, low, _)| (*x, *low));
+            if points.len() > 1 && points.iter().any(|(_, _, low, high)| low < high) {
+                let upper = points.iter().map(|(x, _, _, high)| (*x, *high));
+                let lower = points.iter().rev().map(|(x, _, low, _)| (*x, *low));
                 let band = upper.chain(lower).collect::<Vec<_>>();
                 chart
                     .draw_series([Polygon::new(band, colour.mix(0.08))])
                     .map_err(failed)?;
             }
-            let line = curve.points.iter().map(|(x, y, ..)| (*x, *y));
+            let line = points.iter().map(|(x, y, ..)| (*x, *y));
             let series = LineSeries::new(line.clone(), colour.stroke_width(width));
             chart.draw_series(series).map_err(failed)?;
-            if curve.points.len() < 20 {
-                let dots = line.map(|point| Circle::new(point, 2 + width, colour.filled()));
-                chart.draw_series(dots).map_err(failed)?;
+            // Dots, rings, then crosses: on every point, or on some where there are many.
+            let marked = line.step_by(points.len().div_ceil(10).max(1));
+            let y = 14 + LINE * index as i32;
+            let (size, key) = (2 + width, (9, y + 7));
+            match index / COLOURS.len() {
+                0 => {
+                    let dot = |place| Circle::new(place, size, colour.filled());
+                    chart.draw_series(marked.map(dot)).map_err(failed)?;
+                    legend.draw(&Circle::new(key, 4, colour.filled()))
+                }
+                1 => {
+                    let ring = |place| Circle::new(place, size + 1, colour.stroke_width(2));
+                    chart.draw_series(marked.map(ring)).map_err(failed)?;
+                    legend.draw(&Circle::new(key, 4, colour.stroke_width(2)))
+                }
+                _ => {
+                    let cross = |place| Cross::new(place, size + 1, colour.stroke_width(2));
+                    chart.draw_series(marked.map(cross)).map_err(failed)?;
+                    legend.draw(&Cross::new(key, 4, colour.stroke_width(2)))
+                }
             }
-            let y = 14 + 17 * index as i32;
-            let key = Rectangle::new([(2, y + 2), (16, y + 9)], colour.filled());
-            legend.draw(&key).map_err(failed)?;
+            .map_err(failed)?;
             let text = TextStyle::from(("sans-serif", 12).into_font()).color(&BLACK);
             legend
                 .draw_text(&curve.name, &text, (22, y))
@@ -108,11 +217,13 @@ pub(super) fn curves(curves: &[Curve], x: &str, y: &str, size: (u32, u32)) -> Re
     Ok(svg)
 }
 
-fn tick(value: f64) -> String {
+fn rounded(value: f64) -> String {
     if value.abs() >= 10_000.0 {
         format!("{:.0}k", value / 1_000.0)
     } else if value.fract().abs() < 1e-9 {
         format!("{value:.0}")
+    } else if (10.0 * value).fract().abs() < 1e-9 {
+        format!("{value:.1}")
     } else {
         format!("{value:.2}")
     }
