@@ -7,7 +7,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use swr_trainer::baselines::Method;
-use swr_trainer::compare::row::{Results, read_results};
+use swr_trainer::compare::row::{Results, Row, read_results};
 
 fn swr_train(arguments: &[&str], folder: &Path) -> (String, String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_swr-train"))
@@ -81,6 +81,8 @@ fn every_method_runs_once_and_keeps_its_budget() {
     ] {
         arguments.extend(["--set", set]);
     }
+    let kept = arguments.iter().position(|a| *a == "--results").unwrap();
+    let common = [&arguments[..kept], &arguments[kept + 4..]].concat();
     let run = |more: &[&str]| -> Results {
         let (_, said, code) = swr_train(&[&arguments, more].concat(), at);
         assert_eq!(code, Some(0), "{said}");
@@ -124,15 +126,17 @@ fn every_method_runs_once_and_keeps_its_budget() {
     );
     assert!(changed(Method::Full).convolution > 1_000);
 
-    // Bytes: no file is larger, and none is more than a unit smaller.
-    let bytes = run(&[
+    const FEW: &[&str] = &[
         "--langs",
         "aa,bb",
         "--budgets",
         "1500B",
         "--methods",
         "swr,magnitude,full,joint,random-density",
-    ]);
+    ];
+
+    // Bytes: no file is larger, and none is more than a unit smaller.
+    let bytes = run(FEW);
     for row in &bytes.rows[all.len()..] {
         assert!(row.used <= 1_500, "{}: {} bytes", row.cell.name(), row.used);
         if row.cell.method != Method::Joint {
@@ -154,19 +158,25 @@ fn every_method_runs_once_and_keeps_its_budget() {
     let file = at.join("results.jsonl");
     let text = std::fs::read_to_string(&file).expect("results");
     std::fs::write(&file, &text[..text.len() - 40]).expect("cut results");
-    let again = run(&[
-        "--langs",
-        "aa,bb",
-        "--budgets",
-        "1500B",
-        "--methods",
-        "swr,magnitude,full,joint,random-density",
-    ]);
+    let again = run(FEW);
     assert_eq!(again.rows.len(), count);
     assert_eq!(
         again.rows[count - 1].predictions,
         bytes.rows[count - 1].predictions
     );
+
+    // A joint network is of all languages of the benchmark, though one alone is asked for.
+    let benchmark = "[[runs]]\npurpose = \"joint\"\nlanguages = [\"aa\", \"bb\"]\nmethods = [\"joint\"]\nbudgets = [\"1500B\"]\nseeds = [1]\ntau = 1.0\n";
+    std::fs::write(at.join("joint.toml"), benchmark).expect("a benchmark");
+    let alone = ["--benchmark", "joint.toml", "--langs", "aa"];
+    let alone = [&common[..], &alone, &["--results", "joint.jsonl"]].concat();
+    let (_, said, code) = swr_train(&alone, at);
+    assert_eq!(code, Some(0), "{said}");
+    let alone = read_results(&at.join("joint.jsonl")).expect("results").rows;
+    let joint = |row: &&Row| row.cell == alone[0].cell;
+    let both = bytes.rows.iter().find(joint).expect("a joint row");
+    assert_eq!(alone.len(), 1);
+    assert_eq!(alone[0].run, both.run);
 
     // Rows of other settings are not mixed in.
     let (_, said, code) = swr_train(
@@ -209,9 +219,6 @@ fn every_method_runs_once_and_keeps_its_budget() {
             && report.matches("href=").count() == report.matches("href=\"#").count(),
         "the report is not self-contained"
     );
-
-    let kept = arguments.iter().position(|a| *a == "--results").unwrap();
-    let common = [&arguments[..kept], &arguments[kept + 4..]].concat();
 
     // What shares a gate, and what the published policy does, are settings.
     for (number, (method, budget, sets)) in [
@@ -311,4 +318,22 @@ fn every_method_runs_once_and_keeps_its_budget() {
         assert_eq!(code, Some(2), "{said}");
         assert!(said.contains(words), "{said}");
     }
+}
+
+/// `swr-train compare --report-only --results trainer/benchmark/results.jsonl --report trainer/benchmark/report.html` writes it anew.
+#[test]
+fn the_committed_report_is_that_of_the_committed_rows() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = folder.path().join("report.html");
+    let results = ["--results", "trainer/benchmark/results.jsonl"];
+    let report = ["--report", made.to_str().expect("a path")];
+    let command = [&["compare", "--report-only"][..], &results, &report].concat();
+    let (_, said, code) = swr_train(&command, &root);
+    assert_eq!(code, Some(0), "{said}");
+    let read = |path: &Path| std::fs::read(path).expect("a report");
+    assert!(
+        read(&made) == read(&root.join("trainer/benchmark/report.html")),
+        "trainer/benchmark/report.html is not made of trainer/benchmark/results.jsonl by this program"
+    );
 }

@@ -63,6 +63,16 @@ impl Benchmark {
         Ok(benchmark)
     }
 
+    /// The languages that a joint network is trained on, whichever of them is judged.
+    pub fn languages_together(&self) -> Vec<String> {
+        let joint = self.runs.iter();
+        let joint = joint.filter(|runs| runs.methods.contains(&Method::Joint));
+        let mut languages: Vec<String> = joint.flat_map(|runs| runs.languages.clone()).collect();
+        languages.sort();
+        languages.dedup();
+        languages
+    }
+
     /// All runs in order, none twice.
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();

@@ -89,7 +89,7 @@ pub(crate) struct CompareArguments {
 }
 
 impl CompareArguments {
-    /// The runs that are asked for, with the width of `base`, which is `tau`.
+    /// The benchmark of the file or of the command line; `tau` is the base's width.
     fn benchmark(&self, tau: f64) -> Result<Benchmark> {
         let Some(path) = &self.benchmark else {
             ensure!(
@@ -128,7 +128,11 @@ impl CompareArguments {
             });
         };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let mut benchmark = Benchmark::parse(&text).with_context(|| path.display().to_string())?;
+        Benchmark::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Leaves of a benchmark what the command line asks for.
+    fn keep(&self, benchmark: &mut Benchmark) {
         for runs in &mut benchmark.runs {
             fn keep<T: PartialEq>(all: &mut Vec<T>, wanted: &[T]) {
                 all.retain(|one| wanted.is_empty() || wanted.contains(one));
@@ -138,7 +142,6 @@ impl CompareArguments {
             keep(&mut runs.budgets, &self.budgets);
             keep(&mut runs.seeds, &self.seeds);
         }
-        Ok(benchmark)
     }
 }
 
@@ -149,14 +152,10 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
         let config: AdaptConfig = resolve(a.config.as_deref(), ADAPT_DEFAULT, &a.set)?;
         config.check()?;
         let tau = base.architecture()?.tau;
-        let cells = a.benchmark(tau)?.cells();
-        let mut together: Vec<String> = cells
-            .iter()
-            .filter(|cell| cell.method == Method::Joint)
-            .map(|cell| cell.language.clone())
-            .collect();
-        together.sort();
-        together.dedup();
+        let mut benchmark = a.benchmark(tau)?;
+        let together = benchmark.languages_together();
+        a.keep(&mut benchmark);
+        let cells = benchmark.cells();
         let (started, mut clips) = (Instant::now(), Clips::default());
         for (number, cell) in cells.iter().enumerate() {
             if a.minutes
