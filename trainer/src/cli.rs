@@ -8,12 +8,13 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use swr_core::package::{
-    Budget, Counts, DeltaHeader, Digest, Group, Tensor, Tensors, changed, check_labels,
+    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed, check_labels,
 };
 
 use crate::adapt::{Adaptation, Aids, adapt, check_budget};
-use crate::architecture::TimePadding;
+use crate::architecture::{Architecture, TimePadding};
 use crate::base::train_base;
+use crate::baselines::Method;
 use crate::bench::{self, BenchArguments};
 use crate::calibrate::command::{self as calibration, CalibrateArguments};
 use crate::calibrate::{Calibrated, calibrate};
@@ -31,6 +32,7 @@ use crate::languages;
 use crate::models::{
     Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
 };
+use crate::network::Network;
 use crate::pack::{self, DeltaArguments, ExportArguments, PackArguments, UnpackArguments};
 use crate::progress::Progress;
 use crate::release::{self, EmbedArguments, IndexArguments, KeyArguments, SignArguments};
@@ -409,6 +411,7 @@ fn adapt_language(
     };
     // Before hours of training: a budget that cannot hold is refused now.
     check_budget(&base.tensors, &header)?;
+    check_method(config.method, &a.budget, &architecture, &base.tensors)?;
     let run = Run::open(work, resolved.clone(), common.restart)?;
     let adapted = adapt(&Adaptation {
         config,
@@ -460,11 +463,55 @@ fn adapt_language(
     write_report(&common.models, lang, &report)?;
     println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));
+    let whole = Counts::of(&base.tensors);
+    let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     println!(
-        "budget {}: {used} of {} used; changed {} convolution weights, {} of norms, {} of the classifier",
-        a.budget, adapted.allowed, counts.convolution, counts.norms, counts.classifier
+        "budget {}: {used} of {} used; changed {} of {} convolution weights ({:.1} %), {} of {} of norms, {} of the classifier: as many as {:.1} % of the base's {}",
+        a.budget,
+        adapted.allowed,
+        counts.convolution,
+        whole.convolution,
+        share(counts.convolution, whole.convolution),
+        counts.norms,
+        whole.norms,
+        counts.classifier,
+        share(counts.all(), whole.all()),
+        whole.all()
     );
     println!("{}: {} bytes", path.display(), bytes.len());
+    Ok(())
+}
+
+/// Refuses a method that could not end in a delta within the budget.
+fn check_method(
+    method: Method,
+    budget: &Budget,
+    network: &Architecture,
+    base: &Tensors,
+) -> Result<()> {
+    ensure!(
+        !matches!(
+            method,
+            Method::HeadStatistics | Method::RandomDensity | Method::Joint
+        ),
+        "method {} needs what only `swr-train compare` has; compare it there",
+        method.name()
+    );
+    let kinds: &[Group] = match budget.limit() {
+        Limit::ConvolutionShare(_) => &[Group::Convolution],
+        Limit::AllShare(_) => &[Group::Convolution, Group::Norm],
+        Limit::FileBytes(_) => return Ok(()),
+    };
+    let tensors = network.tensors(1);
+    let trained = method.trains(&tensors).into_iter();
+    let trained = trained.filter(|name| kinds.contains(&Group::of(name)));
+    let least: usize = trained.map(|name| base[name].data.len()).sum();
+    let allowed = budget.allowed(&Counts::of(base));
+    ensure!(
+        method.is_budgeted() || least <= allowed,
+        "method {} changes {least} weights whatever the budget, and --budget {budget} allows {allowed}: give one in bytes, such as 8000B, or a method that chooses",
+        method.name()
+    );
     Ok(())
 }
 

@@ -120,7 +120,7 @@ pub struct PolicySettings {
     pub last_temperature: f64,
     /// Shape of the penalty on the expected cost.
     pub penalty: Penalty,
-    /// Its factor; of the dual penalty, the learning rate of the multiplier. Diff pruning and TAPS weigh their own penalties by it.
+    /// Its factor; of the dual penalty, the learning rate of the multiplier. Diff pruning weighs its own penalty by it.
     pub penalty_weight: f64,
     /// Draws of the gates that share a batch; as many as it has clips: one per clip.
     pub draws: usize,

@@ -90,7 +90,11 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
         channels: 8,
         blocks: 2,
     };
-    let run = |language: &Language, base: &Tensors, method: Method, budget: &str| -> Adapted {
+    let run = |language: &Language,
+               base: &Tensors,
+               method: Method,
+               budget: &str|
+     -> anyhow::Result<Adapted> {
         let [dense, tune, quantise] = match method {
             Method::Scratch => ["dense.epochs=15", "tune.epochs=1", "quantise.epochs=2"],
             _ => ["dense.epochs=4", "tune.epochs=2", "quantise.epochs=5"],
@@ -131,7 +135,6 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             aids: &Aids::default(),
             progress: &quiet,
         })
-        .expect("an adaptation")
     };
 
     // A base: trained from random weights, all of them.
@@ -139,25 +142,31 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
     let random = initial_weights_of(&network.tensors(first.labels.len()), network.width(), 1)
         .expect("weights");
     let random = to_package(&random).expect("tensors");
-    let base = run(&first, &random, Method::Scratch, "100%");
+    let base = run(&first, &random, Method::Scratch, "100%").expect("a base");
     let base = merge(&random, &base.delta).expect("a base");
     let learned = accuracy(&network, &base, &first);
     assert!(learned > 0.65, "the base learned nothing: {learned}");
 
     let second = load("second");
-    let head = accuracy(
-        &network,
-        &merge(&base, &run(&second, &base, Method::Head, "10%").delta).expect("a merge"),
-        &second,
-    );
+    let head = run(&second, &base, Method::Head, "10%").expect("a delta");
+    let head = merge(&base, &head.delta).expect("a merge");
+    let head = accuracy(&network, &head, &second);
     for (method, budget) in [
         (Method::Swr, "10%"),
         (Method::Swr, "450B"),
         (Method::SwrLayers, "40%"),
     ] {
-        let adapted = run(&second, &base, method, budget);
+        let adapted = run(&second, &base, method, budget).expect("a delta");
         let bytes = adapted.delta.write();
         let merged = merge(&base, &Delta::read(&bytes).expect("a delta")).expect("a merge");
+        // Weights are all that it holds: of gates and policy nothing is left.
+        assert!(merged.keys().eq(base.keys()));
+        for name in ["policy", "gates", "scores"] {
+            let found = bytes
+                .windows(name.len())
+                .any(|part| part == name.as_bytes());
+            assert!(!found, "{method:?}: the file speaks of {name}");
+        }
         let used = header(&second, budget)
             .budget
             .expect("a budget")
@@ -188,5 +197,19 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             found >= least,
             "{method:?} {budget}: {found}, the classifier alone {head}"
         );
+    }
+    for lacking in ["classifier.weight", "block1.pointwise.conv.weight"] {
+        let mut cut = base.clone();
+        assert!(cut.remove(lacking).is_some(), "{lacking}");
+        for budget in ["10%", "450B"] {
+            let Err(error) = run(&second, &cut, Method::Swr, budget) else {
+                panic!("{lacking} is not missed");
+            };
+            let said = format!("{error:#}");
+            assert!(
+                said.contains(lacking) && said.contains("train it anew"),
+                "{said}"
+            );
+        }
     }
 }

@@ -341,6 +341,60 @@ fn bad_input_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn what_could_not_be_adapted_is_refused_before_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let words = [("low", [300.0; 2]), ("high", [1_500.0; 2])];
+    let train = |arguments: &[&str], models: &Path| {
+        let data = folder.path().to_str().expect("a readable path");
+        let all = [arguments, &["--data", data]].concat();
+        let output = command(&all, &at("work"), models).output();
+        output.expect("swr-train runs")
+    };
+    tones::speech(folder.path(), Some("en"), &words, 50);
+    // Nobody for DEV: all are in TRAIN.
+    tones::speech(folder.path(), Some("aa"), &words, 22);
+    let table = folder.path().join("mswc/aa/aa_splits.csv");
+    let all = std::fs::read_to_string(&table).expect("a table");
+    let base = ["base", "--set", "schedule.epochs=1"];
+    assert!(train(&base, &at("models")).status.success());
+    let adapt = |more: &[&str]| {
+        let adapt = ["adapt", "--lang", "aa", "--set", "dense.epochs=1"];
+        train(&[&adapt[..], more].concat(), &at("models"))
+    };
+    refused(
+        adapt(&["--budget", "10%"]),
+        &["its 22 speakers are all in TRAIN", "--no-dev"],
+    );
+    let one: String = (0..22)
+        .rev()
+        .fold(all, |all, n| all.replace(&format!("speaker{n},"), "she,"));
+    std::fs::write(&table, one).expect("a table");
+    refused(
+        adapt(&["--budget", "10%"]),
+        &["of one speaker", "recordings of other speakers"],
+    );
+    for (budget, words) in [
+        ("0%", "give at least"),
+        ("101%", "101%"),
+        ("1%all", "give at least"),
+        ("900B", "give at least"),
+    ] {
+        refused(adapt(&["--no-dev", "--budget", budget]), &[budget, words]);
+    }
+    for (method, words) in [
+        ("full", "give one in bytes"),
+        ("head-statistics", "swr-train compare"),
+    ] {
+        let method = format!("method={method}");
+        refused(
+            adapt(&["--no-dev", "--budget", "10%", "--set", &method]),
+            &[words],
+        );
+    }
+}
+
+#[test]
 fn a_full_disk_leaves_no_half_written_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let mount = |arguments: &[&str]| {

@@ -49,6 +49,48 @@ pub enum DatasetError {
         /// Training clips of the most frequent word.
         most: usize,
     },
+    /// A single word of the language has enough training clips, in data that somebody else put together.
+    #[error(
+        "{path}: \"{word}\" is the only word of language \"{language}\" with {min_train_clips} training clips; add clips of others, or, if one wake \
+         word is what you want, give --data a plain folder <word>/*.wav",
+        path = .path.display()
+    )]
+    OneKeyword {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// The word.
+        word: String,
+        /// The demanded number of training clips for each word.
+        min_train_clips: usize,
+    },
+    /// Two keywords that are one word to whoever reads them.
+    #[error(
+        "{path}: keywords \"{first}\" and \"{second}\" of language \"{language}\" differ in case or in how letters are composed only ({first:?}, \
+         {second:?}); give both the same name",
+        path = .path.display()
+    )]
+    ClashingKeywords {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A word that is called like a label of its own.
+    #[error("{path}: a word of language \"{language}\" is called \"{word}\", which is the name of a label for something else; rename it", path = .path.display())]
+    ReservedKeyword {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// The word.
+        word: String,
+    },
     /// A keyword of an explicit list has no training clip.
     #[error("{path}: keyword \"{word}\" has no training clip in language \"{language}\"; correct the keyword list or add data", path = .path.display())]
     NoClipsOfKeyword {

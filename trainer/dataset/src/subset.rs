@@ -1,13 +1,13 @@
 //! Parts of a task, to develop on without its TEST clips and to see what fewer clips would do; and several tasks as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::layout::stable_hash;
-use crate::task::{Clip, Task};
+use crate::task::{Clip, Source, Task};
 
 impl Task {
     /// Fold `index` of `folds`: the keyword clips of TRAIN and DEV divided by speaker anew, one part of the speakers being DEV. Speakers take turns
@@ -96,7 +96,8 @@ impl Task {
         }
     }
 
-    /// One task of several languages: the keywords of each as `language:word`, then unknown and silence, which they share.
+    /// One task of several languages: the keywords of each as `language:word`, then unknown and silence, which they share. A keyword of one language
+    /// that another has among its unknown words is a keyword.
     ///
     /// # Panics
     /// Without tasks.
@@ -116,6 +117,20 @@ impl Task {
             union.labels.extend(named);
         }
         let unknown = union.labels.len();
+        let mut keywords = HashSet::new();
+        for task in tasks {
+            for clip in task.train.iter().chain(&task.dev).chain(&task.test) {
+                if let (true, Source::File(path)) =
+                    (clip.label < task.unknown_label(), &clip.source)
+                {
+                    keywords.insert(path.clone());
+                }
+            }
+        }
+        let apart = |task: &Task, clip: &Clip| {
+            clip.label < task.unknown_label()
+                || !matches!(&clip.source, Source::File(path) if keywords.contains(path))
+        };
         let mut before = 0;
         for task in tasks {
             let moved = |clips: &[Clip]| -> Vec<Clip> {
@@ -125,6 +140,7 @@ impl Task {
                 };
                 clips
                     .iter()
+                    .filter(|clip| apart(task, clip))
                     .map(|clip| Clip {
                         label: label(clip.label),
                         ..clip.clone()
@@ -149,7 +165,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Report, SILENCE, Source, UNKNOWN};
+    use crate::task::{Report, SILENCE, UNKNOWN};
     use std::collections::BTreeSet;
 
     /// Keywords `a` and `b` by speakers `s0` to `s9` in TRAIN and `s10`, `s11` in DEV, and clips of neither.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use unicode_normalization::UnicodeNormalization;
 
 use crate::error::DatasetError;
 use crate::layout::{Corpus, Found, Split, Wanted, scan, stable_hash};
@@ -228,6 +229,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     }
     let found = scan_all(data, language, options)?;
     let labels = keywords(data, language, options, &found)?;
+    check_names(data, language, &labels)?;
     let keyword_labels: BTreeMap<&str, usize> = labels
         .iter()
         .enumerate()
@@ -379,6 +381,32 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
     Ok(all)
 }
 
+/// Refuses keywords of which one would be taken for another label.
+fn check_names(path: &Path, language: &str, words: &[String]) -> Result<(), DatasetError> {
+    let mut seen = BTreeMap::new();
+    for word in words {
+        let (path, language) = (path.to_path_buf(), language.to_owned());
+        if word == UNKNOWN || word == SILENCE {
+            let word = word.clone();
+            return Err(DatasetError::ReservedKeyword {
+                path,
+                language,
+                word,
+            });
+        }
+        let read: String = word.nfc().flat_map(char::to_lowercase).collect();
+        if let Some(first) = seen.insert(read, word) {
+            return Err(DatasetError::ClashingKeywords {
+                path,
+                language,
+                first: first.clone(),
+                second: word.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// The keywords of the task, sorted; at least one.
 fn keywords(
     data: &Path,
@@ -436,6 +464,15 @@ fn keywords(
             language: language.to_owned(),
             min_train_clips: options.min_train_clips,
             most,
+        });
+    }
+    let own = |corpus: &Corpus| corpus.language == language && corpus.own_words;
+    if let ([word], false) = (&words[..], found.corpora.iter().any(own)) {
+        return Err(DatasetError::OneKeyword {
+            path: path(),
+            language: language.to_owned(),
+            word: (*word).to_owned(),
+            min_train_clips: options.min_train_clips,
         });
     }
     if let Some(limit) = options.max_keywords {

@@ -554,3 +554,30 @@ fn bad_clips_are_named() {
         &[file.to_str().unwrap(), "cannot be read"],
     );
 }
+
+#[test]
+fn words_that_would_be_taken_for_another_label_are_refused() {
+    let of = |words: &[&str]| {
+        let root = folder();
+        mswc(root.path(), "xx", words);
+        task(root.path(), "xx", &few())
+    };
+    says(
+        of(&["eins", "_silence_"]),
+        &["_silence_", "name of a label", "rename"],
+    );
+    says(
+        of(&["Ja", "ja", "nein"]),
+        &["\"Ja\" and \"ja\"", "same name"],
+    );
+    // Composed and decomposed.
+    says(
+        of(&["caf\u{e9}", "cafe\u{301}"]),
+        &["e\\u{301}", "same name"],
+    );
+    says(
+        of(&["eins"]),
+        &["only word", "eins", "clips of others", "plain folder"],
+    );
+    assert!(of(&["eins", "zwei"]).is_ok());
+}

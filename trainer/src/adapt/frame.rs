@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor as Values};
 use swr_core::package::{Tensor, Tensors, multiple};
 
+use super::no_tensor;
 use crate::fused::{EPSILON, NormStatistics};
 use crate::network::Network;
 use crate::reparam::layout::{Layout, Slot};
@@ -68,9 +69,9 @@ impl Frame {
         let layout = Layout::new(network.tensors(classes));
         let mut flat = vec![0.0; layout.weights()];
         for slot in layout.slots() {
-            let found = base.get(&slot.name).with_context(|| {
-                format!("the base has no tensor `{}`; it is of another network than its manifest says, train it anew", slot.name)
-            })?;
+            let found = base
+                .get(&slot.name)
+                .with_context(|| no_tensor(&slot.name))?;
             if CLASSIFIER.contains(&slot.name.as_str()) {
                 continue;
             }

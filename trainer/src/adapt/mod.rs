@@ -79,6 +79,13 @@ pub struct Adapted {
     pub used: usize,
 }
 
+/// What is wrong with a base that lacks a tensor.
+fn no_tensor(name: &str) -> String {
+    format!(
+        "the base has no tensor `{name}`; it is of another network than its manifest says, train it anew"
+    )
+}
+
 /// Refuses a budget that cannot be kept, with what would work; gives what it allows, in its own unit.
 pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
     let budget = header
@@ -110,9 +117,7 @@ pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
             // One bit a weight of the classifier is the least that tells labels apart.
             let mut tensors = base.clone();
             for name in CLASSIFIER {
-                let tensor = tensors
-                    .get_mut(name)
-                    .with_context(|| format!("the base has no `{name}`"))?;
+                let tensor = tensors.get_mut(name).with_context(|| no_tensor(name))?;
                 tensor.shape[0] = classes;
                 tensor.data = vec![0.0; tensor.shape.iter().product()];
             }

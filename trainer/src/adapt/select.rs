@@ -15,6 +15,7 @@ use crate::examples::for_each_plain_batch;
 use crate::learner::{Learner, Rule};
 use crate::network::Pass;
 use crate::random::generator;
+use crate::reparam::choose::choose;
 use crate::reparam::policy::{Form, Policy, draw, expected_share, preferences};
 use crate::reparam::{Units, gates};
 use crate::train::Moment;
@@ -31,6 +32,8 @@ const HARD_CONCRETE_START: f32 = 5.0;
 /// TAPS (arXiv 2203.16708, and its code): gates are open from this score on, and begin above it.
 const TAPS_THRESHOLD: f64 = 0.1;
 const TAPS_START: f32 = 0.15;
+/// Factor of their mean size in the loss: with it alone, scores fall below the threshold towards the end of the stage, so that what the loss wants stays above.
+const TAPS_PENALTY: f64 = 0.5;
 
 /// What one step's gates are.
 pub(super) struct Drawn {
@@ -157,7 +160,7 @@ impl<'a> Selector<'a> {
                 };
                 let p = learner.get(SCORES)?.apply_op1(op)?;
                 let gate = if self.units.len() > MANY_UNITS {
-                    decided(&p)?
+                    filled(&p, costs, self.allowed)?
                 } else {
                     gates::draw(&p, &mut rng(0))?
                 };
@@ -208,7 +211,7 @@ impl<'a> Selector<'a> {
                 let s = learner.get(SCORES)?;
                 let open = s.ge(TAPS_THRESHOLD)?.to_dtype(s.dtype())?;
                 let gate = ((&open - s.detach())? + s)?;
-                let extra = (s.abs()?.mean_all()? * self.config.policy.penalty_weight)?;
+                let extra = (s.abs()?.mean_all()? * TAPS_PENALTY)?;
                 Ok(Drawn {
                     gates: vec![vec![gate]],
                     extra: Some(extra),
@@ -334,9 +337,14 @@ impl Way<'_> {
     }
 }
 
-/// 1 where a probability is at least a half, 0 elsewhere; backward the probabilities.
-fn decided(p: &Tensor) -> Result<Tensor> {
-    let open = p.ge(0.5)?.to_dtype(p.dtype())?;
+/// 1 where the likeliest units that fit into `allowed` are, 0 elsewhere; backward the probabilities.
+fn filled(p: &Tensor, costs: &[f64], allowed: f64) -> Result<Tensor> {
+    let open = choose(&p.to_vec1::<f32>()?, costs, allowed);
+    let open: Vec<f32> = open
+        .into_iter()
+        .map(|open| f32::from(u8::from(open)))
+        .collect();
+    let open = Tensor::from_vec(open, costs.len(), &Device::Cpu)?;
     Ok(((open - p.detach())? + p)?)
 }
 

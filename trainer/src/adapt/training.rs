@@ -17,7 +17,7 @@ use crate::examples::Examples;
 use crate::learner::{Learner, Rule};
 use crate::network::initial_weights_of;
 use crate::reparam::Units;
-use crate::reparam::choose::choose;
+use crate::reparam::choose::{choose, knapsack};
 use crate::reparam::quantise::Grids;
 use crate::train::Schedule;
 
@@ -282,7 +282,7 @@ impl<'a> Way<'a> {
         if method == Method::MagnitudeOnce {
             let scores = scores(method, &self.evidence(&learner, &start)?)?;
             let allowed = self.unit_budget(&learner, &start, &scores)?;
-            let open = choose(&scores, self.units.costs(), allowed);
+            let open = self.open(&scores, allowed);
             chosen = mask(&self.units.mask(&open))?;
         }
 
@@ -358,10 +358,31 @@ impl<'a> Way<'a> {
             }
             scores = self.select(learner, reached, at, &selector)?;
         }
-        let open = choose(&scores, self.units.costs(), allowed);
+        let open = self.open(&scores, allowed);
         let mask = mask(&self.units.mask(&open))?;
         learner.decided.insert(MASK.into(), mask.clone());
         Ok(mask)
+    }
+
+    /// What is opened: by rank, or the best of all choices where a method says what a unit is worth.
+    fn open(&self, scores: &[f32], allowed: f64) -> Vec<bool> {
+        let costs = self.units.costs();
+        let worth: Vec<f64> = match self.job.method.choice() {
+            // Most of what the policy would change.
+            Choice::Policy => {
+                let p = |score: &f32| 1.0 / (1.0 + (-f64::from(*score)).exp());
+                scores
+                    .iter()
+                    .zip(costs)
+                    .map(|(s, cost)| cost * p(s))
+                    .collect()
+            }
+            Choice::Scored if self.job.method == Method::Sensitivity => {
+                scores.iter().map(|rise| f64::from(*rise)).collect()
+            }
+            _ => return choose(scores, costs, allowed),
+        };
+        knapsack(&worth, costs, allowed)
     }
 
     /// Moves the deltas into the coordinates of `fold`, and decides what is stored and on which grids.

@@ -30,7 +30,7 @@ pub enum Method {
     HeadNorm,
     /// The classifier, all norms and the depthwise convolutions
     HeadNormDepthwise,
-    /// The classifier and everything behind the third stage
+    /// The classifier and the last third of the layers, whole blocks
     LastStage,
     /// Everything
     Full,
@@ -38,7 +38,7 @@ pub enum Method {
     Scratch,
     /// Random weights
     Random,
-    /// Random weights, of every tensor as many as SWR chose
+    /// Random weights, of every tensor as many as SWR chose (of the classifier under a budget in bytes: random)
     RandomDensity,
     /// The largest changes of full fine-tuning, trained on
     Magnitude,
@@ -138,6 +138,10 @@ impl Method {
     /// The tensors that may be trained at all, of those of a network in its order.
     pub fn trains(self, tensors: &[(String, Vec<usize>)]) -> BTreeSet<&str> {
         use Method::*;
+        let block = |place: usize| tensors[place].0.split('.').next();
+        // The last third of the tensors, from where its first block begins.
+        let third = tensors.len() * 2 / 3;
+        let last_stage = (0..=third).find(|place| block(*place) == block(third));
         let first = tensors
             .iter()
             .position(|(name, _)| Kind::of(name) == Kind::Convolution);
@@ -150,7 +154,7 @@ impl Method {
                 HeadNormDepthwise => {
                     kind == Kind::Norm || Some(place) != first && is_depthwise(name, shape)
                 }
-                LastStage => place >= tensors.len() * 2 / 3,
+                LastStage => Some(place) >= last_stage,
                 LowRank => kind == Kind::Norm || is_pointwise(name, shape),
                 _ => true,
             }

@@ -89,8 +89,22 @@ fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
             .collect();
         here.dedup();
         here.shuffle(&mut rng);
-        let count = density.get(&slot.name).copied().unwrap_or(0);
-        here.iter().take(count).for_each(|unit| scores[*unit] = 1.0);
+        // A norm's scale and shift share units: what was opened for the one is open for the other.
+        let mut left = density.get(&slot.name).copied().unwrap_or(0);
+        let weights = |unit: usize| {
+            slot.range
+                .clone()
+                .filter(|w| units.of(*w) == Some(unit))
+                .count()
+        };
+        here.sort_by_key(|unit| scores[*unit] < 1.0);
+        for unit in here {
+            if left == 0 {
+                break;
+            }
+            scores[unit] = 1.0;
+            left = left.saturating_sub(weights(unit));
+        }
     }
     Ok(scores)
 }

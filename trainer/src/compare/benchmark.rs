@@ -1,5 +1,7 @@
 //! The benchmark as a file: which runs there are.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use swr_core::package::Budget;
@@ -11,6 +13,13 @@ use crate::baselines::Method;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Benchmark {
+    /// Keywords of a language, by its code, so that the task stays the same on a larger collection; where there are none, the words with at least 20
+    /// TRAIN clips.
+    #[serde(default)]
+    pub keywords: BTreeMap<String, Vec<String>>,
+    /// Languages that unknown words are drawn from; all that are there if absent.
+    #[serde(default)]
+    pub unknown_languages: Option<Vec<String>>,
     /// Groups of runs.
     pub runs: Vec<Runs>,
 }
@@ -77,6 +86,9 @@ impl Benchmark {
     pub fn cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
         for runs in &self.runs {
+            // What needs the result of another method comes after it.
+            let mut methods = runs.methods.clone();
+            methods.sort_by_key(|method| *method == Method::RandomDensity);
             let splits: Vec<String> = match runs.folds {
                 0 => vec!["test".into()],
                 folds => (0..runs.only_folds.unwrap_or(folds).min(folds))
@@ -87,7 +99,7 @@ impl Benchmark {
                 for language in &runs.languages {
                     for split in &splits {
                         for budget in &runs.budgets {
-                            for method in &runs.methods {
+                            for method in &methods {
                                 let cell = Cell {
                                     language: language.clone(),
                                     method: *method,

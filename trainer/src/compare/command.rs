@@ -1,5 +1,6 @@
 //! The command `swr-train compare`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -106,6 +107,8 @@ impl CompareArguments {
             let all: Vec<Method> = Method::value_variants().to_vec();
             let ten = "10%".parse::<Budget>()?;
             return Ok(Benchmark {
+                keywords: BTreeMap::new(),
+                unknown_languages: None,
                 runs: vec![Runs {
                     purpose: "command line".into(),
                     languages: self.langs.clone(),
@@ -187,6 +190,8 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
                 work: &a.work,
                 results: &a.results,
                 together: &together,
+                keywords: &benchmark.keywords,
+                unknown_languages: benchmark.unknown_languages.as_deref(),
                 config: &config,
                 progress,
             };

@@ -1,16 +1,17 @@
 //! The results as one HTML file with everything inside: tables, and plots as SVG.
 
+mod chosen;
 mod folds;
 mod plots;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
-use swr_core::package::{Group, Limit, Tensors};
+use swr_core::package::{Counts, Limit, Tensors};
 
 use super::row::{ClipRecord, Results, Row};
-use super::statistics::{Estimate, ahead, correct, error_rates, over_speakers, overlap};
+use super::statistics::{Estimate, ahead, correct, error_rates, keyword_speakers, over_speakers};
 use crate::baselines::Method;
 use plots::{ACCURACY, Curve, LINEAR, PER_CENT, curves, heat_map};
 
@@ -88,10 +89,13 @@ pub fn report(results: &Results, base: &Tensors) -> Result<String> {
         }
     }
     for (place, methods) in single {
-        let (title, table) = (escaped(&place.title()), table(methods, clips_of(place)?)?);
+        let (title, table) = (
+            escaped(&place.title()),
+            table(methods, clips_of(place)?, base)?,
+        );
         write!(body, "<details><summary>{title}</summary>{table}</details>")?;
     }
-    body += &overlaps(&places)?;
+    body += &chosen::by_language(&places, base)?;
     let contents: String = body
         .split("<h2 id=\"")
         .skip(1)
@@ -101,7 +105,7 @@ pub fn report(results: &Results, base: &Tensors) -> Result<String> {
     Ok(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>swr: methods compared</title><style>{STYLE}</style><h1>SWR and its baselines</h1>\
-         <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first.</p>\
+         <p>{} runs. Accuracy is of all clips, unknown words and silence among them. Intervals are 95 % by bootstrap over speakers, seeds averaged first, speakers of keywords and of other clips drawn apart.</p>\
          <ul>{contents}</ul>{body}</html>\n",
         results.rows.len()
     ))
@@ -118,14 +122,14 @@ fn section(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String
     if clips.synthetic {
         html += "<p><span class=synthetic>synthetic speech</span></p>";
     }
-    html += &table(methods, clips)?;
+    html += &table(methods, clips, base)?;
     html += &accuracy_plot(methods, clips)?;
     html += "<div class=row>";
     html += &gates_plot(methods)?;
     html += &learning_plot(methods)?;
     html += &detection_plot(methods, clips)?;
     html += "</div>";
-    html += &chosen_map(methods, base)?;
+    html += &chosen::by_method(methods, base)?;
     html += &confusion(methods, clips)?;
     Ok(html)
 }
@@ -146,7 +150,7 @@ fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
 
 /// Accuracy over seeds, with its interval over speakers.
 fn accuracy(rows: &[&Row], clips: &ClipRecord) -> Estimate {
-    over_speakers(&correct(rows, clips), &clips.speakers, 1)
+    over_speakers(&correct(rows, clips), clips, 1)
 }
 
 /// Budgets in the order of the reader's interest: shares, then bytes, each from small to large.
@@ -164,7 +168,8 @@ fn budgets(methods: &Seeds) -> Vec<String> {
     found.into_values().collect()
 }
 
-fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
+fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> {
+    let of_base = Counts::of(base);
     let mut html = String::new();
     for budget in budgets(methods) {
         let rows: Vec<(Method, &Vec<&Row>)> = methods
@@ -209,6 +214,13 @@ fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
             let average = |value: &dyn Fn(&Row) -> usize| {
                 mean(rows.iter().map(|row| value(row) as f64)).round()
             };
+            let changed = |value: &dyn Fn(&Row) -> usize, whole: usize| {
+                let weights = average(value);
+                match chosen::is_of(rows[0], base) {
+                    true => format!("{weights} ({:.1} %)", 100.0 * weights / whole as f64),
+                    false => weights.to_string(),
+                }
+            };
             write!(
                 html,
                 "<tr{}><td>{}<td>{}<td>{}–{}<td>{}<td>{recovery}<td>{paired}<td>{}<td>{}<td>{}<td>{} of {}</tr>",
@@ -223,8 +235,8 @@ fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
                 percent(found.interval.1),
                 rows.len(),
                 average(&|row| row.file_bytes),
-                average(&|row| row.changed.convolution),
-                average(&|row| row.changed.all()),
+                changed(&|row| row.changed.convolution, of_base.convolution),
+                changed(&|row| row.changed.all(), of_base.all()),
                 average(&|row| row.used),
                 rows[0].allowed,
             )?;
@@ -233,9 +245,9 @@ fn table(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     }
     write!(
         html,
-        "<p class=note>{} clips of {} speakers. Recovery: (accuracy − head) / (full − head).</p>",
+        "<p class=note>{} clips; keywords by {} speakers. Recovery: (accuracy − head) / (full − head).</p>",
         clips.truth.len(),
-        clips.speakers.iter().collect::<BTreeSet<_>>().len()
+        keyword_speakers(clips)
     )?;
     Ok(html)
 }
@@ -354,42 +366,6 @@ fn detection_plot(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     ))
 }
 
-/// Of every tensor, the share of weights that change, per method and budget.
-fn chosen_map(methods: &Seeds, base: &Tensors) -> Result<String> {
-    let tensors: Vec<(&String, usize)> = base
-        .iter()
-        .filter(|(name, _)| Group::of(name) != Group::Classifier)
-        .map(|(name, tensor)| (name, tensor.data.len()))
-        .collect();
-    let columns: Vec<(String, Vec<f64>)> = methods
-        .iter()
-        .filter(|((_, method), _)| method.is_budgeted())
-        .map(|((budget, method), rows)| {
-            let share = |(name, weights): &(&String, usize)| {
-                let changed = rows
-                    .iter()
-                    .map(|row| row.changed_by_tensor.get(*name).copied().unwrap_or(0) as f64);
-                mean(changed) / *weights as f64
-            };
-            (
-                format!("{} {budget}", method.name()),
-                tensors.iter().map(share).collect(),
-            )
-        })
-        .collect();
-    if columns.is_empty() {
-        return Ok(String::new());
-    }
-    let names: Vec<String> = tensors
-        .iter()
-        .map(|(name, _)| name.trim_end_matches(".weight").to_string())
-        .collect();
-    Ok(format!(
-        "<details><summary><b>Which weights change: share of every tensor, mean over seeds</b></summary>{}</details>",
-        heat_map(&columns, &names)?
-    ))
-}
-
 /// Confusions of SWR, or of the first method there is.
 fn confusion(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
     let shown = shown(methods);
@@ -422,59 +398,5 @@ fn confusion(methods: &Seeds, clips: &ClipRecord) -> Result<String> {
         method.name(),
         rows[0].cell.budget,
         heat_map(&columns, labels)?
-    ))
-}
-
-/// How much the weights that SWR changes have in common, between languages and between seeds.
-fn overlaps(places: &BTreeMap<Place, Seeds>) -> Result<String> {
-    let mut by_setting: BTreeMap<(String, String), Vec<&Row>> = BTreeMap::new();
-    for (place, methods) in places
-        .iter()
-        .filter(|(place, _)| place.clips_per_word.is_none() && place.split == "test")
-    {
-        for ((budget, method), rows) in methods {
-            if *method == Method::Swr {
-                by_setting
-                    .entry((place.tau.clone(), budget.clone()))
-                    .or_default()
-                    .extend(rows);
-            }
-        }
-    }
-    let mut html = String::new();
-    for ((tau, budget), rows) in by_setting.iter().filter(|(_, rows)| rows.len() > 1) {
-        let languages: BTreeSet<&String> = rows.iter().map(|row| &row.cell.language).collect();
-        let pair = |a: &String, b: &String| {
-            let mut found = Vec::new();
-            for (i, x) in rows.iter().enumerate() {
-                for y in &rows[i + 1..] {
-                    let pair = (&x.cell.language, &y.cell.language);
-                    if pair == (a, b) || pair == (b, a) {
-                        found.push(overlap(&x.changed_bits, &y.changed_bits));
-                    }
-                }
-            }
-            if found.is_empty() {
-                "–".to_string()
-            } else {
-                format!("{:.2}", mean(found.iter().copied()))
-            }
-        };
-        write!(html, "<h3>tau {tau}, budget {budget}</h3><table><tr><th>")?;
-        languages.iter().try_for_each(|b| write!(html, "<th>{b}"))?;
-        for a in &languages {
-            write!(html, "<tr><td>{a}")?;
-            languages
-                .iter()
-                .try_for_each(|b| write!(html, "<td>{}", pair(a, b)))?;
-        }
-        html += "</table>";
-    }
-    if html.is_empty() {
-        return Ok(html);
-    }
-    Ok(format!(
-        "{}<p>Weights that SWR changes in both, as a share of those that it changes in at least one (Jaccard), norms included; on the diagonal between seeds.</p>{html}",
-        heading("What languages have in common")
     ))
 }

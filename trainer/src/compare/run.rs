@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use serde_json::json;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Task, TaskOptions};
 
 use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
-use crate::adapt::{Adaptation, Aids, CLASSIFIER, Frame, adapt, observe};
+use crate::adapt::{Adaptation, Aids, CLASSIFIER, Frame, adapt, check_budget, observe};
 use crate::architecture::Architecture;
 use crate::baselines::Method;
 use crate::checkpoint::Run;
@@ -37,6 +37,10 @@ pub struct Place<'a> {
     pub results: &'a Path,
     /// The languages that one joint network is trained for.
     pub together: &'a [String],
+    /// Keywords of a language, where they are given; see [`Benchmark::keywords`](super::benchmark::Benchmark::keywords).
+    pub keywords: &'a BTreeMap<String, Vec<String>>,
+    /// Languages that unknown words are drawn from, where they are given.
+    pub unknown_languages: Option<&'a [String]>,
     /// Settings; method and seed are the cell's.
     pub config: &'a AdaptConfig,
     /// Talk to people.
@@ -48,7 +52,8 @@ pub struct Place<'a> {
 pub struct Clips {
     read: Option<(String, Language)>,
     judged: Option<(String, Examples)>,
-    source: Option<NormStatistics>,
+    /// By the base's width.
+    source: BTreeMap<String, NormStatistics>,
 }
 
 impl Clips {
@@ -110,11 +115,12 @@ impl Clips {
     /// What enters the norms when the base hears its own language.
     fn source(
         &mut self,
+        tau: &str,
         base: &Base,
         network: &dyn Network,
         place: &Place,
     ) -> Result<NormStatistics> {
-        if self.source.is_none() {
+        if !self.source.contains_key(tau) {
             let task = Task {
                 dev: Vec::new(),
                 ..place.task(&base.manifest.language)?
@@ -122,14 +128,10 @@ impl Clips {
             let language = Language::of(task, 1, place.progress)?;
             let frame = Frame::new(network, &base.tensors, base.manifest.labels.len())?;
             let sample = language.an_epoch(place.config.seed);
-            self.source = Some(observe(
-                network,
-                &frame.base,
-                &sample,
-                place.config.dense.batch,
-            )?);
+            let found = observe(network, &frame.base, &sample, place.config.dense.batch)?;
+            self.source.insert(tau.to_string(), found);
         }
-        self.source.clone().context("statistics that were observed")
+        Ok(self.source[tau].clone())
     }
 }
 
@@ -138,6 +140,8 @@ impl Place<'_> {
         let options = TaskOptions {
             extra: self.extra.to_vec(),
             unknown_pool: self.config.unknown_pool,
+            keywords: self.keywords.get(language).cloned(),
+            unknown_languages: self.unknown_languages.map(<[String]>::to_vec),
             ..TaskOptions::default()
         };
         let task = swr_dataset::task(self.data, language, &options)?;
@@ -174,14 +178,20 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
 pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let results = read_results(place.results)?;
     let base = Base::read(place.models)?;
-    let shared = json!({"config": place.config, "base": base.manifest.tensors_sha256});
+    let mut shared = json!({"config": place.config, "base": base.manifest.tensors_sha256});
+    if !place.extra.is_empty() {
+        shared["extra"] = json!(place.extra);
+    }
     let settings = Digest::of_bytes(shared.to_string().as_bytes()).to_string();
-    if let Some(row) = results.rows.iter().find(|row| row.cell == *cell) {
-        ensure!(
-            row.settings == settings,
-            "{}: has a row of this run under other settings or another base; give another --results file",
-            place.results.display()
+    let differs = |row: &&Row| row.cell.tau == cell.tau && row.settings != settings;
+    if let Some(row) = results.rows.iter().find(differs) {
+        bail!(
+            "{}: its row {} was made under other settings, --extra or base; give another --results file",
+            place.results.display(),
+            row.cell.name()
         );
+    }
+    if results.rows.iter().any(|row| row.cell == *cell) {
         return Ok(false);
     }
     let architecture = base.architecture()?;
@@ -192,7 +202,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     };
     let aids = Aids {
         source: match cell.method {
-            Method::HeadStatistics => Some(clips.source(&base, &architecture, place)?),
+            Method::HeadStatistics => Some(clips.source(&cell.tau, &base, &architecture, place)?),
             _ => None,
         },
         density: match cell.method {
@@ -202,22 +212,43 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     };
     let language = clips.training(cell, place)?;
     let training_clips = language.training_clips();
+    // A joint network is trained once for all languages that it is judged on, in as many times the bytes.
+    let joint = cell.method == Method::Joint;
+    let shared = if joint { place.together.len() } else { 1 };
+    let trained = Cell {
+        language: match joint {
+            true => place.together.join("+"),
+            false => cell.language.clone(),
+        },
+        budget: match cell.budget.limit() {
+            Limit::FileBytes(bytes) => format!("{}B", bytes * shared as u64).parse()?,
+            _ => cell.budget.clone(),
+        },
+        ..cell.clone()
+    };
     let resolved = json!({
-        "config": config, "cell": cell, "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+        "config": config, "cell": trained, "training_clips": training_clips, "base": base.manifest.tensors_sha256,
     });
     let digest = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
     let header = DeltaHeader {
-        language: cell.language.clone(),
+        language: if joint {
+            "mul".into()
+        } else {
+            cell.language.clone()
+        },
         model_version: MODEL_VERSION,
         manifest: Some(base.manifest_sha256),
         labels: language.labels.clone(),
         thresholds: vec![0.7; language.labels.len()],
         calibration: None,
-        budget: Some(cell.budget.clone()),
+        budget: Some(trained.budget.clone()),
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),
     };
-    let folder = place.work.join(format!("{}-{}", cell.name(), &digest[..8]));
+    check_budget(&base.tensors, &header)?;
+    let folder = place
+        .work
+        .join(format!("{}-{}", trained.name(), &digest[..8]));
     let run = Run::open(&folder, resolved, false)?;
     let job = Adaptation {
         config: &config,
@@ -241,6 +272,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         let key = json!({
             "probe": config.probe, "dense": config.dense, "norms": norms, "augment": config.augment, "seed": config.seed,
             "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+            "epoch_clips": config.epoch_clips, "unknown_pool": config.unknown_pool,
         });
         let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
         let shared = Run::open(
@@ -264,15 +296,14 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let seconds = started.elapsed().as_secs_f64();
     let merged = to_package(&adapted.merged)?;
     // A file for several languages is a share of it for each.
-    let shared = if cell.method == Method::Joint {
-        place.together.len()
-    } else {
-        1
-    };
     let file_bytes = adapted.delta.sizes().total().div_ceil(shared);
-    let trained = language.labels.clone();
+    let (allowed, used) = match cell.budget.limit() {
+        Limit::FileBytes(_) => (adapted.allowed / shared, file_bytes),
+        _ => (adapted.allowed, adapted.used),
+    };
+    let labels = language.labels.clone();
     let (judged, record) = clips.judged(cell, place)?;
-    let weights = for_labels(&adapted.merged, &trained, &record)?;
+    let weights = for_labels(&adapted.merged, &labels, &record)?;
     let (predictions, keyword_posteriors) =
         judge(&architecture, &weights, judged, record.labels.len())?;
     let correct = predictions
@@ -305,8 +336,8 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         cell: cell.clone(),
         run: digest,
         settings,
-        allowed: adapted.allowed,
-        used: adapted.used,
+        allowed,
+        used,
         file_bytes,
         changed: changed(&base.tensors, &merged)?,
         changed_by_tensor: by_tensor,
@@ -330,8 +361,8 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         row.allowed,
         seconds
     );
-    // What is kept is the row; the joint network is that of other cells as well.
-    if cell.method != Method::Joint {
+    // What is kept is the row; the joint network is that of other languages as well.
+    if !joint {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     Ok(true)

@@ -9,6 +9,8 @@ use crate::random::generator;
 
 /// Draws of a bootstrap.
 const DRAWS: usize = 10_000;
+/// What stands where a clip has no speaker.
+const NO_SPEAKER: &str = "NA";
 
 /// A value and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,28 +34,74 @@ pub fn correct(rows: &[&Row], clips: &ClipRecord) -> Vec<f64> {
     share
 }
 
-/// The mean of `values`, one per clip, with an interval by bootstrap over speakers: clips of one speaker are not independent, so speakers are drawn
-/// with replacement, each with all its clips (A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
-pub fn over_speakers(values: &[f64], speakers: &[String], seed: u64) -> Estimate {
-    let mut by_speaker: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
-    for (value, speaker) in values.iter().zip(speakers) {
-        let (sum, clips) = by_speaker.entry(speaker).or_default();
-        *sum += value;
-        *clips += 1;
+/// Clips whose errors go together: one speaker's. A clip without a known speaker stands for itself.
+#[derive(Default)]
+struct Clusters {
+    /// Of speakers of keywords.
+    keywords: Vec<Vec<usize>>,
+    /// Of speakers of other words only, and silence.
+    others: Vec<Vec<usize>>,
+}
+
+impl Clusters {
+    fn of(clips: &ClipRecord) -> Self {
+        let keywords = clips.labels.len().saturating_sub(2) as u32;
+        let mut by_speaker: BTreeMap<(&str, usize), Vec<usize>> = BTreeMap::new();
+        for (clip, speaker) in clips.speakers.iter().enumerate() {
+            let alone = if speaker == NO_SPEAKER { clip } else { 0 };
+            by_speaker.entry((speaker, alone)).or_default().push(clip);
+        }
+        let mut clusters = Self::default();
+        for cluster in by_speaker.into_values() {
+            let speaks = cluster.iter().any(|clip| clips.truth[*clip] < keywords);
+            let stratum = if speaks {
+                &mut clusters.keywords
+            } else {
+                &mut clusters.others
+            };
+            stratum.push(cluster);
+        }
+        clusters
     }
-    let sums: Vec<(f64, usize)> = by_speaker.into_values().collect();
+}
+
+/// How many speakers of keywords there are.
+pub fn keyword_speakers(clips: &ClipRecord) -> usize {
+    Clusters::of(clips).keywords.len()
+}
+
+/// The mean of `values`, one per clip, with an interval by bootstrap over speakers: clips of one speaker are not independent, so speakers are drawn
+/// with replacement, each with all its clips (A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 3.8); speakers
+/// of keywords and others apart (section 3.2), so that every draw has as many of both as there are.
+pub fn over_speakers(values: &[f64], clips: &ClipRecord, seed: u64) -> Estimate {
+    let sum = |cluster: &Vec<usize>| {
+        let sum: f64 = cluster.iter().map(|clip| values[*clip]).sum();
+        (sum, cluster.len())
+    };
+    let Clusters { keywords, others } = Clusters::of(clips);
+    let strata: Vec<Vec<(f64, usize)>> = [keywords, others]
+        .iter()
+        .filter(|stratum| !stratum.is_empty())
+        .map(|stratum| stratum.iter().map(sum).collect())
+        .collect();
     let mean = |drawn: &mut dyn Iterator<Item = (f64, usize)>| {
         let (sum, clips) = drawn.fold((0.0, 0), |(a, n), (b, m)| (a + b, n + m));
         sum / clips.max(1) as f64
     };
     let mut rng = generator(seed, &[13]);
     let mut draws: Vec<f64> = (0..DRAWS)
-        .map(|_| mean(&mut (0..sums.len()).map(|_| sums[rng.random_range(0..sums.len())])))
+        .map(|_| {
+            let mut drawn = strata.iter().flat_map(|stratum| {
+                let draw = |_| stratum[rng.random_range(0..stratum.len())];
+                (0..stratum.len()).map(draw).collect::<Vec<_>>()
+            });
+            mean(&mut drawn)
+        })
         .collect();
     draws.sort_by(f64::total_cmp);
     let at = |share: f64| draws[((DRAWS - 1) as f64 * share).round() as usize];
     Estimate {
-        value: mean(&mut sums.iter().copied()),
+        value: mean(&mut strata.iter().flatten().copied()),
         interval: (at(0.025), at(0.975)),
         above_zero: draws.iter().filter(|draw| **draw > 0.0).count() as f64 / DRAWS as f64,
     }
@@ -63,7 +111,7 @@ pub fn over_speakers(values: &[f64], speakers: &[String], seed: u64) -> Estimate
 pub fn ahead(a: &[&Row], b: &[&Row], clips: &ClipRecord) -> Estimate {
     let (a, b) = (correct(a, clips), correct(b, clips));
     let difference: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    over_speakers(&difference, &clips.speakers, 1)
+    over_speakers(&difference, clips, 1)
 }
 
 /// One point of a curve of detection errors.
@@ -105,45 +153,91 @@ pub fn error_rates(rows: &[&Row], clips: &ClipRecord) -> Vec<ErrorRates> {
     (0..=100).map(|hundredth| at(hundredth * 10)).collect()
 }
 
-/// Units that two rows both change as a share of those that at least one does (Jaccard), from their changed bits.
-pub fn overlap(a: &str, b: &str) -> f64 {
-    let digits = |bits: &str| {
-        bits.chars()
-            .map(|digit| digit.to_digit(16).unwrap_or(0))
-            .collect::<Vec<u32>>()
+/// Weights that two rows both change as a share of those that at least one does (Jaccard).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Overlap {
+    /// What is found.
+    pub found: f64,
+    /// What would be if as many were drawn at random.
+    pub by_chance: f64,
+}
+
+/// The overlap of two rows' changed bits, of the weights that `counts` alone.
+pub fn overlap(a: &str, b: &str, counts: &[bool]) -> Overlap {
+    let bits = |digits: &str| -> Vec<bool> {
+        let digits = digits.chars().map(|digit| digit.to_digit(16).unwrap_or(0));
+        let bits = digits.flat_map(|digit| (0..4).map(move |i| digit & (8 >> i) != 0));
+        let counted = bits.zip(counts).filter(|(_, counts)| **counts);
+        counted.map(|(bit, _)| bit).collect()
     };
-    let (mut both, mut any) = (0, 0);
-    for (a, b) in digits(a).into_iter().zip(digits(b)) {
-        both += (a & b).count_ones();
-        any += (a | b).count_ones();
+    let (a, b) = (bits(a), bits(b));
+    let count = |bits: &[bool]| bits.iter().filter(|bit| **bit).count() as f64;
+    let both = a.iter().zip(&b).filter(|(a, b)| **a && **b).count() as f64;
+    let jaccard = |both: f64| both / (count(&a) + count(&b) - both).max(1.0);
+    Overlap {
+        found: jaccard(both),
+        by_chance: jaccard(count(&a) * count(&b) / (a.len().max(1) as f64)),
     }
-    f64::from(both) / f64::from(any.max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Clips of one keyword, then of unknown words.
+    fn clips(keyword: Vec<String>, unknown: Vec<String>) -> ClipRecord {
+        ClipRecord {
+            language: "xx".into(),
+            clips_of: "test".into(),
+            labels: ["a", "_unknown_", "_silence_"].map(String::from).into(),
+            truth: [vec![0; keyword.len()], vec![1; unknown.len()]].concat(),
+            speakers: [keyword, unknown].concat(),
+            synthetic: false,
+        }
+    }
+
     #[test]
     fn speakers_not_clips_are_what_is_uncertain() {
         // Two speakers, one always right, one never: clips as independent would give a narrow interval.
         let values: Vec<f64> = (0..1_000).map(|clip| f64::from(clip % 2)).collect();
-        let two: Vec<String> = (0..1_000).map(|clip| (clip % 2).to_string()).collect();
+        let named = |name: &dyn Fn(usize) -> String| clips((0..1_000).map(name).collect(), vec![]);
+        let two = named(&|clip| (clip % 2).to_string());
         let found = over_speakers(&values, &two, 1);
         assert_eq!((found.value, found.interval), (0.5, (0.0, 1.0)));
-        let many: Vec<String> = (0..1_000).map(|clip| clip.to_string()).collect();
-        let found = over_speakers(&values, &many, 1);
-        assert!(
-            (found.interval.0 - 0.469).abs() < 0.006 && (found.interval.1 - 0.531).abs() < 0.006,
-            "{found:?}"
-        );
+        for many in [named(&|clip| clip.to_string()), named(&|_| "NA".into())] {
+            let found = over_speakers(&values, &many, 1);
+            assert!(
+                (found.interval.0 - 0.469).abs() < 0.006
+                    && (found.interval.1 - 0.531).abs() < 0.006,
+                "{found:?}"
+            );
+        }
     }
 
     #[test]
-    fn overlap_is_of_bits() {
-        assert_eq!(overlap("f0", "f0"), 1.0);
-        assert_eq!(overlap("f0", "0f"), 0.0);
-        assert_eq!(overlap("c0", "60"), 1.0 / 3.0);
-        assert_eq!(overlap("", ""), 0.0);
+    fn every_draw_has_as_many_keyword_speakers_as_there_are() {
+        // Keywords always right, other words never: how many are drawn of either is not what is uncertain.
+        let keyword = (0..80).map(|clip| (clip % 4).to_string()).collect();
+        let unknown = (0..20).map(|clip| format!("u{clip}")).collect();
+        let clips = clips(keyword, unknown);
+        let values: Vec<f64> = (0..100)
+            .map(|clip| f64::from(u8::from(clip < 80)))
+            .collect();
+        let found = over_speakers(&values, &clips, 1);
+        assert_eq!((found.value, found.interval), (0.8, (0.8, 0.8)));
+        assert_eq!(keyword_speakers(&clips), 4);
+    }
+
+    #[test]
+    fn overlap_is_of_the_bits_that_count() {
+        let of = |a, b| overlap(a, b, &[true; 8]);
+        assert_eq!(of("f0", "f0").found, 1.0);
+        assert_eq!(of("f0", "0f").found, 0.0);
+        assert_eq!(of("c0", "60").found, 1.0 / 3.0);
+        assert_eq!(of("f0", "f0").by_chance, 2.0 / 6.0);
+        let first = [true, true, true, true, false, false, false, false];
+        assert_eq!(overlap("cf", "cf", &first).by_chance, 1.0 / 3.0);
+        assert_eq!(overlap("8f", "c0", &first).found, 0.5);
+        assert_eq!(overlap("", "", &[]).found, 0.0);
     }
 }

@@ -182,6 +182,10 @@ pub(super) fn curves(curves: &[Curve], x: Axis, y: Axis, size: (u32, u32)) -> Re
                     .draw_series([Polygon::new(band, colour.mix(0.08))])
                     .map_err(failed)?;
             }
+            if let [(x, _, low, high)] = points[..] {
+                let bar = LineSeries::new([(x, low), (x, high)], colour.mix(0.5));
+                chart.draw_series(bar).map_err(failed)?;
+            }
             let line = points.iter().map(|(x, y, ..)| (*x, *y));
             let series = LineSeries::new(line.clone(), colour.stroke_width(width));
             chart.draw_series(series).map_err(failed)?;
