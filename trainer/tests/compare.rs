@@ -100,6 +100,14 @@ fn every_method_runs_once_and_keeps_its_budget() {
             row.allowed
         );
         assert_eq!(row.predictions.len(), row.clips, "{name}");
+        if row.cell.method == Method::Swr {
+            let held = |cost: &[f64; 2]| (cost[0] - 1.0).abs() < 1e-3;
+            assert!(
+                !row.gates.is_empty() && row.gates.iter().all(held),
+                "{name}: {:?}",
+                row.gates
+            );
+        }
         let layers = matches!(
             row.cell.method,
             Method::SwrLayers | Method::Taps | Method::Sensitivity

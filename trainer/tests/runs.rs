@@ -376,12 +376,14 @@ fn what_could_not_be_adapted_is_refused_before_training() {
     );
     for (budget, words) in [
         ("0%", "give at least"),
-        ("101%", "101%"),
         ("1%all", "give at least"),
-        ("900B", "give at least"),
+        ("100B", "give at least"),
     ] {
         refused(adapt(&["--no-dev", "--budget", budget]), &[budget, words]);
     }
+    let above = adapt(&["--budget", "101%"]);
+    assert_eq!(above.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&above.stderr).contains("more than 100 per cent; write 10%"));
     for (method, words) in [
         ("full", "give one in bytes"),
         ("head-statistics", "swr-train compare"),

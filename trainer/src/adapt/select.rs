@@ -24,7 +24,8 @@ use crate::train::Moment;
 const GATES_LOGGED: usize = 10;
 const SCORES: &str = "gates.scores";
 const MULTIPLIER: &str = "policy.multiplier";
-/// Units above which gates are decided by their probability instead of drawn: a draw of thousands is its own mean.
+/// Units above which the likeliest that fill the budget are opened instead of some that are drawn: a draw of thousands is its own mean. (Of those likelier
+/// open than not, a small budget would at first open none, and gates would learn from a network that changes nothing.)
 const MANY_UNITS: usize = 5_000;
 /// Diff pruning (arXiv 2012.07463, section 3.1): the hard-concrete distribution is stretched to this interval, and its logits begin here.
 const STRETCH: (f64, f64) = (-1.5, 1.5);
@@ -368,4 +369,26 @@ fn standardised(scores: &[f32]) -> Vec<f32> {
     logs.iter()
         .map(|l| ((l - mean) / deviation.max(1e-9)) as f32)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Var;
+
+    #[test]
+    fn gates_of_a_step_fill_the_budget_and_pass_gradients_to_all() {
+        // Far below a half, as thousands of units under a budget of a few per cent begin.
+        let p: Vec<f32> = (0..100).map(|unit| 0.01 + 0.001 * unit as f32).collect();
+        let p = Var::from_vec(p, 100, &Device::Cpu).unwrap();
+        let gate = filled(&p, &[2.0; 100], 21.0).unwrap();
+        let open: Vec<f32> = gate.to_vec1().unwrap();
+        let expected = (0..100).map(|unit| if unit < 90 { 0.0 } else { 1.0 });
+        assert!(open.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
+        let weights = Tensor::arange(0f32, 100.0, &Device::Cpu).unwrap();
+        let loss = (gate * &weights).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        let found: Vec<f32> = gradients.get(&p).unwrap().to_vec1().unwrap();
+        assert_eq!(found, weights.to_vec1::<f32>().unwrap());
+    }
 }

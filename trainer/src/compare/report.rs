@@ -297,11 +297,11 @@ fn shown<'a>(methods: &'a Seeds) -> Vec<(Method, &'a Vec<&'a Row>)> {
         .collect()
 }
 
-/// What the gates cost while they are trained: the expectation that is held at the budget, and what is open if each is opened that is likelier open than not.
+/// What the gates cost while they are trained: the expectation that is held at the budget, and what those cost that are likelier open than not.
 fn gates_plot(methods: &Seeds) -> Result<String> {
     let mut all = Vec::new();
     for ((budget, method), rows) in methods.iter().filter(|(_, rows)| !rows[0].gates.is_empty()) {
-        for (what, kind) in [(0, "expected"), (1, "open")] {
+        for (what, kind) in [(0, "expected"), (1, "p > 1/2")] {
             let gates = &rows[0].gates;
             let share = |i| i as f64 / gates.len() as f64;
             let costs = gates.iter().enumerate();
