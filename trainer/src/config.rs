@@ -134,7 +134,7 @@ pub struct PolicySettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BaselineSettings {
-    /// Rank of low-rank differences.
+    /// Rank of low-rank differences, of the published method too if it is asked for that form.
     pub rank: usize,
 }
 

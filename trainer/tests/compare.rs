@@ -247,6 +247,11 @@ fn every_method_runs_once_and_keeps_its_budget() {
         (
             "swr-layers",
             "10%",
+            &["policy.form=lowrank", "policy.penalty=squared"],
+        ),
+        (
+            "swr-layers",
+            "10%",
             &["policy.form=actions", "policy.penalty=dual"],
         ),
         (

@@ -22,13 +22,14 @@ pub use estimates::observe;
 pub use frame::{CLASSIFIER, Fold, Frame};
 use training::Way;
 
-use crate::baselines::Method;
+use crate::baselines::{Choice, Method};
 use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
 use crate::examples::Language;
 use crate::fused::NormStatistics;
 use crate::network::{Network, Weights};
 use crate::progress::Progress;
+use crate::reparam::policy::Form;
 use crate::weights::from_package;
 
 /// A language to be added, and how.
@@ -169,6 +170,12 @@ pub fn adapt(job: &Adaptation) -> Result<Adapted> {
         allowed,
         used,
     })
+}
+
+/// Whether differences of 1x1 convolutions are of low rank: in the method of that name, and in the published one if it is asked for that form.
+pub(crate) fn is_low_rank(method: Method, config: &AdaptConfig) -> bool {
+    let form = method.choice() == Choice::Policy && config.policy.form == Form::LowRank;
+    form || method == Method::LowRank
 }
 
 /// Runs the dense stage alone, which methods that begin alike share.

@@ -16,7 +16,7 @@ use crate::learner::{Learner, Rule};
 use crate::network::Pass;
 use crate::random::generator;
 use crate::reparam::choose::choose;
-use crate::reparam::policy::{Form, Policy, draw, expected_share, preferences};
+use crate::reparam::policy::{CHANGES, Form, Policy, draw, expected_share, preferences};
 use crate::reparam::{Units, gates};
 use crate::train::Moment;
 
@@ -90,7 +90,7 @@ impl<'a> Selector<'a> {
         if self.actions() == 1 {
             return Ok(None);
         }
-        let scores = self.policy.scores(|name| learner.get(name), features)?;
+        let scores = self.policy_scores(learner, features)?;
         let way = |action| scores.narrow(1, action, 1)?.squeeze(1);
         Ok(Some(way(2)?.gt(&way(1)?)?.to_dtype(scores.dtype())?))
     }
@@ -101,7 +101,16 @@ impl<'a> Selector<'a> {
             && self.config.policy.input == crate::reparam::policy::Input::Features
     }
 
-    /// Its variables as they start; SWR's scores start from those that are computed.
+    /// Scores of the policy, as its variables are.
+    fn policy_scores(&self, learner: &Learner, features: &Tensor) -> Result<Tensor> {
+        let get = |name: &str| match learner.decided.get(name) {
+            Some(decided) => Ok(decided),
+            None => learner.get(name),
+        };
+        self.policy.scores(get, features)
+    }
+
+    /// Its variables as they start; SWR's scores start from those that are computed, which also tell the policy how much was changed before.
     pub(super) fn add_variables(&self, learner: &mut Learner, computed: &[f32]) -> Result<()> {
         let flat = |values: Vec<f32>| Tensor::from_slice(&values, values.len(), &Device::Cpu);
         let (count, policy) = (self.units.len(), &self.config.policy);
@@ -121,6 +130,8 @@ impl<'a> Selector<'a> {
                 learner.add(SCORES, &start, Rule::Sgd { anchor })
             }
             Choice::Policy => {
+                let changes = flat(standardised(computed))?;
+                learner.decided.insert(CHANGES.into(), changes);
                 let mut rng = generator(self.config.seed, &[9]);
                 for (name, value) in
                     self.policy
@@ -173,7 +184,7 @@ impl<'a> Selector<'a> {
             }
             Choice::Policy => {
                 let policy = &self.config.policy;
-                let scores = self.policy.scores(|name| learner.get(name), features)?;
+                let scores = self.policy_scores(learner, features)?;
                 let temperature = falling(policy.first_temperature, policy.last_temperature);
                 let drawn = (0..policy.draws).map(|i| draw(&scores, temperature, &mut rng(i)));
                 let expected = expected_share(&scores, costs)?;
@@ -242,10 +253,7 @@ impl<'a> Selector<'a> {
         sizes: &[f64],
     ) -> Result<Vec<f32>> {
         match self.choice {
-            Choice::Policy => Ok(preferences(
-                &self.policy.scores(|name| learner.get(name), features)?,
-            )?
-            .to_vec1()?),
+            Choice::Policy => Ok(preferences(&self.policy_scores(learner, features)?)?.to_vec1()?),
             Choice::HardConcrete => {
                 // What survives of diff pruning is projected to the budget by size.
                 let alpha: Vec<f32> = learner.get(SCORES)?.to_vec1()?;

@@ -6,8 +6,8 @@ use rand::RngExt;
 use swr_core::package::Group as Kind;
 
 use super::training::{DELTA, GRIDS, Way, flat, mask};
-use super::{Adaptation, Fold};
-use crate::baselines::{Choice, Method};
+use super::{Adaptation, Fold, is_low_rank};
+use crate::baselines::Choice;
 use crate::checkpoint::Position;
 use crate::examples::Batch;
 use crate::fused::{Dropout, NormMode, Statistics};
@@ -67,7 +67,7 @@ impl Way<'_> {
 
     /// Place, name, rows and columns of the tensors whose differences are of low rank.
     pub(super) fn low_rank(&self) -> Vec<(usize, &str, [usize; 2])> {
-        if self.job.method != Method::LowRank {
+        if !is_low_rank(self.job.method, self.job.config) {
             return Vec::new();
         }
         let slots = self.frame.layout.slots().iter().enumerate();
@@ -81,7 +81,7 @@ impl Way<'_> {
     /// What the differences of a layer can be, where the published method is asked for another form than one number for every weight.
     pub(super) fn affine(&self) -> Option<Affine> {
         let other = self.job.method.choice() == Choice::Policy
-            && self.job.config.policy.form != Form::Additive;
+            && matches!(self.job.config.policy.form, Form::Affine | Form::Actions);
         let convolution = |name: &str| Kind::of(name) == Kind::Convolution;
         other.then(|| Affine::new(&self.frame.layout, convolution))
     }

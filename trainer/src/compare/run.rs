@@ -11,7 +11,9 @@ use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Task, TaskOptions};
 
 use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
-use crate::adapt::{Adaptation, Aids, CLASSIFIER, Frame, adapt, check_budget, observe};
+use crate::adapt::{
+    Adaptation, Aids, CLASSIFIER, Frame, adapt, check_budget, is_low_rank, observe,
+};
 use crate::architecture::Architecture;
 use crate::baselines::Method;
 use crate::checkpoint::Run;
@@ -262,7 +264,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         aids: &aids,
         progress: place.progress,
     };
-    let dense = if cell.method.starts_dense() {
+    let dense = if cell.method.starts_dense() && !is_low_rank(cell.method, &config) {
         // Under a budget on convolution weights, norms standardise by the batch.
         let norms = if matches!(cell.budget.limit(), Limit::ConvolutionShare(_)) {
             "batch"

@@ -12,7 +12,9 @@ use super::Units;
 /// Width of the policy's hidden layer, and of the vector that it may learn to see.
 const WIDTH: usize = 32;
 /// Numbers that describe a unit to the policy.
-const DESCRIPTION: usize = 4;
+const DESCRIPTION: usize = 7;
+/// How much the stage before changed every unit, `[units]`, of mean 0 and deviation 1; see [`Input::Description`].
+pub const CHANGES: &str = "policy.changes";
 
 /// What the scores are a function of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub enum Input {
     Table,
     /// Of a learned vector, by two layers.
     Vector,
-    /// Of the unit's cost, size and place, by two layers shared by all units.
+    /// Of the unit's cost, size, place, kind, and of how much it changed before, by two layers shared by all units.
     Description,
     /// Of the network's pooled features, averaged over the batch, by two layers. What is chosen in the end follows from their mean over a sample.
     Features,
@@ -34,6 +36,8 @@ pub enum Input {
 pub enum Form {
     /// `W + D`.
     Additive,
+    /// `W + L R` in 1x1 convolutions, of the rank in `baselines.rank`; `W + D` in others.
+    LowRank,
     /// `W + s_c W + b_c`, with a scale and a shift for every output channel `c`.
     Affine,
     /// One of both: the policy has three actions, to keep a unit, to scale it, or to replace it.
@@ -44,7 +48,7 @@ impl Form {
     /// The policy's actions.
     fn actions(self) -> usize {
         match self {
-            Self::Additive | Self::Affine => 2,
+            Self::Additive | Self::LowRank | Self::Affine => 2,
             Self::Actions => 3,
         }
     }
@@ -77,19 +81,22 @@ pub struct Policy {
 impl Policy {
     /// A policy over `units`.
     pub fn new(input: Input, form: Form, units: &Units) -> Result<Self> {
-        let (costs, sizes, count) = (units.costs(), units.sizes(), units.len());
+        let (costs, sizes, kinds, count) =
+            (units.costs(), units.sizes(), units.kinds(), units.len());
         let total: f64 = costs.iter().sum();
         let describe = |unit: usize| {
             let share = (costs[unit] / total.max(f64::MIN_POSITIVE)) as f32;
             let place = unit as f32 / count as f32;
-            [1.0, share, (sizes[unit] as f32).ln() / 10.0, place]
+            let [inputs, kernel] = kinds[unit].map(|n| (n as f32).ln() / 5.0);
+            let size = (sizes[unit] as f32).ln() / 10.0;
+            [1.0, share, size, place, inputs, kernel]
         };
         let description: Vec<f32> = (0..count).flat_map(describe).collect();
         Ok(Self {
             input,
             actions: form.actions(),
             units: count,
-            description: Tensor::from_vec(description, (count, DESCRIPTION), &Device::Cpu)?,
+            description: Tensor::from_vec(description, (count, DESCRIPTION - 1), &Device::Cpu)?,
         })
     }
 
@@ -131,7 +138,7 @@ impl Policy {
         Ok(variables)
     }
 
-    /// The scores, `[units, actions]`: column 0 speaks for keeping a unit, the others for changing it. `get` gives a variable, `features` is `[1, features]`.
+    /// The scores, `[units, actions]`: column 0 speaks for keeping a unit, the others for changing it. `get` gives a variable or [`CHANGES`], `features` is `[1, features]`.
     pub fn scores<'a>(
         &self,
         get: impl Fn(&str) -> Result<&'a Tensor>,
@@ -140,7 +147,9 @@ impl Policy {
         let input = match self.input {
             Input::Table => return Ok(get("policy.scores")?.clone()),
             Input::Vector => get("policy.vector")?.clone(),
-            Input::Description => self.description.clone(),
+            Input::Description => {
+                Tensor::cat(&[&self.description, &get(CHANGES)?.unsqueeze(1)?], 1)?
+            }
             Input::Features => features.clone(),
         };
         let hidden = input.matmul(&get("policy.hidden")?.t()?)?.tanh()?;
@@ -244,9 +253,12 @@ mod tests {
                 .map(|(name, value)| (*name, Var::from_tensor(value).unwrap()))
                 .collect();
             let features = Tensor::ones((1, 5), candle_core::DType::F32, &Device::Cpu).unwrap();
-            let scores = policy
-                .scores(|name| Ok(variables[name].as_tensor()), &features)
-                .unwrap();
+            let changes = Tensor::new(&[-1f32, 0.0, 1.0], &Device::Cpu).unwrap();
+            let get = |name: &str| match name {
+                CHANGES => Ok(&changes),
+                _ => Ok(variables[name].as_tensor()),
+            };
+            let scores = policy.scores(get, &features).unwrap();
             assert_eq!(scores.dims(), [3, actions], "{input:?}");
             let share: f32 = expected_share(&scores, units.costs())
                 .unwrap()

@@ -40,6 +40,8 @@ pub struct Units {
     costs: Vec<f64>,
     /// Weights of every unit.
     sizes: Vec<usize>,
+    /// Kind of every unit: input channels and places of the kernel of its first tensor, 1 and 1 where it has neither.
+    kinds: Vec<[usize; 2]>,
 }
 
 impl Units {
@@ -51,7 +53,7 @@ impl Units {
         let (open, closed) = (u32::MAX - 1, u32::MAX);
         let mut of = vec![closed; layout.weights()];
         let mut named = std::collections::BTreeSet::new();
-        let (mut costs, mut sizes) = (Vec::new(), Vec::new());
+        let (mut costs, mut sizes, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups {
             let first = costs.len();
             let mut units = None;
@@ -74,6 +76,9 @@ impl Units {
                 if costs.len() < first + count {
                     costs.resize(first + count, 0.0);
                     sizes.resize(first + count, 0);
+                    let inputs = slot.shape.get(1).copied().unwrap_or(1);
+                    let kernel = slot.shape.iter().skip(2).product();
+                    kinds.resize(first + count, [inputs, kernel]);
                 }
                 for (place, of) in of[slot.range.clone()].iter_mut().enumerate() {
                     *of = match group.level {
@@ -97,7 +102,12 @@ impl Units {
                 of => of,
             };
         }
-        Ok(Self { of, costs, sizes })
+        Ok(Self {
+            of,
+            costs,
+            sizes,
+            kinds,
+        })
     }
 
     /// No units: weights that change and weights that do not.
@@ -106,6 +116,7 @@ impl Units {
             of: open.iter().map(|open| u32::from(!open)).collect(),
             costs: Vec::new(),
             sizes: Vec::new(),
+            kinds: Vec::new(),
         }
     }
 
@@ -127,6 +138,11 @@ impl Units {
     /// Weights of every unit.
     pub fn sizes(&self) -> &[usize] {
         &self.sizes
+    }
+
+    /// Kind of every unit: input channels and places of the kernel of its first tensor, 1 and 1 where it has neither.
+    pub fn kinds(&self) -> &[[usize; 2]] {
+        &self.kinds
     }
 
     /// The unit of a weight, if it has a gate.
