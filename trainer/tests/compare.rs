@@ -194,7 +194,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
                 "--langs",
                 "aa",
                 "--budgets",
-                "10%",
+                "20%",
                 "--methods",
                 "head",
                 "--set",

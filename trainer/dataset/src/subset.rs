@@ -267,4 +267,23 @@ mod tests {
                 .all(|clip| matches!(&clip.source, Source::File(path) if path.starts_with("yy/0")))
         );
     }
+
+    #[test]
+    fn a_keyword_of_one_language_is_no_unknown_word_of_the_union() {
+        let (first, mut second) = (task("xx"), task("yy"));
+        let keyword = &first.train[0];
+        second.train.push(Clip {
+            label: second.unknown_label(),
+            ..keyword.clone()
+        });
+        let union = Task::union(&[first.clone(), second.clone()]);
+        let of_it = union
+            .train
+            .iter()
+            .filter(|clip| clip.source == keyword.source);
+        let labels: Vec<usize> = of_it.map(|clip| clip.label).collect();
+        assert_eq!(labels, [0]);
+        let all = first.train.len() + second.train.len() - 1;
+        assert_eq!(union.train.len(), all);
+    }
 }

@@ -238,3 +238,23 @@ fn is_depthwise(name: &str, shape: &[usize]) -> bool {
 pub(crate) fn is_pointwise(name: &str, shape: &[usize]) -> bool {
     Kind::of(name) == Kind::Convolution && shape[2..].iter().all(|side| *side == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_stage_begins_with_a_block() {
+        let block = |n: usize| {
+            let parts = ["conv.weight", "norm.scale", "norm.shift"];
+            parts.map(|part| (format!("block{n}.{part}"), vec![4, 4, 1, 1]))
+        };
+        let mut tensors: Vec<(String, Vec<usize>)> = (0..5).flat_map(block).collect();
+        tensors.push(("classifier.weight".into(), vec![3, 4]));
+        // Two thirds of 16 tensors lie within the fourth block.
+        let trained = Method::LastStage.trains(&tensors);
+        assert_eq!(trained.len(), 7);
+        assert!(trained.contains("block3.conv.weight") && trained.contains("classifier.weight"));
+        assert!(!trained.contains("block2.norm.shift"));
+    }
+}

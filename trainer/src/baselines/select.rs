@@ -108,3 +108,53 @@ fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
     }
     Ok(scores)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reparam::{Group, Level};
+
+    #[test]
+    fn random_weights_are_as_many_in_every_tensor_as_the_density_says() {
+        let shapes = [
+            ("a.conv.weight", 30),
+            ("a.norm.scale", 10),
+            ("a.norm.shift", 10),
+        ];
+        let shapes = shapes.map(|(name, weights)| (name.to_string(), vec![weights]));
+        let layout = Layout::new(shapes);
+        let group = |tensors: &[&str]| Group {
+            tensors: tensors.iter().map(|name| name.to_string()).collect(),
+            level: Level::Weight,
+        };
+        let groups = [
+            group(&["a.conv.weight"]),
+            group(&["a.norm.scale", "a.norm.shift"]),
+        ];
+        let units = Units::new(&layout, &groups, |_| 1.0).unwrap();
+        let density = [
+            ("a.conv.weight", 7),
+            ("a.norm.scale", 4),
+            ("a.norm.shift", 5),
+        ];
+        let density = density
+            .map(|(name, count)| (name.to_string(), count))
+            .into();
+        for seed in 0..20 {
+            let scores = as_dense(&Evidence {
+                seed,
+                units: &units,
+                layout: &layout,
+                delta: vec![],
+                differences: vec![],
+                curvature: vec![],
+                gradient: vec![],
+                rise: vec![],
+                density: &density,
+            });
+            let open: Vec<bool> = scores.unwrap().iter().map(|score| *score == 1.0).collect();
+            let count = |units: &[bool]| units.iter().filter(|open| **open).count();
+            assert_eq!((count(&open[..30]), count(&open[30..])), (7, 5));
+        }
+    }
+}
