@@ -173,8 +173,8 @@ fn every_method_runs_once_and_keeps_its_budget() {
         bytes.rows[count - 1].predictions
     );
 
-    // A joint network is of all languages of the benchmark, though one alone is asked for.
-    let benchmark = "[[runs]]\npurpose = \"joint\"\nlanguages = [\"aa\", \"bb\"]\nmethods = [\"joint\"]\nbudgets = [\"1500B\"]\nseeds = [1]\ntau = 1.0\n";
+    // A joint network is of all languages of the benchmark, though one alone is asked for; keywords that are named are the same as those that are found.
+    let benchmark = "[keywords]\naa = [\"one\", \"two\"]\n[[runs]]\npurpose = \"joint\"\nlanguages = [\"aa\", \"bb\"]\nmethods = [\"joint\"]\nbudgets = [\"1500B\"]\nseeds = [1]\ntau = 1.0\n";
     std::fs::write(at.join("joint.toml"), benchmark).expect("a benchmark");
     let alone = ["--benchmark", "joint.toml", "--langs", "aa"];
     let alone = [&common[..], &alone, &["--results", "joint.jsonl"]].concat();

@@ -121,3 +121,29 @@ impl Benchmark {
         cells
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_names_the_words_of_all_its_languages_and_no_run_twice() {
+        let plan = Benchmark::parse(include_str!("../../benchmark/plan.toml")).unwrap();
+        let cells = plan.cells();
+        let names: std::collections::BTreeSet<String> = cells.iter().map(Cell::name).collect();
+        assert_eq!(names.len(), cells.len());
+        for cell in &cells {
+            let words = plan.keywords.get(&cell.language).expect(&cell.language);
+            assert!(words.len() >= 2 && words.is_sorted(), "{}", cell.language);
+        }
+        assert_eq!(plan.languages_together(), ["ar", "zh"]);
+    }
+
+    #[test]
+    fn what_needs_another_method_comes_after_it() {
+        let runs = "[[runs]]\npurpose = \"order\"\nlanguages = [\"aa\"]\nmethods = [\"random-density\", \"swr\"]\nbudgets = [\"10%\"]\nseeds = [1]\ntau = 1.0\n";
+        let cells = Benchmark::parse(runs).unwrap().cells();
+        let methods: Vec<Method> = cells.iter().map(|cell| cell.method).collect();
+        assert_eq!(methods, [Method::Swr, Method::RandomDensity]);
+    }
+}
