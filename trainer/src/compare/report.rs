@@ -99,8 +99,8 @@ pub fn report(results: &Results, base: &Tensors) -> Result<String> {
     let contents: String = body
         .split("<h2 id=\"")
         .skip(1)
-        .filter_map(|rest| rest.split_once('"'))
-        .map(|(title, _)| format!("<li><a href=\"#{title}\">{title}</a>"))
+        .filter_map(|rest| rest.split_once("</h2>")?.0.split_once("\">"))
+        .map(|(id, title)| format!("<li><a href=\"#{id}\">{title}</a>"))
         .collect();
     Ok(format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
@@ -112,8 +112,8 @@ pub fn report(results: &Results, base: &Tensors) -> Result<String> {
 }
 
 fn heading(title: &str) -> String {
-    let title = escaped(title);
-    format!("<h2 id=\"{title}\">{title}</h2>")
+    let id = title.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    format!("<h2 id=\"{id}\">{}</h2>", escaped(title))
 }
 
 /// All that is told of one place.

@@ -32,7 +32,9 @@ pub(super) const LINEAR: Scale = Scale {
 /// Per cent, by orders of magnitude, from a tenth of one on.
 pub(super) const PER_CENT: Scale = Scale {
     place: |value| value.max(0.1).log10(),
-    ticks: &[0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0],
+    ticks: &[
+        0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0,
+    ],
 };
 
 /// Per cent that are right, by orders of magnitude of what is wrong, so that 90 and 95 are as far apart as 80 and 90.
