@@ -14,9 +14,8 @@ MODELS = Path("models")
 LANGUAGES = {
     "en": ("English", "test", "Real recordings (Speech Commands, and the English sources of the MSWC folder) and 2,800 project-made "
            "synthetic training clips (espeak-ng).", "24 known speakers, and clips whose speakers are not told"),
-    "ar": ("Modern Standard Arabic", "test", "Real recordings (Arabic Speech Commands, CC BY 4.0) and 1,600 project-made synthetic "
-           "training clips (espeak-ng).", "4 speakers"),
-    "zh": ("Mandarin", "test", "Real recordings (DSPSpeech-20, MIT) and 1,200 project-made synthetic training clips (espeak-ng). The training speakers are in the English base as well; the TEST "
+    "ar": ("Modern Standard Arabic", "test", "Real recordings (Arabic Speech Commands, CC BY 4.0).", "4 speakers"),
+    "zh": ("Mandarin", "test", "Real recordings (DSPSpeech-20, MIT). The training speakers are in the English base as well; the TEST "
            "speakers are in neither.", "3 speakers"),
     "de": ("German", "dev+test", "**Synthetic speech only** (espeak-ng): nothing here tells how well real voices are recognised.",
            "6 synthetic voices"),
@@ -87,8 +86,11 @@ def card(swr, data, language):
         most = sorted(report["changed_by_tensor"].items(), key=lambda pair: -pair[1])
         convolutions = [f"`{t.removesuffix('.conv.weight')}` {n}" for t, n in most if t.endswith(".conv.weight")]
         lines += ["", "Convolution weights chosen by the gates, by tensor: " + ", ".join(convolutions) + ".", ""]
-        lines += ["## Command", "", "```sh", "cargo train synth clips --out target/synth",
-                  f"cargo train adapt --data ../shared/speech --extra target/synth --lang {language} --budget {inspected['budget']}", "```", ""]
+        adapt = f"--lang {language} --budget {inspected['budget']}"
+        command = [f"cargo train adapt --data ../shared/speech {adapt}"]
+        if "Synthetic" in origin:
+            command = ["cargo train synth clips --out target/synth", f"cargo train adapt --data ../shared/speech --extra target/synth {adapt}"]
+        lines += ["## Command", "", "```sh", *command, "```", ""]
     (MODELS / f"{'base' if base else language}.md").write_text("\n".join(lines))
     print(f"{language}: {percent(clips)} clips, {stream['found']}/{stream['expected']} in the stream, {stream['false_alarms']} false alarms")
 

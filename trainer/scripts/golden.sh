@@ -13,5 +13,5 @@ golden() {
 golden en en-us 130 stop stop
 golden de de 130 licht licht
 golden pl pl 130 stop stop
-golden ar ar 130 أسفل أسفل
-golden zh cmn-latn-pinyin 130 数字 shu4zi4
+golden ar ar 110 أعلى أعلى
+golden zh cmn-latn-pinyin 110 数字 shu4zi4
