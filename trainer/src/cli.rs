@@ -411,7 +411,8 @@ fn adapt_language(
     };
     // Before hours of training: a budget that cannot hold is refused now.
     check_budget(&base.tensors, &header)?;
-    check_method(config.method, &a.budget, &architecture, &base.tensors)?;
+    let whole = Counts::of(&base.tensors);
+    check_method(config.method, &a.budget, &architecture, &whole)?;
     let run = Run::open(work, resolved.clone(), common.restart)?;
     let adapted = adapt(&Adaptation {
         config,
@@ -463,7 +464,6 @@ fn adapt_language(
     write_report(&common.models, lang, &report)?;
     println!("development: {dev}");
     println!("threshold: {}", describe(calibrated));
-    let whole = Counts::of(&base.tensors);
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     println!(
         "budget {}: {used} of {} used; changed {} of {} convolution weights ({:.1} %), {} of {} of norms, {} of the classifier: as many as {:.1} % of the base's {}",
@@ -487,7 +487,7 @@ fn check_method(
     method: Method,
     budget: &Budget,
     network: &Architecture,
-    base: &Tensors,
+    base: &Counts,
 ) -> Result<()> {
     ensure!(
         !matches!(
@@ -503,10 +503,13 @@ fn check_method(
         Limit::FileBytes(_) => return Ok(()),
     };
     let tensors = network.tensors(1);
-    let trained = method.trains(&tensors).into_iter();
-    let trained = trained.filter(|name| kinds.contains(&Group::of(name)));
-    let least: usize = trained.map(|name| base[name].data.len()).sum();
-    let allowed = budget.allowed(&Counts::of(base));
+    let trained = method.trains(&tensors);
+    let changes = |name: &str| trained.contains(name) && kinds.contains(&Group::of(name));
+    let sizes = tensors.iter().filter(|(name, _)| changes(name));
+    let least: usize = sizes
+        .map(|(_, shape)| shape.iter().product::<usize>())
+        .sum();
+    let allowed = budget.allowed(base);
     ensure!(
         method.is_budgeted() || least <= allowed,
         "method {} changes {least} weights whatever the budget, and --budget {budget} allows {allowed}: give one in bytes, such as 8000B, or a method that chooses",

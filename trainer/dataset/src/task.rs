@@ -218,7 +218,8 @@ impl fmt::Display for Report {
 
 /// Builds the task of `language` from the data folder `data` and the further ones of the options. Opens tables and background recordings, no clips.
 ///
-/// Errors: folders and tables that are missing, empty or damaged, table entries without their file, a language without clips or without keywords.
+/// Errors: folders and tables that are missing, empty or damaged, table entries without their file, a language without clips or without keywords,
+/// one keyword alone in data with tables, keywords that clash or are called like another label.
 pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, DatasetError> {
     if language.is_empty()
         || !language
