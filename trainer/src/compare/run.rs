@@ -180,11 +180,11 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
 pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let results = read_results(place.results)?;
     let base = Base::read(place.models)?;
-    let mut shared = json!({"config": place.config, "base": base.manifest.tensors_sha256});
+    let mut given = json!({"config": place.config, "base": base.manifest.tensors_sha256});
     if !place.extra.is_empty() {
-        shared["extra"] = json!(place.extra);
+        given["extra"] = json!(place.extra);
     }
-    let settings = Digest::of_bytes(shared.to_string().as_bytes()).to_string();
+    let settings = Digest::of_bytes(given.to_string().as_bytes()).to_string();
     let differs = |row: &&Row| row.cell.tau == cell.tau && row.settings != settings;
     if let Some(row) = results.rows.iter().find(differs) {
         bail!(
@@ -216,14 +216,14 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let training_clips = language.training_clips();
     // A joint network is trained once for all languages that it is judged on, in as many times the bytes.
     let joint = cell.method == Method::Joint;
-    let shared = if joint { place.together.len() } else { 1 };
+    let served = if joint { place.together.len() } else { 1 };
     let trained = Cell {
         language: match joint {
             true => place.together.join("+"),
             false => cell.language.clone(),
         },
         budget: match cell.budget.limit() {
-            Limit::FileBytes(bytes) => format!("{}B", bytes * shared as u64).parse()?,
+            Limit::FileBytes(bytes) => format!("{}B", bytes * served as u64).parse()?,
             _ => cell.budget.clone(),
         },
         ..cell.clone()
@@ -298,9 +298,9 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let seconds = started.elapsed().as_secs_f64();
     let merged = to_package(&adapted.merged)?;
     // A file for several languages is a share of it for each.
-    let file_bytes = adapted.delta.sizes().total().div_ceil(shared);
+    let file_bytes = adapted.delta.sizes().total().div_ceil(served);
     let (allowed, used) = match cell.budget.limit() {
-        Limit::FileBytes(_) => (adapted.allowed / shared, file_bytes),
+        Limit::FileBytes(_) => (adapted.allowed / served, file_bytes),
         _ => (adapted.allowed, adapted.used),
     };
     let labels = language.labels.clone();

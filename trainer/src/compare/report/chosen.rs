@@ -1,6 +1,6 @@
 //! Which weights change: a map of the network, and what languages have in common.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::Result;
@@ -37,7 +37,10 @@ fn shares(rows: &[&Row], base: &Tensors) -> Vec<f64> {
 
 fn map(columns: &[(String, Vec<f64>)], base: &Tensors) -> Result<String> {
     let names = tensors(base).map(|(name, _)| name.trim_end_matches(".weight").to_string());
-    heat_map(columns, &names.collect::<Vec<_>>())
+    Ok(format!(
+        "<details><summary><b>Which weights change: share of every tensor, mean over seeds</b></summary>{}</details>",
+        heat_map(columns, &names.collect::<Vec<_>>())?
+    ))
 }
 
 /// The map of one place: a column for every method and budget.
@@ -50,10 +53,7 @@ pub(super) fn by_method(methods: &Seeds, base: &Tensors) -> Result<String> {
     if columns.is_empty() {
         return Ok(String::new());
     }
-    Ok(format!(
-        "<details><summary><b>Which weights change: share of every tensor, mean over seeds</b></summary>{}</details>",
-        map(&columns, base)?
-    ))
+    map(&columns, base)
 }
 
 /// What SWR changes for each language, beside each other, and how much of that they have in common.
@@ -100,7 +100,7 @@ pub(super) fn by_language(places: &BTreeMap<Place, Seeds>, base: &Tensors) -> Re
             let mean = |value: &dyn Fn(&Overlap) -> f64| mean(found.iter().map(value));
             format!("{:.2} ({:.2})", mean(&|o| o.found), mean(&|o| o.by_chance))
         };
-        let codes: BTreeSet<&String> = languages.keys().copied().collect();
+        let codes: Vec<&String> = languages.keys().copied().collect();
         write!(html, "<h3>Budget {budget}</h3><table><tr><th>")?;
         codes.iter().try_for_each(|b| write!(html, "<th>{b}"))?;
         for a in &codes {
@@ -112,11 +112,7 @@ pub(super) fn by_language(places: &BTreeMap<Place, Seeds>, base: &Tensors) -> Re
         html += "</table>";
         let column = |(code, rows): (&&String, &Vec<&Row>)| (code.to_string(), shares(rows, base));
         let columns: Vec<(String, Vec<f64>)> = languages.iter().map(column).collect();
-        write!(
-            html,
-            "<details><summary><b>Which weights change: share of every tensor, mean over seeds</b></summary>{}</details>",
-            map(&columns, base)?
-        )?;
+        html += &map(&columns, base)?;
     }
     Ok(html)
 }
