@@ -11,7 +11,7 @@ use swr_core::package::{
     Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed, check_labels,
 };
 
-use crate::adapt::{Adaptation, Aids, adapt, check_budget};
+use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
 use crate::architecture::{Architecture, TimePadding};
 use crate::base::train_base;
 use crate::baselines::Method;
@@ -390,6 +390,7 @@ fn adapt_language(
         "budget": a.budget,
         "training_clips": language.training_clips(),
         "base": base.manifest.tensors_sha256,
+        "training": TRAINING_VERSION,
     });
     let architecture = base.architecture()?;
     let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();

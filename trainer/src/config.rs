@@ -79,13 +79,16 @@ pub struct Probe {
 }
 
 /// What shares a gate, in methods that choose among weights: SWR, and those it is compared with; the published method and others choose among layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitSettings {
     /// In convolutions.
     pub convolutions: Level,
     /// In norms, whose scale and shift share gates in any case; where the budget is of convolution weights, they always change.
     pub norms: Level,
+    /// Under a budget in bytes, norms always change where the file has room for so many bytes for each of their weights, beside half a byte for each of
+    /// the classifier.
+    pub open_norms_bytes: f64,
     /// In the classifier, under a budget in bytes; else it always changes.
     pub classifier: Level,
 }
@@ -136,13 +139,15 @@ pub struct PolicySettings {
 pub struct BaselineSettings {
     /// Rank of low-rank differences, of the published method too if it is asked for that form.
     pub rank: usize,
+    /// Factor of the gates' mean size in the loss of TAPS.
+    pub taps_penalty: f64,
 }
 
 /// The grids that differences are stored on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GridSettings {
-    /// Steps of a changed weight, root mean square, under a budget in bytes that not everything fits into.
+    /// Steps of a changed weight, in the median, under a budget in bytes that not everything fits into.
     pub levels: f64,
     /// The same under a budget in weights, where bytes do not count.
     pub fine_levels: f64,
@@ -202,6 +207,22 @@ impl AdaptConfig {
                 "{name} = {value}: expected above 0"
             );
         }
+        for (name, value) in [
+            ("gates.learning_rate", self.gates.learning_rate),
+            ("policy.learning_rate", self.policy.learning_rate),
+            ("policy.penalty_weight", self.policy.penalty_weight),
+            ("baselines.taps_penalty", self.baselines.taps_penalty),
+            ("units.open_norms_bytes", self.units.open_norms_bytes),
+        ] {
+            ensure!(
+                value >= 0.0 && value.is_finite(),
+                "{name} = {value}: expected at least 0"
+            );
+        }
+        ensure!(
+            self.baselines.rank > 0,
+            "baselines.rank = 0: expected at least 1"
+        );
         Ok(())
     }
 }

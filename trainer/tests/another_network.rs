@@ -55,6 +55,30 @@ fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
     right as f64 / clips as f64
 }
 
+/// Of a matrix with so many columns, by power iteration.
+fn largest_singular_value(matrix: &[f64], columns: usize) -> f64 {
+    let mut v: Vec<f64> = (0..columns).map(|i| 1.0 + 0.1 * i as f64).collect();
+    let mut size = 0.0;
+    for _ in 0..200 {
+        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        v.iter_mut().for_each(|x| *x /= norm);
+        let rows = matrix.chunks(columns);
+        let u: Vec<f64> = rows
+            .map(|row| row.iter().zip(&v).map(|(a, b)| a * b).sum())
+            .collect();
+        size = u.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let column = |c: usize| {
+            matrix
+                .chunks(columns)
+                .zip(&u)
+                .map(|(row, u)| row[c] * u)
+                .sum()
+        };
+        v = (0..columns).map(column).collect();
+    }
+    size
+}
+
 #[test]
 fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -196,6 +220,26 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
         assert!(
             found >= least,
             "{method:?} {budget}: {found}, the classifier alone {head}"
+        );
+    }
+    // What is of low rank in training is so in the file, but for rounding.
+    let adapted = run(&second, &base, Method::LowRank, "100%").expect("a delta");
+    let merged = merge(&base, &adapted.delta).expect("a merge");
+    let pointwise = base
+        .keys()
+        .filter(|name| name.ends_with("pointwise.conv.weight"));
+    for name in pointwise {
+        let pairs = merged[name].data.iter().zip(&base[name].data);
+        let change: Vec<f64> = pairs.map(|(a, b)| f64::from(a - b)).collect();
+        let sizes = change.iter().map(|d| d.abs()).filter(|d| *d > 1e-7);
+        let step = sizes.fold(f64::INFINITY, f64::min);
+        let whole: f64 = change.iter().map(|d| d * d).sum();
+        let rounding = 0.25 * step * step * change.len() as f64;
+        assert!(whole > 20.0 * rounding, "{name} changes too little to tell");
+        let left = whole - largest_singular_value(&change, network.channels).powi(2);
+        assert!(
+            left <= rounding,
+            "{name}: {left} is not of rank 1, rounding explains {rounding}"
         );
     }
     for lacking in ["classifier.weight", "block1.pointwise.conv.weight"] {

@@ -143,13 +143,13 @@ fn every_method_runs_once_and_keeps_its_budget() {
         "swr,magnitude,full,joint,random-density",
     ];
 
-    // Bytes: no file is larger, and none is more than a unit smaller.
+    // Bytes: no file is larger, and none is more than a byte smaller than what is kept free for the thresholds' own.
     let bytes = run(FEW);
     for row in &bytes.rows[all.len()..] {
         assert!(row.used <= 1_500, "{}: {} bytes", row.cell.name(), row.used);
         if row.cell.method != Method::Joint {
             assert_eq!(row.used, row.file_bytes);
-            assert!(row.used >= 1_490, "{}: {} bytes", row.cell.name(), row.used);
+            assert!(row.used >= 1_498, "{}: {} bytes", row.cell.name(), row.used);
         }
     }
     // A word of one language is not another's.
@@ -319,6 +319,16 @@ fn every_method_runs_once_and_keeps_its_budget() {
         (["--langs", "xx", "--budgets", "10%"], "xx"),
         (["--langs", "aa", "--budgets", "100B"], "give at least"),
         (["--langs", "aa", "--methods", "best"], "best"),
+        (["--langs", "aa", "--folds", "1"], "no speaker to train on"),
+        (["--langs", "aa", "--folds", "90"], "to judge on"),
+        (
+            ["--langs", "aa", "--clips-per-word", "0"],
+            "expected at least 1",
+        ),
+        (
+            ["--benchmark", "joint.toml", "--langs", "cc"],
+            "none of the runs",
+        ),
     ] {
         let (_, said, code) = swr_train(
             &[

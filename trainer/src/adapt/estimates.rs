@@ -33,16 +33,22 @@ impl Way<'_> {
         let fold = frame.fold(&learner.running)?;
         let standard = self.standard(learner, start, &everything)?;
         let mut curvature = Vec::new();
-        if matches!(method, Method::Fisher | Method::Taylor) {
-            curvature = self.curvature(&fold, &standard)?;
-        }
-        let mut gradient = Vec::new();
-        if method == Method::FirstGradient {
+        // The base with a classifier: where some say what is to change before anything is trained.
+        let first = || -> Result<Vec<f32>> {
             let mut first = frame.base.clone();
             for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
                 first[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
             }
-            gradient = self.mean_gradient(&first)?;
+            Ok(first)
+        };
+        if method == Method::Fisher {
+            curvature = self.curvature(&fold, &fold.standard(&first()?))?;
+        } else if method == Method::Taylor {
+            curvature = self.curvature(&fold, &standard)?;
+        }
+        let mut gradient = Vec::new();
+        if method == Method::FirstGradient {
+            gradient = self.mean_gradient(&first()?)?;
         }
         let mut rise = Vec::new();
         if method == Method::Sensitivity {
@@ -211,17 +217,38 @@ pub fn observe(
     sample: &Examples,
     batch: usize,
 ) -> Result<NormStatistics> {
+    let mode = |statistics: &Statistics| NormMode::Observe(statistics.clone());
+    mean_statistics(network, &flat(deployed)?, sample, batch, mode)
+}
+
+/// The same of weights in standard coordinates, whose norms standardise by the batch.
+pub(super) fn statistics_of(
+    network: &dyn Network,
+    standard: &Tensor,
+    sample: &Examples,
+    batch: usize,
+) -> Result<NormStatistics> {
+    mean_statistics(network, standard, sample, batch, NormMode::batch_into)
+}
+
+fn mean_statistics(
+    network: &dyn Network,
+    weights: &Tensor,
+    sample: &Examples,
+    batch: usize,
+    mode: impl Fn(&Statistics) -> NormMode,
+) -> Result<NormStatistics> {
     let statistics = Statistics::default();
     let pass = Pass {
-        mode: NormMode::Observe(statistics.clone()),
+        mode: mode(&statistics),
         ..Pass::evaluation()
     };
-    let (weights, mut mean, mut batches) = (flat(deployed)?, NormStatistics::new(), 0usize);
+    let (mut mean, mut batches) = (NormStatistics::new(), 0usize);
     for_each_plain_batch(sample, batch, |batch| {
         if batches == OBSERVED_BATCHES {
             return Ok(());
         }
-        network.pooled(&weights, &batch.log_mel, &pass)?;
+        network.pooled(weights, &batch.log_mel, &pass)?;
         batches += 1;
         for (name, (means, variances)) in statistics.take() {
             let total = mean

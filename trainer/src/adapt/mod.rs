@@ -2,8 +2,8 @@
 //! chosen weights, and one that tunes them on the grids of the delta. Then the packed delta, which never exceeds its budget.
 //!
 //! All methods of [`crate::baselines`] take this way, with the same number of epochs; they differ in what they may train and how they select.
-//! Under a budget on convolution weights, norms and classifier always change, and norms standardise by the batch until the last stage. Under one on all
-//! weights or on bytes, norms are gated as well, and are in the form that is stored from the beginning.
+//! Where all norms always change, as under a budget on convolution weights, they standardise by the batch until the last stage. Where they are gated or
+//! fixed, they are in the form that is stored from the beginning.
 
 mod estimates;
 mod fit;
@@ -31,6 +31,9 @@ use crate::network::{Network, Weights};
 use crate::progress::Progress;
 use crate::reparam::policy::Form;
 use crate::weights::from_package;
+
+/// To be raised with every change to what training computes: results of other versions are not mixed, and what they made is made again.
+pub const TRAINING_VERSION: u32 = 2;
 
 /// A language to be added, and how.
 #[derive(Clone, Copy)]
@@ -87,6 +90,21 @@ fn no_tensor(name: &str) -> String {
     )
 }
 
+/// Bytes of a file in which nothing changes, and weights of its classifier.
+fn empty_file(base: &Tensors, header: &DeltaHeader) -> Result<(usize, usize)> {
+    let mut tensors = base.clone();
+    let mut classifier = 0;
+    for name in CLASSIFIER {
+        let tensor = tensors.get_mut(name).with_context(|| no_tensor(name))?;
+        tensor.shape[0] = header.labels.len();
+        tensor.data = vec![0.0; tensor.shape.iter().product()];
+        classifier += tensor.data.len();
+    }
+    let nothing = |_: &str| Precision::Multiples(1.0);
+    let empty = Delta::build_by(base, &tensors, header.clone(), &nothing)?;
+    Ok((empty.sizes().total(), classifier))
+}
+
 /// Refuses a budget that cannot be kept, with what would work; gives what it allows, in its own unit.
 pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
     let budget = header
@@ -115,18 +133,9 @@ pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
             );
         }
         Limit::FileBytes(_) => {
+            let (empty, classifier) = empty_file(base, header)?;
             // One bit a weight of the classifier is the least that tells labels apart.
-            let mut tensors = base.clone();
-            for name in CLASSIFIER {
-                let tensor = tensors.get_mut(name).with_context(|| no_tensor(name))?;
-                tensor.shape[0] = classes;
-                tensor.data = vec![0.0; tensor.shape.iter().product()];
-            }
-            let nothing = |_: &str| Precision::Multiples(1.0);
-            let empty = Delta::build_by(base, &tensors, header.clone(), &nothing)?
-                .sizes()
-                .total();
-            let least = empty + classes * width / 8;
+            let least = empty + classifier / 8;
             ensure!(
                 allowed >= least,
                 "--budget {budget}: labels, digests and signature take {empty} bytes, and a classifier of {classes} labels at least {} more; give at least {least}B",
@@ -176,6 +185,15 @@ pub fn adapt(job: &Adaptation) -> Result<Adapted> {
 pub(crate) fn is_low_rank(method: Method, config: &AdaptConfig) -> bool {
     let form = method.choice() == Choice::Policy && config.policy.form == Form::LowRank;
     form || method == Method::LowRank
+}
+
+/// Whether norms standardise by the batch in the dense stage, or are in the form that is stored: dense stages that differ in it cannot be shared.
+///
+/// # Errors
+/// Those of [`Frame::new`].
+pub fn batch_norms(job: &Adaptation) -> Result<bool> {
+    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
+    Way::new(job, &frame, 0)?.batch_norms()
 }
 
 /// Runs the dense stage alone, which methods that begin alike share.

@@ -30,11 +30,11 @@ const MANY_UNITS: usize = 5_000;
 /// Diff pruning (arXiv 2012.07463, section 3.1): the hard-concrete distribution is stretched to this interval, and its logits begin here.
 const STRETCH: (f64, f64) = (-1.5, 1.5);
 const HARD_CONCRETE_START: f32 = 5.0;
+/// Factor of their expected share in the loss.
+const HARD_CONCRETE_PENALTY: f64 = 5.0;
 /// TAPS (arXiv 2203.16708, and its code): gates are open from this score on, and begin above it.
 const TAPS_THRESHOLD: f64 = 0.1;
 const TAPS_START: f32 = 0.15;
-/// Factor of their mean size in the loss: with it alone, scores fall below the threshold towards the end of the stage, so that what the loss wants stays above.
-const TAPS_PENALTY: f64 = 0.5;
 
 /// What one step's gates are.
 pub(super) struct Drawn {
@@ -212,7 +212,7 @@ impl<'a> Selector<'a> {
                 let shares: Vec<f32> = costs.iter().map(|cost| (cost / total) as f32).collect();
                 let expected =
                     (&p * Tensor::from_vec(shares, costs.len(), &Device::Cpu)?)?.sum_all()?;
-                let extra = (expected * self.config.policy.penalty_weight)?;
+                let extra = (expected * HARD_CONCRETE_PENALTY)?;
                 Ok(Drawn {
                     gates: vec![vec![gate]],
                     extra: Some(extra),
@@ -223,7 +223,7 @@ impl<'a> Selector<'a> {
                 let s = learner.get(SCORES)?;
                 let open = s.ge(TAPS_THRESHOLD)?.to_dtype(s.dtype())?;
                 let gate = ((&open - s.detach())? + s)?;
-                let extra = (s.abs()?.mean_all()? * TAPS_PENALTY)?;
+                let extra = (s.abs()?.mean_all()? * self.config.baselines.taps_penalty)?;
                 Ok(Drawn {
                     gates: vec![vec![gate]],
                     extra: Some(extra),
@@ -255,7 +255,7 @@ impl<'a> Selector<'a> {
         match self.choice {
             Choice::Policy => Ok(preferences(&self.policy_scores(learner, features)?)?.to_vec1()?),
             Choice::HardConcrete => {
-                // What survives of diff pruning is projected to the budget by size.
+                // What survives of diff pruning is projected to the budget by size; where that leaves room, what is nearest to survive follows.
                 let alpha: Vec<f32> = learner.get(SCORES)?.to_vec1()?;
                 let (low, high) = STRETCH;
                 let gate = |alpha: &f32| {
@@ -264,7 +264,10 @@ impl<'a> Selector<'a> {
                 Ok(alpha
                     .iter()
                     .zip(sizes)
-                    .map(|(alpha, size)| (gate(alpha).powi(2) * size) as f32)
+                    .map(|(alpha, size)| match gate(alpha) {
+                        0.0 => alpha.min(0.0),
+                        gate => (gate.powi(2) * size) as f32,
+                    })
                     .collect())
             }
             _ => Ok(learner.get(SCORES)?.to_vec1()?),

@@ -105,9 +105,6 @@ impl Way<'_> {
 
     /// The differences as a flat vector: of every weight's own, of scaled channels where that is decided, or of low rank.
     pub(super) fn delta(&self, learner: &Learner) -> Result<Tensor> {
-        if learner.decided.contains_key(GRIDS) {
-            return Ok(learner.get(DELTA)?.clone());
-        }
         let delta = self.own_delta(learner)?;
         match learner.decided.get(SCALED) {
             Some(scaled) => {

@@ -2,23 +2,22 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
-use swr_core::package::{Delta, Group, Limit, Precision, Steps};
+use swr_core::package::{Counts, Delta, Group, Limit, Precision, Steps};
 
-use super::estimates::observe;
+use super::estimates::{observe, statistics_of};
 use super::fit::Packer;
 use super::probe::probe;
 use super::select::Selector;
 use super::stage::{Coordinates, Step};
-use super::{Adaptation, CLASSIFIER, Fold, Frame};
-use crate::baselines::select::scores;
+use super::{Adaptation, CLASSIFIER, Fold, Frame, empty_file};
+use crate::baselines::select::{open_units, scores};
 use crate::baselines::{Choice, Method};
 use crate::checkpoint::Position;
 use crate::examples::Examples;
 use crate::learner::{Learner, Rule};
 use crate::network::initial_weights_of;
-use crate::reparam::Units;
-use crate::reparam::choose::{choose, knapsack};
 use crate::reparam::quantise::Grids;
+use crate::reparam::{Level, Units};
 use crate::train::Schedule;
 
 pub(super) const DELTA: &str = "delta";
@@ -30,6 +29,8 @@ const MASK: &str = "mask";
 const FINAL_MASK: &str = "final mask";
 pub(super) const GRIDS: &str = "grids";
 const CURVATURE: &str = "curvature";
+/// Bits of a dense delta's norms and classifier, beside the sign.
+const INT8: u32 = 7;
 /// Stages, in order.
 const DENSE: usize = 0;
 pub(super) const SELECT: usize = 1;
@@ -63,6 +64,7 @@ impl<'a> Way<'a> {
             &tensors,
             budget.limit(),
             job.config.units,
+            always_norms(job)?,
             job.config.policy.by_block,
         );
         Ok(Self {
@@ -193,15 +195,23 @@ impl<'a> Way<'a> {
         })
     }
 
-    /// Whether norms standardise by the batch until the last stage. They do where they always change; where they are gated, a weight that does not change
-    /// must mean what it means in the base. Weights that nobody trained yet have no statistics that would hold.
-    fn batch_norms(&self) -> bool {
-        matches!(self.limit, Limit::ConvolutionShare(_)) || self.job.method == Method::Scratch
+    /// Whether norms standardise by the batch until the last stage. They do where all of them always change; where they are gated or fixed, or a file is
+    /// too small for all of them, a weight that does not change must mean what it means in the base. Weights that nobody trained yet have no statistics
+    /// that would hold.
+    pub(super) fn batch_norms(&self) -> Result<bool> {
+        let open = self.units.mask(&vec![false; self.units.len()]);
+        let norms = self.frame.layout.by_tensor(is_norm);
+        let all = open.iter().zip(norms).all(|(open, norm)| *open || !norm);
+        Ok(match self.job.method {
+            Method::Scratch => true,
+            Method::HeadStatistics => always_norms(self.job)?,
+            _ => all && always_norms(self.job)?,
+        })
     }
 
     /// The coordinates of the stages before the last.
     fn coordinates(&self, start: &Tensor, learner: &Learner) -> Result<Coordinates> {
-        if self.batch_norms() {
+        if self.batch_norms()? {
             return Ok(Coordinates::Batch(start.clone()));
         }
         Ok(Coordinates::Deployed(
@@ -270,7 +280,7 @@ impl<'a> Way<'a> {
             train(&mut learner, SELECT, "select", &config.select)?;
         }
         let mut last = config.quantise.clone();
-        if self.batch_norms() || !method.trains_on_grids() {
+        if self.batch_norms()? || !method.trains_on_grids() {
             train(&mut learner, TUNE, "tune", &config.tune)?;
         } else {
             // In the form that is stored already.
@@ -282,8 +292,14 @@ impl<'a> Way<'a> {
         if method == Method::MagnitudeOnce {
             let scores = scores(method, &self.evidence(&learner, &start)?)?;
             let allowed = self.unit_budget(&learner, &start, &scores)?;
-            let open = self.open(&scores, allowed);
+            let open = open_units(method, &scores, self.units.costs(), allowed);
             chosen = mask(&self.units.mask(&open))?;
+            if self.batch_norms()? {
+                // What enters the norms is no longer what training ended with.
+                let standard = flat(&self.standard(&learner, &start, &chosen)?)?;
+                let (network, batch) = (self.job.network, config.dense.batch);
+                learner.running = statistics_of(network, &standard, &self.sample, batch)?;
+            }
         }
 
         // From here on in the form that is stored, by the statistics that training ended with.
@@ -297,9 +313,12 @@ impl<'a> Way<'a> {
             let standard = self.standard(&learner, &base, &learner.decided[FINAL_MASK])?;
             let deployed: Vec<f32> = fold.deployed(&flat(&standard)?, None)?.to_vec1()?;
             let header = self.job.header.clone();
-            let precision = Precision::Quantised(bits, Steps::Even);
+            let precision = |name: &str| {
+                let convolution = Group::of(name) == Group::Convolution;
+                Precision::Quantised(if convolution { bits } else { INT8 }, Steps::Even)
+            };
             let tuned = self.frame.tensors(&deployed);
-            return Ok(Delta::build(self.job.base, &tuned, header, precision)?);
+            return Ok(Delta::build_by(self.job.base, &tuned, header, &precision)?);
         }
         if method.trains_on_grids() {
             self.quantise(&mut learner, reached, &fold, &base, &last)?;
@@ -358,31 +377,10 @@ impl<'a> Way<'a> {
             }
             scores = self.select(learner, reached, at, &selector)?;
         }
-        let open = self.open(&scores, allowed);
+        let open = open_units(method, &scores, self.units.costs(), allowed);
         let mask = mask(&self.units.mask(&open))?;
         learner.decided.insert(MASK.into(), mask.clone());
         Ok(mask)
-    }
-
-    /// What is opened: by rank, or the best of all choices where a method says what a unit is worth.
-    fn open(&self, scores: &[f32], allowed: f64) -> Vec<bool> {
-        let costs = self.units.costs();
-        let worth: Vec<f64> = match self.job.method.choice() {
-            // Most of what the policy would change.
-            Choice::Policy => {
-                let p = |score: &f32| 1.0 / (1.0 + (-f64::from(*score)).exp());
-                scores
-                    .iter()
-                    .zip(costs)
-                    .map(|(s, cost)| cost * p(s))
-                    .collect()
-            }
-            Choice::Scored if self.job.method == Method::Sensitivity => {
-                scores.iter().map(|rise| f64::from(*rise)).collect()
-            }
-            _ => return choose(scores, costs, allowed),
-        };
-        knapsack(&worth, costs, allowed)
     }
 
     /// Moves the deltas into the coordinates of `fold`, and decides what is stored and on which grids.
@@ -400,11 +398,9 @@ impl<'a> Way<'a> {
         let packer = self.packer(fold, &standard, &curvature);
         let mut open = self.stored(chosen)?;
         let grids = if self.by_bytes() {
-            // Norms whose gates are shut may still change, if that matters enough.
-            let norms = self.frame.layout.by_tensor(is_norm);
-            let may = open.iter().zip(norms).map(|(open, norm)| *open || norm);
-            let importance = packer.importance().into_iter().zip(may);
-            let importance = importance.map(|(i, may)| if may { i } else { 0.0 });
+            // Of the chosen units, those that matter most for what they cost.
+            let importance = packer.importance().into_iter().zip(&open);
+            let importance = importance.map(|(i, open)| if *open { i } else { 0.0 });
             let by_unit = self.units.sum(&importance.collect::<Vec<f32>>());
             let score = |sum: &f64| match *sum > 0.0 {
                 true => *sum as f32,
@@ -555,6 +551,21 @@ impl<'a> Way<'a> {
             extra: None,
         })
     }
+}
+
+/// Whether norms change whatever is chosen.
+fn always_norms(job: &Adaptation) -> Result<bool> {
+    let budget = job.header.budget.as_ref().context("a budget")?;
+    Ok(match budget.limit() {
+        Limit::ConvolutionShare(_) => true,
+        Limit::AllShare(_) => job.config.units.norms == Level::Open,
+        Limit::FileBytes(bytes) => {
+            let (empty, classifier) = empty_file(job.base, job.header)?;
+            let norms = Counts::of(job.base).norms as f64;
+            let least = empty as f64 + 0.5 * classifier as f64;
+            bytes as f64 >= least + job.config.units.open_norms_bytes * norms
+        }
+    })
 }
 
 fn is_norm(tensor: &str) -> bool {

@@ -164,12 +164,13 @@ impl Method {
         trained.map(|(_, (name, _))| name.as_str()).collect()
     }
 
-    /// What shares a gate. Under a budget on convolution weights, norms and classifier always change.
+    /// What shares a gate; norms, where they do not `always_norms` change, and the classifier under a budget in bytes only.
     pub fn groups(
         self,
         tensors: &[(String, Vec<usize>)],
         limit: Limit,
         units: UnitSettings,
+        always_norms: bool,
         by_block: bool,
     ) -> Vec<Group> {
         let trained = self.trains(tensors);
@@ -178,23 +179,26 @@ impl Method {
             convolutions,
             norms,
             classifier,
+            ..
         } = match self.choice() {
             Choice::Fixed => UnitSettings {
                 convolutions: Level::Open,
                 norms: Level::Open,
                 classifier: Level::Open,
+                ..units
             },
             _ if self.chooses_layers() => UnitSettings {
                 convolutions: Level::Layer,
                 norms: Level::Layer,
                 classifier: Level::Open,
+                ..units
             },
             _ => units,
         };
-        let (norms, classifier) = match limit {
-            Limit::ConvolutionShare(_) => (Level::Open, Level::Open),
-            Limit::AllShare(_) => (norms, Level::Open),
-            Limit::FileBytes(_) => (norms, classifier),
+        let norms = if always_norms { Level::Open } else { norms };
+        let classifier = match limit {
+            Limit::FileBytes(_) => classifier,
+            _ => Level::Open,
         };
         let mut groups: Vec<Group> = Vec::new();
         for (name, _) in tensors {

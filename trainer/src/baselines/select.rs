@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::Method;
+use super::{Choice, Method};
 use crate::random::generator;
+use crate::reparam::choose::{choose, knapsack};
 use crate::reparam::{Layout, Units};
 
 /// What a score may be computed from; what a method does not need may be empty.
@@ -64,6 +65,21 @@ pub fn scores(method: Method, evidence: &Evidence) -> Result<Vec<f32>> {
     Ok(units.sum(&by_weight).iter().map(|s| *s as f32).collect())
 }
 
+/// What is opened of units with these scores and costs: by rank, or the best of all choices where a method says what a unit is worth.
+pub fn open_units(method: Method, scores: &[f32], costs: &[f64], allowed: f64) -> Vec<bool> {
+    let worth: Vec<f64> = match method.choice() {
+        // Most of what the policy would change.
+        Choice::Policy => {
+            let p = |score: &f32| 1.0 / (1.0 + (-f64::from(*score)).exp());
+            let pairs = scores.iter().zip(costs);
+            pairs.map(|(score, cost)| cost * p(score)).collect()
+        }
+        _ if method == Method::Sensitivity => scores.iter().map(|rise| f64::from(*rise)).collect(),
+        _ => return choose(scores, costs, allowed),
+    };
+    knapsack(&worth, costs, allowed)
+}
+
 /// Scores by which random units are opened, of every tensor as many as the density says: 1 for these, less for all others.
 fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
     let Evidence {
@@ -113,6 +129,49 @@ fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
 mod tests {
     use super::*;
     use crate::reparam::{Group, Level};
+
+    #[test]
+    fn scores_are_what_their_methods_are_named_for() {
+        let layout = Layout::new([("a.conv.weight".to_string(), vec![4])]);
+        let group = Group {
+            tensors: vec!["a.conv.weight".into()],
+            level: Level::Weight,
+        };
+        let units = Units::new(&layout, &[group], |_| 1.0).unwrap();
+        let evidence = Evidence {
+            seed: 1,
+            units: &units,
+            layout: &layout,
+            delta: vec![-3.0, 1.0, 2.0, 0.0],
+            differences: vec![1.0, 2.0, -1.0, 0.0],
+            curvature: vec![1.0, 2.0, 3.0, 4.0],
+            gradient: vec![0.0, 1.0, -2.0, 1.0],
+            rise: vec![0.5, -0.5, 0.0, 1.0],
+            density: &BTreeMap::new(),
+        };
+        for (method, expected) in [
+            (Method::Magnitude, [9.0, 1.0, 4.0, 0.0]),
+            (Method::MagnitudeOnce, [9.0, 1.0, 4.0, 0.0]),
+            (Method::Fisher, [1.0, 2.0, 3.0, 4.0]),
+            (Method::Taylor, [1.0, 8.0, 3.0, 0.0]),
+            (Method::FirstGradient, [0.0, 1.0, 4.0, 1.0]),
+            (Method::Sensitivity, [0.5, -0.5, 0.0, 1.0]),
+        ] {
+            assert_eq!(scores(method, &evidence).unwrap(), expected, "{method:?}");
+        }
+        assert!(scores(Method::RandomDensity, &evidence).is_err());
+    }
+
+    #[test]
+    fn what_is_worth_most_together_is_opened() {
+        // A large unit of little worth each, and small ones of more.
+        let (scores, costs) = ([0.4, 0.3, 0.3, -1.0], [4.0, 2.0, 2.0, 1.0]);
+        let open = |method| open_units(method, &scores, &costs, 4.0);
+        assert_eq!(open(Method::Sensitivity), [false, true, true, false]);
+        // By rank, the largest comes first; the policy's would change as much with the two.
+        assert_eq!(open(Method::Taylor), [true, false, false, false]);
+        assert_eq!(open(Method::SwrLayers), [true, false, false, false]);
+    }
 
     #[test]
     fn random_weights_are_as_many_in_every_tensor_as_the_density_says() {

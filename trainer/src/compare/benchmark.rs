@@ -17,6 +17,9 @@ pub struct Benchmark {
     /// TRAIN clips.
     #[serde(default)]
     pub keywords: BTreeMap<String, Vec<String>>,
+    /// At most so many keywords a language where none are named: those with the most TRAIN clips.
+    #[serde(default)]
+    pub most_keywords: Option<usize>,
     /// Languages that unknown words are drawn from; all that are there if absent.
     #[serde(default)]
     pub unknown_languages: Option<Vec<String>>,
@@ -43,9 +46,6 @@ pub struct Runs {
     /// Speaker folds of TRAIN and DEV to judge on instead of TEST; 0: TEST.
     #[serde(default)]
     pub folds: usize,
-    /// Only the first so many of these folds.
-    #[serde(default)]
-    pub only_folds: Option<usize>,
     /// Training clips a keyword; all if absent.
     #[serde(default)]
     pub clips_per_word: Option<usize>,
@@ -55,7 +55,13 @@ impl Benchmark {
     /// Reads a benchmark from TOML.
     pub fn parse(text: &str) -> Result<Self> {
         let benchmark: Self = toml::from_str(text).context("not a benchmark")?;
-        for runs in &benchmark.runs {
+        benchmark.check()?;
+        Ok(benchmark)
+    }
+
+    /// Refuses runs that cannot be.
+    pub fn check(&self) -> Result<()> {
+        for runs in &self.runs {
             for (what, empty) in [
                 ("languages", runs.languages.is_empty()),
                 ("methods", runs.methods.is_empty()),
@@ -68,8 +74,18 @@ impl Benchmark {
                     runs.purpose
                 );
             }
+            ensure!(
+                runs.folds != 1,
+                "runs \"{}\": folds = 1 leaves no speaker to train on; expected 2 or more, or 0 for TEST",
+                runs.purpose
+            );
+            ensure!(
+                runs.clips_per_word != Some(0),
+                "runs \"{}\": clips_per_word = 0: expected at least 1",
+                runs.purpose
+            );
         }
-        Ok(benchmark)
+        Ok(())
     }
 
     /// The languages that a joint network is trained on, whichever of them is judged.
@@ -91,7 +107,7 @@ impl Benchmark {
             methods.sort_by_key(|method| *method == Method::RandomDensity);
             let splits: Vec<String> = match runs.folds {
                 0 => vec!["test".into()],
-                folds => (0..runs.only_folds.unwrap_or(folds).min(folds))
+                folds => (0..folds)
                     .map(|i| format!("fold {}/{folds}", i + 1))
                     .collect(),
             };
@@ -137,6 +153,25 @@ mod tests {
             assert!(words.len() >= 2 && words.is_sorted(), "{}", cell.language);
         }
         assert_eq!(plan.languages_together(), ["ar", "zh"]);
+    }
+
+    #[test]
+    fn the_plan_for_the_full_collections_takes_words_by_their_number() {
+        let plan = Benchmark::parse(include_str!("../../benchmark/mswc.toml")).unwrap();
+        assert!(plan.keywords.is_empty() && plan.most_keywords == Some(20));
+        assert!(plan.cells().iter().any(|cell| cell.language == "zh-CN"));
+    }
+
+    #[test]
+    fn runs_that_cannot_be_are_refused() {
+        let runs = "[[runs]]\npurpose = \"x\"\nlanguages = [\"aa\"]\nmethods = [\"swr\"]\nbudgets = [\"10%\"]\nseeds = [1]\ntau = 1.0\n";
+        for (more, says) in [
+            ("folds = 1", "no speaker to train on"),
+            ("clips_per_word = 0", "at least 1"),
+        ] {
+            let error = Benchmark::parse(&format!("{runs}{more}\n")).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
     }
 
     #[test]

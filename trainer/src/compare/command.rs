@@ -106,8 +106,9 @@ impl CompareArguments {
             };
             let all: Vec<Method> = Method::value_variants().to_vec();
             let ten = "10%".parse::<Budget>()?;
-            return Ok(Benchmark {
+            let benchmark = Benchmark {
                 keywords: BTreeMap::new(),
+                most_keywords: None,
                 unknown_languages: None,
                 runs: vec![Runs {
                     purpose: "command line".into(),
@@ -125,10 +126,11 @@ impl CompareArguments {
                     },
                     tau,
                     folds: self.folds.unwrap_or(0),
-                    only_folds: None,
                     clips_per_word: self.clips_per_word,
                 }],
-            });
+            };
+            benchmark.check()?;
+            return Ok(benchmark);
         };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         Benchmark::parse(&text).with_context(|| path.display().to_string())
@@ -159,6 +161,10 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
         let together = benchmark.languages_together();
         a.keep(&mut benchmark);
         let cells = benchmark.cells();
+        ensure!(
+            !cells.is_empty(),
+            "the benchmark has none of the runs that are asked for: compare --langs, --methods, --budgets and --seeds with it"
+        );
         let (started, mut clips) = (Instant::now(), Clips::default());
         for (number, cell) in cells.iter().enumerate() {
             if a.minutes
@@ -190,8 +196,7 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
                 work: &a.work,
                 results: &a.results,
                 together: &together,
-                keywords: &benchmark.keywords,
-                unknown_languages: benchmark.unknown_languages.as_deref(),
+                benchmark: &benchmark,
                 config: &config,
                 progress,
             };

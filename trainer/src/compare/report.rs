@@ -148,6 +148,17 @@ fn mean(values: impl Iterator<Item = f64> + Clone) -> f64 {
     values.clone().sum::<f64>() / values.count().max(1) as f64
 }
 
+/// The standard deviation of the seeds' accuracies in per cent, if there are several.
+fn deviation(rows: &[&Row]) -> String {
+    let share = |row: &&Row| row.correct as f64 / row.clips.max(1) as f64;
+    let mean = mean(rows.iter().map(share));
+    let squares: f64 = rows.iter().map(|row| (share(row) - mean).powi(2)).sum();
+    match rows.len() {
+        0 | 1 => String::new(),
+        seeds => format!(" (± {})", percent((squares / (seeds - 1) as f64).sqrt())),
+    }
+}
+
 /// Accuracy over seeds, with its interval over speakers.
 fn accuracy(rows: &[&Row], clips: &ClipRecord) -> Estimate {
     over_speakers(&correct(rows, clips), clips, 1)
@@ -171,6 +182,14 @@ fn budgets(methods: &Seeds) -> Vec<String> {
 fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> {
     let of_base = Counts::of(base);
     let mut html = String::new();
+    // What recovery is measured by, under whatever budget: neither is limited by a share of weights.
+    let unlimited = |wanted: Method| {
+        let found = methods.iter().find(|((_, method), rows)| {
+            *method == wanted && !matches!(rows[0].cell.budget.limit(), Limit::FileBytes(_))
+        });
+        found.map(|(_, rows)| accuracy(rows, clips).value)
+    };
+    let ends = unlimited(Method::Head).zip(unlimited(Method::Full));
     for budget in budgets(methods) {
         let rows: Vec<(Method, &Vec<&Row>)> = methods
             .iter()
@@ -182,9 +201,6 @@ fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> 
                 .find(|(method, _)| *method == wanted)
                 .map(|(_, rows)| *rows)
         };
-        let ends = (of(Method::Head), of(Method::Full)).0.zip(of(Method::Full));
-        let ends =
-            ends.map(|(head, full)| (accuracy(head, clips).value, accuracy(full, clips).value));
         write!(
             html,
             "<h3>Budget {budget}</h3><table><tr><th>method<th>accuracy<br>%<th>95 %<th>seeds<th>recovery<th>swr ahead by<th>file<br>bytes<th>convolution<br>weights changed<th>all weights<br>changed<th>used of<br>allowed</tr>"
@@ -199,18 +215,25 @@ fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> 
             let recovery = ends.map_or("–".into(), |(head, full)| {
                 format!("{:.2}", (found.value - head) / (full - head))
             });
-            let paired = match of(Method::Swr) {
-                Some(ours) if method != Method::Swr => {
-                    let difference = ahead(ours, rows, clips);
-                    format!(
-                        "{:+.1} ({:+.1} to {:+.1})",
-                        100.0 * difference.value,
-                        100.0 * difference.interval.0,
-                        100.0 * difference.interval.1
-                    )
-                }
-                _ => "–".into(),
-            };
+            let ours = of(Method::Swr).filter(|_| method != Method::Swr);
+            let paired = ours.and_then(|ours| ahead(ours, rows, clips));
+            let paired = paired.map_or("–".into(), |(difference, seeds)| {
+                // Of the seeds that both have, where these are not all.
+                let of = match seeds == rows.len() {
+                    true => String::new(),
+                    false => format!(", {seeds} of {} seeds", rows.len()),
+                };
+                let Estimate {
+                    value,
+                    interval: (low, high),
+                } = difference;
+                format!(
+                    "{:+.1} ({:+.1} to {:+.1}){of}",
+                    100.0 * value,
+                    100.0 * low,
+                    100.0 * high
+                )
+            });
             let average = |value: &dyn Fn(&Row) -> usize| {
                 mean(rows.iter().map(|row| value(row) as f64)).round()
             };
@@ -223,7 +246,7 @@ fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> 
             };
             write!(
                 html,
-                "<tr{}><td>{}<td>{}<td>{}–{}<td>{}<td>{recovery}<td>{paired}<td>{}<td>{}<td>{}<td>{} of {}</tr>",
+                "<tr{}><td>{}<td>{}<td>{}–{}<td>{}{}<td>{recovery}<td>{paired}<td>{}<td>{}<td>{}<td>{} of {}</tr>",
                 if method == Method::Swr {
                     " class=ours"
                 } else {
@@ -234,6 +257,7 @@ fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> 
                 percent(found.interval.0),
                 percent(found.interval.1),
                 rows.len(),
+                deviation(rows),
                 average(&|row| row.file_bytes),
                 changed(&|row| row.changed.convolution, of_base.convolution),
                 changed(&|row| row.changed.all(), of_base.all()),
@@ -245,7 +269,7 @@ fn table(methods: &Seeds, clips: &ClipRecord, base: &Tensors) -> Result<String> 
     }
     write!(
         html,
-        "<p class=note>{} clips; keywords by {} speakers. Recovery: (accuracy − head) / (full − head).</p>",
+        "<p class=note>{} clips; keywords by {} speakers. Beside the number of seeds, the standard deviation of their accuracies. Recovery: (accuracy − head) / (full − head), of the head and the full fine-tuning that no bytes limit.</p>",
         clips.truth.len(),
         keyword_speakers(clips)
     )?;

@@ -1,18 +1,19 @@
 //! Runs cells: the clips, the shared dense stage, the adaptation, the row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Task, TaskOptions};
 
+use super::benchmark::Benchmark;
 use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
 use crate::adapt::{
-    Adaptation, Aids, CLASSIFIER, Frame, adapt, check_budget, is_low_rank, observe,
+    Adaptation, Aids, Frame, TRAINING_VERSION, adapt, batch_norms, check_budget, is_low_rank,
+    observe,
 };
 use crate::architecture::Architecture;
 use crate::baselines::Method;
@@ -39,10 +40,8 @@ pub struct Place<'a> {
     pub results: &'a Path,
     /// The languages that one joint network is trained for.
     pub together: &'a [String],
-    /// Keywords of a language, where they are given; see [`Benchmark::keywords`](super::benchmark::Benchmark::keywords).
-    pub keywords: &'a BTreeMap<String, Vec<String>>,
-    /// Languages that unknown words are drawn from, where they are given.
-    pub unknown_languages: Option<&'a [String]>,
+    /// Which words the tasks have.
+    pub benchmark: &'a Benchmark,
     /// Settings; method and seed are the cell's.
     pub config: &'a AdaptConfig,
     /// Talk to people.
@@ -70,8 +69,12 @@ impl Clips {
         if self.read.as_ref().is_none_or(|(found, _)| *found != key) {
             self.read = None;
             let tasks = languages.iter().map(|language| {
-                let task = part(&place.task(language)?, &cell.split)?;
-                Ok(few.map_or_else(|| task.clone(), |(clips, seed)| task.few(clips, seed)))
+                let mut task = part(&place.task(language)?, &cell.split)?;
+                if let Some((clips, seed)) = few {
+                    task = task.few(clips, seed);
+                }
+                check_part(&task, &cell.split)?;
+                Ok(task)
             });
             let mut tasks = tasks.collect::<Result<Vec<Task>>>()?;
             let task = if cell.method == Method::Joint {
@@ -142,19 +145,38 @@ impl Place<'_> {
         let options = TaskOptions {
             extra: self.extra.to_vec(),
             unknown_pool: self.config.unknown_pool,
-            keywords: self.keywords.get(language).cloned(),
-            unknown_languages: self.unknown_languages.map(<[String]>::to_vec),
+            keywords: self.benchmark.keywords.get(language).cloned(),
+            max_keywords: self.benchmark.most_keywords,
+            unknown_languages: self.benchmark.unknown_languages.clone(),
             ..TaskOptions::default()
         };
         let task = swr_dataset::task(self.data, language, &options)?;
-        if task.train.is_empty() || task.dev.is_empty() && task.test.is_empty() {
-            bail!(
-                "{}: has no clips of `{language}` to train on, or none to judge on",
-                self.data.display()
-            );
-        }
         Ok(task)
     }
+}
+
+/// Refuses a task in which some keyword has nothing to train on, or none has anything to judge on.
+fn check_part(task: &Task, split: &str) -> Result<()> {
+    let keywords = task.unknown_label();
+    let trained: BTreeSet<usize> = task.train.iter().map(|clip| clip.label).collect();
+    if let Some(word) = (0..keywords).find(|label| !trained.contains(label)) {
+        bail!(
+            "`{}`, {split}: no TRAIN clips of \"{}\" are left; give fewer --folds, more --clips-per-word, or recordings of more speakers",
+            task.language,
+            task.labels[word]
+        );
+    }
+    let judged = if split == "test" {
+        &task.test
+    } else {
+        &task.dev
+    };
+    ensure!(
+        judged.iter().any(|clip| clip.label < keywords),
+        "`{}`, {split}: no clips of its keywords to judge on; give fewer --folds, or recordings of more speakers, about one in ten goes to TEST",
+        task.language
+    );
+    Ok(())
 }
 
 /// The task of a split: whole for `test`, else a fold.
@@ -180,7 +202,9 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
 pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let results = read_results(place.results)?;
     let base = Base::read(place.models)?;
-    let mut given = json!({"config": place.config, "base": base.manifest.tensors_sha256});
+    let mut given = json!({
+        "config": place.config, "base": base.manifest.tensors_sha256, "training": TRAINING_VERSION,
+    });
     if !place.extra.is_empty() {
         given["extra"] = json!(place.extra);
     }
@@ -188,7 +212,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let differs = |row: &&Row| row.cell.tau == cell.tau && row.settings != settings;
     if let Some(row) = results.rows.iter().find(differs) {
         bail!(
-            "{}: its row {} was made under other settings, --extra or base; give another --results file",
+            "{}: its row {} was made under other settings, --extra or base, or by another version of the training; give another --results file",
             place.results.display(),
             row.cell.name()
         );
@@ -230,6 +254,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     };
     let resolved = json!({
         "config": config, "cell": trained, "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+        "training": TRAINING_VERSION,
     });
     let digest = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
     let header = DeltaHeader {
@@ -265,16 +290,13 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         progress: place.progress,
     };
     let dense = if cell.method.starts_dense() && !is_low_rank(cell.method, &config) {
-        // Under a budget on convolution weights, norms standardise by the batch.
-        let norms = if matches!(cell.budget.limit(), Limit::ConvolutionShare(_)) {
-            "batch"
-        } else {
-            "deployed"
+        let norms = match batch_norms(&job)? {
+            true => "batch",
+            false => "deployed",
         };
         let key = json!({
-            "probe": config.probe, "dense": config.dense, "norms": norms, "augment": config.augment, "seed": config.seed,
-            "training_clips": training_clips, "base": base.manifest.tensors_sha256,
-            "epoch_clips": config.epoch_clips, "unknown_pool": config.unknown_pool,
+            "config": dense_settings(&config)?, "norms": norms, "training_clips": training_clips,
+            "base": base.manifest.tensors_sha256, "training": TRAINING_VERSION,
         });
         let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
         let shared = Run::open(
@@ -305,9 +327,14 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     };
     let labels = language.labels.clone();
     let (judged, record) = clips.judged(cell, place)?;
-    let weights = for_labels(&adapted.merged, &labels, &record)?;
-    let (predictions, keyword_posteriors) =
-        judge(&architecture, &weights, judged, record.labels.len())?;
+    let labels = judged_labels(&labels, &record)?;
+    let (predictions, keyword_posteriors) = judge(
+        &architecture,
+        &adapted.merged,
+        judged,
+        &labels,
+        record.labels.len(),
+    )?;
     let correct = predictions
         .iter()
         .zip(&record.truth)
@@ -370,6 +397,28 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     Ok(true)
 }
 
+/// The settings that a dense stage depends on: all but those of what comes after it.
+fn dense_settings(config: &AdaptConfig) -> Result<serde_json::Value> {
+    let mut settings = json!(config);
+    let fields = settings.as_object_mut().context("settings are an object")?;
+    for later in [
+        "method",
+        "select",
+        "units",
+        "gates",
+        "policy",
+        "tune",
+        "quantise",
+        "grids",
+        "baselines",
+    ] {
+        fields
+            .remove(later)
+            .with_context(|| format!("no setting {later}"))?;
+    }
+    Ok(settings)
+}
+
 /// Changed weights of every tensor in the row of SWR that differs from the cell by its method alone.
 fn density(results: &Results, cell: &Cell) -> Result<BTreeMap<String, usize>> {
     let ours = Cell {
@@ -386,48 +435,50 @@ fn density(results: &Results, cell: &Cell) -> Result<BTreeMap<String, usize>> {
     Ok(row.changed_by_tensor.clone())
 }
 
-/// The weights with the classifier's rows for the labels of one language.
-fn for_labels(weights: &Weights, trained: &[String], judged: &ClipRecord) -> Result<Weights> {
-    if trained == judged.labels {
-        return Ok(weights.clone());
-    }
-    let row = |label: &String| {
-        let named = format!("{}:{label}", judged.language);
-        let row = trained.iter().position(|l| *l == named || l == label);
-        row.map(|row| row as u32)
-            .with_context(|| format!("the network has no label {named}"))
+/// For every label of a network, the one that it counts as where a language is judged: a word of another language is an unknown one.
+fn judged_labels(trained: &[String], judged: &ClipRecord) -> Result<Vec<u32>> {
+    let of = |label: &String| {
+        let own = label.strip_prefix(&format!("{}:", judged.language));
+        let named = |l: &String| l == label || own == Some(l);
+        judged.labels.iter().position(named)
     };
-    let rows = judged
-        .labels
-        .iter()
-        .map(row)
-        .collect::<Result<Vec<u32>>>()?;
-    let rows = Tensor::from_vec(rows, judged.labels.len(), &candle_core::Device::Cpu)?;
-    let mut weights = weights.clone();
-    for name in CLASSIFIER {
-        let selected = weights[name].index_select(&rows, 0)?;
-        weights.insert(name.to_string(), selected);
+    let found: Vec<Option<usize>> = trained.iter().map(of).collect();
+    let missing = (0..judged.labels.len()).find(|label| !found.contains(&Some(*label)));
+    if let Some(label) = missing {
+        bail!("the network has no label {}", judged.labels[label]);
     }
-    Ok(weights)
+    let unknown = judged.labels.len() - 2;
+    let labels = found
+        .into_iter()
+        .map(|label| label.unwrap_or(unknown) as u32);
+    Ok(labels.collect())
 }
 
-/// Label and posterior of the likeliest keyword of every clip.
+/// Label of every clip and posterior of its likeliest keyword, in per mille, where the network's labels count as `labels` of `classes`.
 fn judge(
     architecture: &Architecture,
     weights: &Weights,
     examples: &Examples,
+    labels: &[u32],
     classes: usize,
 ) -> Result<(Vec<u32>, Vec<u16>)> {
-    let (mut labels, mut posteriors) = (Vec::new(), Vec::new());
+    let (mut found, mut posteriors) = (Vec::new(), Vec::new());
     for_each_plain_batch(examples, 100, |batch| {
         let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
-        labels.extend(crate::network::predictions(&logits)?);
-        let p: Tensor = candle_nn::ops::softmax(&logits, 1)?.narrow(1, 0, classes - 2)?;
-        let best: Vec<f32> = p.max(1)?.to_vec1()?;
-        posteriors.extend(best.iter().map(|p| (p * 1000.0).round() as u16));
+        let likeliest = crate::network::predictions(&logits)?;
+        found.extend(likeliest.into_iter().map(|label| labels[label as usize]));
+        let p: Vec<Vec<f32>> = candle_nn::ops::softmax(&logits, 1)?.to_vec2()?;
+        for p in p {
+            let keywords = p
+                .iter()
+                .zip(labels)
+                .filter(|(_, label)| (**label as usize) < classes - 2);
+            let best = keywords.map(|(p, _)| *p).fold(0.0, f32::max);
+            posteriors.push((best * 1000.0).round() as u16);
+        }
         Ok(())
     })?;
-    Ok((labels, posteriors))
+    Ok((found, posteriors))
 }
 
 /// Bits as hexadecimal digits, the first the highest of a digit; the last digit is filled with zeros.

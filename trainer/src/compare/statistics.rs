@@ -19,8 +19,6 @@ pub struct Estimate {
     pub value: f64,
     /// Ends of the interval: quantiles 2.5 and 97.5 % of the bootstrap.
     pub interval: (f64, f64),
-    /// Share of draws above 0.
-    pub above_zero: f64,
 }
 
 /// Share of right answers of every clip, averaged over rows, which differ by seed.
@@ -103,15 +101,22 @@ pub fn over_speakers(values: &[f64], clips: &ClipRecord, seed: u64) -> Estimate 
     Estimate {
         value: mean(&mut strata.iter().flatten().copied()),
         interval: (at(0.025), at(0.975)),
-        above_zero: draws.iter().filter(|draw| **draw > 0.0).count() as f64 / DRAWS as f64,
     }
 }
 
-/// How much more of the same clips `a` gets right than `b`, seeds averaged first.
-pub fn ahead(a: &[&Row], b: &[&Row], clips: &ClipRecord) -> Estimate {
-    let (a, b) = (correct(a, clips), correct(b, clips));
-    let difference: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    over_speakers(&difference, clips, 1)
+/// How much more of the same clips `a` gets right than `b`, and how many seeds that both have are averaged first; nothing if there is none.
+pub fn ahead(a: &[&Row], b: &[&Row], clips: &ClipRecord) -> Option<(Estimate, usize)> {
+    let shared = |rows: &[&Row], others: &[&Row]| -> Vec<f64> {
+        let has = |row: &&&Row| others.iter().any(|other| other.cell.seed == row.cell.seed);
+        correct(&rows.iter().filter(has).copied().collect::<Vec<_>>(), clips)
+    };
+    let seeds = a
+        .iter()
+        .filter(|row| b.iter().any(|other| other.cell.seed == row.cell.seed));
+    let seeds = seeds.count();
+    let pairs = shared(a, b).into_iter().zip(shared(b, a));
+    let difference: Vec<f64> = pairs.map(|(a, b)| a - b).collect();
+    (seeds > 0).then(|| (over_speakers(&difference, clips, 1), seeds))
 }
 
 /// One point of a curve of detection errors.

@@ -149,9 +149,9 @@ mod tests {
         }
     }
 
-    /// The gradient of any loss of the probabilities is that of finite differences, and moves no cost: sum c dp = 0.
+    /// The gradient of any loss of the probabilities is that of finite differences, and does not move all scores together, which would change nothing.
     #[test]
-    fn the_gradient_is_that_of_finite_differences_and_keeps_the_cost() {
+    fn the_gradient_is_that_of_finite_differences() {
         for seed in 0..20 {
             let (scores, costs) = costly(12, seed);
             let mut rng = generator(seed, &[1]);

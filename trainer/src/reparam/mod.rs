@@ -2,7 +2,7 @@
 //!
 //! A network is a list of named tensors, laid out in one flat vector ([`Layout`]). Its weights become `W + g * D`: `D` is learned, and `g` is the
 //! gate of the *unit* that a weight belongs to ([`Units`]): a tensor, an output channel, a weight, or the pair of a norm's scale and shift. What a unit
-//! costs is told by the caller, in weights or in bits. Gates come from [`gates`], whose expected cost is the budget in every step, or from
+//! costs is told by the caller; here, weights are counted. Gates come from [`gates`], whose expected cost is the budget in every step, or from
 //! [`policy`], the published method as far as it is known. [`choose`] makes them 0 or 1 without ever exceeding the budget. Only the deltas of open
 //! units are kept; the gates' scores are thrown away.
 //!
