@@ -320,7 +320,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
         (["--langs", "aa", "--budgets", "100B"], "give at least"),
         (["--langs", "aa", "--methods", "best"], "best"),
         (["--langs", "aa", "--folds", "1"], "no speaker to train on"),
-        (["--langs", "aa", "--folds", "90"], "to judge on"),
+        (["--langs", "aa", "--folds", "90"], "give fewer --folds"),
         (
             ["--langs", "aa", "--clips-per-word", "0"],
             "expected at least 1",

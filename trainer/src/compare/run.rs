@@ -161,7 +161,7 @@ fn check_part(task: &Task, split: &str) -> Result<()> {
     let trained: BTreeSet<usize> = task.train.iter().map(|clip| clip.label).collect();
     if let Some(word) = (0..keywords).find(|label| !trained.contains(label)) {
         bail!(
-            "`{}`, {split}: no TRAIN clips of \"{}\" are left; give fewer --folds, more --clips-per-word, or recordings of more speakers",
+            "`{}`, {split}: no TRAIN clips of \"{}\" are left; give other --folds, or recordings of more speakers",
             task.language,
             task.labels[word]
         );
@@ -173,7 +173,7 @@ fn check_part(task: &Task, split: &str) -> Result<()> {
     };
     ensure!(
         judged.iter().any(|clip| clip.label < keywords),
-        "`{}`, {split}: no clips of its keywords to judge on; give fewer --folds, or recordings of more speakers, about one in ten goes to TEST",
+        "`{}`, {split}: no clips of its keywords to judge on; add recordings of other speakers, about one in ten goes to TEST",
         task.language
     );
     Ok(())
@@ -184,6 +184,9 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
     if split == "test" {
         return Ok(task.clone());
     }
+    let clips = task.train.iter().chain(&task.dev);
+    let spoken = clips.filter(|clip| clip.label < task.unknown_label());
+    let speakers: BTreeSet<&str> = spoken.map(|clip| clip.speaker.as_str()).collect();
     let fold = split
         .strip_prefix("fold ")
         .and_then(|fold| fold.split_once('/'));
@@ -192,6 +195,12 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
     });
     match fold {
         Some((index, folds)) if (1..=folds).contains(&index) => {
+            ensure!(
+                folds <= speakers.len(),
+                "`{}`: {folds} folds of {} speakers of keywords in TRAIN and DEV; give fewer --folds, or recordings of more speakers",
+                task.language,
+                speakers.len()
+            );
             Ok(task.speaker_fold(index - 1, folds))
         }
         _ => bail!("split \"{split}\": expected test or a fold such as \"fold 1/4\""),
