@@ -61,6 +61,12 @@ impl Benchmark {
 
     /// Refuses runs that cannot be.
     pub fn check(&self) -> Result<()> {
+        for (language, words) in &self.keywords {
+            ensure!(
+                words.len() >= 2,
+                "keywords of `{language}`: expected at least two, to tell apart"
+            );
+        }
         for runs in &self.runs {
             for (what, empty) in [
                 ("languages", runs.languages.is_empty()),
@@ -164,6 +170,9 @@ mod tests {
 
     #[test]
     fn runs_that_cannot_be_are_refused() {
+        let one = "runs = []\n[keywords]\naa = [\"yes\"]\n";
+        let error = Benchmark::parse(one).unwrap_err();
+        assert!(error.to_string().contains("at least two"), "{error}");
         let runs = "[[runs]]\npurpose = \"x\"\nlanguages = [\"aa\"]\nmethods = [\"swr\"]\nbudgets = [\"10%\"]\nseeds = [1]\ntau = 1.0\n";
         for (more, says) in [
             ("folds = 1", "no speaker to train on"),
