@@ -44,7 +44,7 @@ pub enum Method {
     Magnitude,
     /// The largest changes of full fine-tuning, as they are
     MagnitudeOnce,
-    /// The largest Fisher information (FISH mask)
+    /// The largest Fisher information in the base (FISH mask)
     Fisher,
     /// The largest changes, each weighed by its Fisher information
     Taylor,
@@ -60,7 +60,7 @@ pub enum Method {
     Sensitivity,
     /// Full fine-tuning, all differences in int8
     DenseInt8,
-    /// Full fine-tuning, all differences in int4
+    /// Full fine-tuning, differences of convolutions in int4, others in int8
     DenseInt4,
     /// One network for all languages together
     Joint,

@@ -534,3 +534,26 @@ fn told(logs: &[PathBuf]) -> Result<(Vec<Epoch>, Vec<[f64; 2]>)> {
         costs.into_values().collect(),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_another_language_counts_as_unknown() {
+        let labels =
+            |names: &[&str]| -> Vec<String> { names.iter().map(|name| name.to_string()).collect() };
+        let judged = ClipRecord {
+            language: "bb".into(),
+            clips_of: "test".into(),
+            labels: labels(&["one", "_unknown_", "_silence_"]),
+            truth: vec![],
+            speakers: vec![],
+            synthetic: false,
+        };
+        let joint = labels(&["aa:one", "aa:two", "bb:one", "_unknown_", "_silence_"]);
+        assert_eq!(judged_labels(&joint, &judged).unwrap(), [1, 1, 0, 1, 2]);
+        assert_eq!(judged_labels(&judged.labels, &judged).unwrap(), [0, 1, 2]);
+        assert!(judged_labels(&joint[..2], &judged).is_err());
+    }
+}
