@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use swr_core::audio::decode_16k_mono;
-use swr_dataset::{Background, CLIP_SAMPLES, Clip, Source, Task, UNKNOWN};
+use swr_dataset::{Background, CLIP_SAMPLES, Clip, NO_SPEAKER, Source, Task, UNKNOWN};
 
 const BABBLE: &[u8] = include_bytes!("../speech/babble.opus");
 /// Training draws anew from so many times the clips that an epoch uses.
@@ -51,7 +51,7 @@ pub fn fill(task: &mut Task) -> Result<Option<usize>> {
             },
             label,
             word: UNKNOWN.to_owned(),
-            speaker: "NA".to_owned(),
+            speaker: NO_SPEAKER.to_owned(),
             synthetic: true,
         }));
     }

@@ -52,6 +52,9 @@ impl Split {
     }
 }
 
+/// The speaker of a clip whose data does not tell who speaks.
+pub const NO_SPEAKER: &str = "NA";
+
 /// One audio file with what is known of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -353,7 +356,7 @@ fn mswc_table(
             missing(named, table, line, wanted, found)?;
             continue;
         };
-        let speaker = speaker.and_then(field).unwrap_or("NA").to_owned();
+        let speaker = speaker.and_then(field).unwrap_or(NO_SPEAKER).to_owned();
         let key = Path::new(link)
             .with_extension("")
             .to_string_lossy()

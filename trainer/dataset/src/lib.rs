@@ -23,7 +23,7 @@ mod unknown;
 
 pub use error::DatasetError;
 pub use interval::{poisson_interval, poisson_upper, wilson_interval};
-pub use layout::{Split, audio_below, stable_hash};
+pub use layout::{NO_SPEAKER, Split, audio_below, stable_hash};
 pub use load::{CLIP_SAMPLES, decode_file, fit_one_second, load, load_all, load_all_i16};
 pub use noise::{Background, pink_noise, white_noise};
 pub use stream::{

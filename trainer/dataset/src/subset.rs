@@ -165,6 +165,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::NO_SPEAKER;
     use crate::task::{Report, SILENCE, UNKNOWN};
     use std::collections::BTreeSet;
 
@@ -183,7 +184,7 @@ mod tests {
                 clips.extend(speakers.clone().map(|s| clip(label, format!("s{s}"))));
             }
             clips.extend((0..6).map(|s| clip(2, format!("u{s}{}", speakers.start))));
-            clips.extend((0..4).map(|_| clip(3, "NA".into())));
+            clips.extend((0..4).map(|_| clip(3, NO_SPEAKER.into())));
             clips
         };
         Task {

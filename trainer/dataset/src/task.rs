@@ -22,7 +22,7 @@ use rand_chacha::rand_core::SeedableRng;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::error::DatasetError;
-use crate::layout::{Corpus, Found, Split, Wanted, scan, stable_hash};
+use crate::layout::{Corpus, Found, NO_SPEAKER, Split, Wanted, scan, stable_hash};
 use crate::load::CLIP_SAMPLES;
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
@@ -103,7 +103,7 @@ pub struct Clip {
     pub label: usize,
     /// The word that is spoken, also in clips labelled `_unknown_`; `_silence_` for noise.
     pub word: String,
-    /// Who speaks; `NA` where the data does not tell.
+    /// Who speaks; [`NO_SPEAKER`] where the data does not tell.
     pub speaker: String,
     /// Made by a speech synthesiser.
     pub synthetic: bool,
@@ -266,7 +266,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
             entry.split != Split::Train && keyword_labels.contains_key(entry.word.as_str())
         })
         .map(|entry| entry.speaker.as_str())
-        .filter(|speaker| *speaker != "NA")
+        .filter(|speaker| *speaker != NO_SPEAKER)
         .collect();
     let mut splits = Split::ALL.map(|split| {
         let mut clips = Vec::new();
@@ -554,7 +554,7 @@ fn silence(
             source,
             label,
             word: SILENCE.to_owned(),
-            speaker: "NA".to_owned(),
+            speaker: NO_SPEAKER.to_owned(),
             synthetic: false,
         }
     };
@@ -566,7 +566,7 @@ fn count(clips: &[Clip], keywords: usize) -> SplitReport {
     let (unknown, silence) = (labelled(keywords), labelled(keywords + 1));
     let speakers: BTreeSet<&str> = clips
         .iter()
-        .filter(|clip| clip.label < keywords && clip.speaker != "NA")
+        .filter(|clip| clip.label < keywords && clip.speaker != NO_SPEAKER)
         .map(|clip| clip.speaker.as_str())
         .collect();
     SplitReport {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use swr_dataset::{Clip, Source, Split, StreamOptions, Task, TaskOptions, load, stream, task};
+use swr_dataset::{
+    Clip, NO_SPEAKER, Source, Split, StreamOptions, Task, TaskOptions, load, stream, task,
+};
 
 fn speech() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/speech");
@@ -84,7 +86,7 @@ fn the_tasks_are_those_of_the_reference() {
         let heard = task
             .train
             .iter()
-            .find(|clip| clip.speaker != "NA" && judging.contains(&clip.speaker));
+            .find(|clip| clip.speaker != NO_SPEAKER && judging.contains(&clip.speaker));
         assert_eq!(heard, None, "{language}: a voice that judges is trained on");
         let [train, dev, test] = Split::ALL.map(|split| paths(task.clips(split)));
         assert!(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use swr_dataset::{
-    Background, Clip, Detected, Event, Report, Source, StreamOptions, Task, active_span,
-    fit_one_second, match_detections, pink_noise, stream, white_noise,
+    Background, Clip, Detected, Event, NO_SPEAKER, Report, Source, StreamOptions, Task,
+    active_span, fit_one_second, match_detections, pink_noise, stream, white_noise,
 };
 
 /// A task with one keyword clip: half a second of a tone in a file.
@@ -34,7 +34,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
         source: Source::File(path.clone()),
         label,
         word: format!("word{label}"),
-        speaker: "NA".to_owned(),
+        speaker: NO_SPEAKER.to_owned(),
         synthetic: true,
     };
     let noise = |seed| {

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use rand::RngExt;
+use swr_dataset::NO_SPEAKER;
 
 use super::row::{ClipRecord, Row};
 use crate::random::generator;
 
 /// Draws of a bootstrap.
 const DRAWS: usize = 10_000;
-/// What stands where a clip has no speaker.
-const NO_SPEAKER: &str = "NA";
 
 /// A value and its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,17 +105,14 @@ pub fn over_speakers(values: &[f64], clips: &ClipRecord, seed: u64) -> Estimate 
 
 /// How much more of the same clips `a` gets right than `b`, and how many seeds that both have are averaged first; nothing if there is none.
 pub fn ahead(a: &[&Row], b: &[&Row], clips: &ClipRecord) -> Option<(Estimate, usize)> {
-    let shared = |rows: &[&Row], others: &[&Row]| -> Vec<f64> {
-        let has = |row: &&&Row| others.iter().any(|other| other.cell.seed == row.cell.seed);
-        correct(&rows.iter().filter(has).copied().collect::<Vec<_>>(), clips)
-    };
-    let seeds = a
+    let of_seed = |seed| b.iter().find(|row| row.cell.seed == seed);
+    let pairs = a
         .iter()
-        .filter(|row| b.iter().any(|other| other.cell.seed == row.cell.seed));
-    let seeds = seeds.count();
-    let pairs = shared(a, b).into_iter().zip(shared(b, a));
+        .filter_map(|row| Some((*row, *of_seed(row.cell.seed)?)));
+    let (a, b): (Vec<&Row>, Vec<&Row>) = pairs.unzip();
+    let pairs = correct(&a, clips).into_iter().zip(correct(&b, clips));
     let difference: Vec<f64> = pairs.map(|(a, b)| a - b).collect();
-    (seeds > 0).then(|| (over_speakers(&difference, clips, 1), seeds))
+    (!a.is_empty()).then(|| (over_speakers(&difference, clips, 1), a.len()))
 }
 
 /// One point of a curve of detection errors.
@@ -187,7 +183,10 @@ pub fn overlap(a: &str, b: &str, counts: &[bool]) -> Overlap {
 
 #[cfg(test)]
 mod tests {
+    use super::super::row::Cell;
     use super::*;
+    use crate::baselines::Method;
+    use swr_core::package::Counts;
 
     /// Clips of one keyword, then of unknown words.
     fn clips(keyword: Vec<String>, unknown: Vec<String>) -> ClipRecord {
@@ -209,7 +208,10 @@ mod tests {
         let two = named(&|clip| (clip % 2).to_string());
         let found = over_speakers(&values, &two, 1);
         assert_eq!((found.value, found.interval), (0.5, (0.0, 1.0)));
-        for many in [named(&|clip| clip.to_string()), named(&|_| "NA".into())] {
+        for many in [
+            named(&|clip| clip.to_string()),
+            named(&|_| NO_SPEAKER.into()),
+        ] {
             let found = over_speakers(&values, &many, 1);
             assert!(
                 (found.interval.0 - 0.469).abs() < 0.006
@@ -231,6 +233,50 @@ mod tests {
         let found = over_speakers(&values, &clips, 1);
         assert_eq!((found.value, found.interval), (0.8, (0.8, 0.8)));
         assert_eq!(keyword_speakers(&clips), 4);
+    }
+
+    /// A row of a seed.
+    fn row(seed: u64, predictions: Vec<u32>) -> Row {
+        Row {
+            cell: Cell {
+                language: "xx".into(),
+                method: Method::Swr,
+                budget: "10%".parse().unwrap(),
+                seed,
+                tau: "1".into(),
+                split: "test".into(),
+                clips_per_word: None,
+            },
+            run: String::new(),
+            settings: String::new(),
+            allowed: 0,
+            used: 0,
+            file_bytes: 0,
+            changed: Counts::default(),
+            changed_by_tensor: BTreeMap::new(),
+            correct: 0,
+            clips: predictions.len(),
+            predictions,
+            keyword_posteriors: Vec::new(),
+            seconds: 0.0,
+            changed_bits: String::new(),
+            curve: Vec::new(),
+            gates: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_the_seeds_that_both_have() {
+        let clips = clips(vec!["s".into(); 2], vec!["t".into(); 2]);
+        let half = |seed| row(seed, vec![0, 0, 2, 2]);
+        let all = |seed| row(seed, vec![0, 0, 1, 1]);
+        // The third seed would make them equal.
+        let (a, b) = ([all(1), half(2), half(3)], [half(2), half(1)]);
+        let (a, b): (Vec<&Row>, Vec<&Row>) = (a.iter().collect(), b.iter().collect());
+        let (found, seeds) = ahead(&a, &b, &clips).unwrap();
+        assert_eq!((found.value, seeds), (0.25, 2));
+        assert_eq!(ahead(&b, &a, &clips).unwrap().0.value, -0.25);
+        assert!(ahead(&a[2..], &b, &clips).is_none());
     }
 
     #[test]

@@ -111,6 +111,7 @@ pub(super) fn together(results: &Results) -> Vec<Together> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use swr_dataset::NO_SPEAKER;
 
     #[test]
     fn folds_are_known_by_name() {
@@ -125,7 +126,7 @@ mod tests {
             clips_of: "fold 1/4".into(),
             labels: ["a", "_unknown_", "_silence_"].map(String::from).into(),
             truth: [vec![0; 3], vec![1; 6], vec![2; 5]].concat(),
-            speakers: vec!["NA".into(); 14],
+            speakers: vec![NO_SPEAKER.into(); 14],
             synthetic: false,
         };
         let mut times = [0; 14];
