@@ -16,9 +16,9 @@ use crate::baselines::Method;
 use plots::{ACCURACY, Curve, LINEAR, PER_CENT, curves, heat_map};
 
 const STYLE: &str = "
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2em auto; padding: 0 1em; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1160px; margin: 2em auto; padding: 0 1em; color: #222 }
 h1 { font-size: 1.7em } h2 { margin-top: 2.2em; border-bottom: 1px solid #ccc } h3 { margin-top: 1.6em }
-table { border-collapse: collapse; margin: .8em 0; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; margin: .8em 0; font-size: .93em; font-variant-numeric: tabular-nums }
 th, td { padding: .15em .6em; text-align: right; white-space: nowrap; border-bottom: 1px solid #eee } th { border-bottom: 1px solid #888 }
 th:first-child, td:first-child { text-align: left } tr.ours td { font-weight: 600; background: #eef5ff }
 .note { color: #666; font-size: .92em } summary { margin: .5em 0; cursor: pointer } svg { max-width: 100%; height: auto } .row { display: flex; flex-wrap: wrap; gap: 1em }
