@@ -270,7 +270,7 @@ mod tests {
         let clips = clips(vec!["s".into(); 2], vec!["t".into(); 2]);
         let half = |seed| row(seed, vec![0, 0, 2, 2]);
         let all = |seed| row(seed, vec![0, 0, 1, 1]);
-        // The third seed would make them equal.
+        // The third seed, which only one has, would lower the difference.
         let (a, b) = ([all(1), half(2), half(3)], [half(2), half(1)]);
         let (a, b): (Vec<&Row>, Vec<&Row>) = (a.iter().collect(), b.iter().collect());
         let (found, seeds) = ahead(&a, &b, &clips).unwrap();
