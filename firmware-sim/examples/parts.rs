@@ -47,7 +47,7 @@ fn main() -> Result<()> {
             "load" => drop(Device::open(&mut flash, &keys)?.load("ar")?),
             "trial" => {
                 let model = Device::open(&mut flash, &keys)?.load("ar")?;
-                model.golden.check(&model.network, &model.labels)?;
+                model.golden.check(&model.network, &model.language.labels)?;
             }
             // The second's own: what a start takes and the silence around it are the same for any number of seconds.
             "second" => {}

@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use base64ct::{Base64, Encoding};
 use blake2::{Blake2b512, Digest as _};
 use ed25519_dalek::{Signer, SigningKey};
+use swr_core::golden::Golden;
 use swr_core::network::graph::streaming_graph;
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Entry, Golden, IndexedFile, MAX_QUANTISED_BITS, Manifest,
-    Precision, PublicKey, Steps, Tensors, digest, embed_signature, merge, onnx::initializers,
+    Delta, DeltaHeader, Digest, Entry, IndexedFile, MAX_QUANTISED_BITS, Manifest, Precision,
+    PublicKey, Steps, Tensors, digest, embed_signature, merge, onnx::initializers,
 };
 
 /// The version of the models as the project ships them.

@@ -318,7 +318,10 @@ impl<const W: usize, const E: usize> Life<'_, W, E> {
         let mut running = Running::new();
         for language in languages {
             let model = device.load(&language)?;
-            running.insert(language, (model.model_version, model.tensors_sha256));
+            running.insert(
+                language,
+                (model.language.model_version, model.language.tensors_sha256),
+            );
         }
         Ok((running, started.refused))
     }

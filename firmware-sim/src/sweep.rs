@@ -48,13 +48,13 @@ impl Bench<'_> {
 
     /// The trial as a device does it; a model that crashes takes the power with it.
     fn trial(&self, power: &Power, model: &Model) -> Result<(), UpdateError> {
-        if self.crashing.contains(&model.tensors_sha256) {
+        if self.crashing.contains(&model.language.tensors_sha256) {
             power.off();
         }
         self.trials_run.fetch_add(1, Ordering::Relaxed);
-        let checked = model.golden.check(&model.network, &model.labels);
+        let checked = model.golden.check(&model.network, &model.language.labels);
         checked.map(|_| ()).map_err(|source| UpdateError::Package {
-            language: model.language.clone(),
+            language: model.language.code.clone(),
             source: Box::new(source),
         })
     }
@@ -129,14 +129,14 @@ impl Bench<'_> {
         started.damaged.is_empty()
             && started.models.len() == set.len()
             && started.models.iter().all(|model| {
-                set.get(model.language.as_str())
+                set.get(model.language.code.as_str())
                     .is_some_and(|item| self.runs(model, item))
             })
     }
 
     fn runs(&self, model: &Model, item: &Item<'static>) -> bool {
         let digest = self.packages.get(item).tensors_sha256;
-        digest == model.tensors_sha256 && model.model_version == item.version
+        digest == model.language.tensors_sha256 && model.language.model_version == item.version
     }
 }
 
@@ -244,7 +244,7 @@ impl Bench<'_> {
         }
         let known = |model: &Model| {
             [before, after].into_iter().any(|set| {
-                set.get(model.language.as_str())
+                set.get(model.language.code.as_str())
                     .is_some_and(|item| self.runs(model, item))
             })
         };
@@ -340,7 +340,8 @@ struct Woke {
 
 fn described(started: &Running) -> String {
     let models = started.models.iter();
-    let models = models.map(|model| format!("{} {}", model.language, model.model_version));
+    let models =
+        models.map(|model| format!("{} {}", model.language.code, model.language.model_version));
     let damaged = started.damaged.iter().map(|error| format!("({error})"));
     let refused = started
         .refused

@@ -51,7 +51,9 @@ fn loaded(flash: &mut Flash) -> Vec<Result<Model, UpdateError>> {
 fn runs(flash: &mut Flash) -> Vec<(String, u32)> {
     let models = loaded(flash).into_iter();
     let models = models.map(|model| model.expect("a model that holds"));
-    models.map(|m| (m.language, m.model_version)).collect()
+    models
+        .map(|m| (m.language.code, m.language.model_version))
+        .collect()
 }
 
 fn en_and_ar(version: u32) -> Vec<(String, u32)> {
@@ -135,7 +137,7 @@ proptest! {
             let languages: Vec<String> = device.installed().map(|(l, _)| l.to_owned()).collect();
             for language in languages {
                 if let Ok(model) = device.load(&language) {
-                    prop_assert_eq!(model.model_version, SHIPPED);
+                    prop_assert_eq!(model.language.model_version, SHIPPED);
                 }
             }
         }

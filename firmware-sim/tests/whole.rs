@@ -116,11 +116,12 @@ fn an_image_hears_the_demos_to_the_bit() {
 #[test]
 fn devices_hear_what_swr_hears() {
     use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
-    use swr_runtime::{DEFAULT_STEP_FRAMES, Models, Spotter};
+    use swr_runtime::{DEFAULT_STEP_FRAMES, Models};
     let opened = Models::open(models()).expect("the released models");
     for (language, heard) in heard::<1, 4_096>(512, false) {
-        let mut spotter =
-            Spotter::new(&opened, &[&language], DEFAULT_STEP_FRAMES).expect("a spotter");
+        let mut spotter = opened
+            .spotter(&[&language], DEFAULT_STEP_FRAMES)
+            .expect("a spotter");
         let mut events = Vec::new();
         spotter
             .push(&recording(&language), &mut events)

@@ -33,7 +33,7 @@ impl ClipRunner {
     /// # Errors
     /// [`ModelsError`] when the network cannot be built.
     pub fn new(model: &Model) -> Result<ClipRunner, ModelsError> {
-        let samples = vec![0.0; model.context_frames * HOP_SAMPLES + CLIP_SAMPLES];
+        let samples = vec![0.0; model.language.context_frames * HOP_SAMPLES + CLIP_SAMPLES];
         let frontend = Frontend::new(&FrontendSettings::default()).map_err(|source| {
             ModelsError::Frontend {
                 path: model.path.clone(),
@@ -43,7 +43,7 @@ impl ClipRunner {
         Ok(ClipRunner {
             frontend,
             engine: model.engine(frame_count(samples.len()))?,
-            context_frames: model.context_frames,
+            context_frames: model.language.context_frames,
             samples,
             frames: Vec::new(),
             logits: Vec::new(),
@@ -66,7 +66,9 @@ impl ClipRunner {
         self.frontend.push(&self.samples, &mut self.frames)?;
         self.engine.reset();
         self.logits.clear();
-        self.engine.step(&self.frames, &mut self.logits)?;
+        self.engine
+            .step(&self.frames, &mut self.logits)
+            .map_err(SpotError::Network)?;
         let range = self.context_frames..self.engine.step_frames();
         Ok(mean_logits(&self.logits, self.engine.classes(), range)?)
     }

@@ -1,9 +1,7 @@
-//! CPU time of this process.
+//! What this process has used of the machine: CPU time and memory. Systems other than Unix tell neither here.
 
 use std::io;
 use std::time::Duration;
-
-use nix::time::{ClockId, clock_gettime};
 
 /// Measures the CPU time of the whole process since it was started.
 #[derive(Debug, Clone, Copy)]
@@ -15,9 +13,7 @@ impl CpuClock {
     /// # Errors
     /// If the system does not tell CPU time.
     pub(crate) fn start() -> io::Result<Self> {
-        Ok(Self(
-            clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into(),
-        ))
+        Ok(Self(cpu_time()?))
     }
 
     /// CPU time of all threads since then.
@@ -25,6 +21,49 @@ impl CpuClock {
     /// # Errors
     /// If the system does not tell CPU time.
     pub(crate) fn elapsed(&self) -> io::Result<Duration> {
-        Ok(Self::start()?.0 - self.0)
+        Ok(cpu_time()? - self.0)
     }
+}
+
+#[cfg(unix)]
+fn cpu_time() -> io::Result<Duration> {
+    use nix::time::{ClockId, clock_gettime};
+    Ok(clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID)?.into())
+}
+
+#[cfg(unix)]
+fn peak_rss_bytes() -> io::Result<f64> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    // Kibibytes on Linux, bytes on macOS.
+    let unit = if cfg!(target_os = "macos") {
+        1.0
+    } else {
+        1024.0
+    };
+    Ok(getrusage(UsageWho::RUSAGE_SELF)?.max_rss() as f64 * unit)
+}
+
+#[cfg(not(unix))]
+fn cpu_time() -> io::Result<Duration> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(unix))]
+fn peak_rss_bytes() -> io::Result<f64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The largest memory that this process has had, in MiB. On Linux not by getrusage, which begins with the largest of the program that started this one.
+///
+/// # Errors
+/// If the system does not tell it.
+pub(crate) fn peak_rss_mib() -> io::Result<f64> {
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        if let Some(kib) = kib {
+            return Ok(kib / 1024.0);
+        }
+    }
+    Ok(peak_rss_bytes()? / (1024.0 * 1024.0))
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use swr_core::audio::{AudioError, MAX_RATE_HZ, MIN_RATE_HZ};
 use swr_core::detector::DetectorError;
 use swr_core::frontend::FrontendError;
+use swr_core::network::NetworkError;
 use swr_core::package::PackageError;
+use swr_core::spotter;
 
 /// Why a network could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +52,18 @@ pub enum EngineError {
     /// tract refused the graph or failed while running it.
     #[error("tract: {0}")]
     Tract(String),
+    /// The fused pass refused its tensors or frames.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A graph that only tract runs or writes, in a program without it.
+    #[error(
+        "this program was built without tract, which this needs: its own pass runs causal BC-ResNet alone, and writes no ONNX; build it with `--features tract`"
+    )]
+    NeedsTract,
 }
 
 impl EngineError {
+    #[cfg(feature = "tract")]
     pub(crate) fn tract(error: impl std::fmt::Display) -> EngineError {
         EngineError::Tract(format!("{error:#}"))
     }
@@ -186,19 +197,7 @@ pub enum ModelsError {
 }
 
 /// Why audio could not be spotted in.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpotError {
-    /// A sample or setting that the front end refuses.
-    #[error(transparent)]
-    Frontend(#[from] FrontendError),
-    /// The network failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The network gave fewer logits than a clip has.
-    #[error(transparent)]
-    Detector(#[from] DetectorError),
-}
+pub type SpotError = spotter::SpotError<EngineError>;
 
 /// Why audio could not be captured.
 #[derive(Debug, thiserror::Error)]

@@ -183,7 +183,10 @@ pub struct Folder(pub PathBuf);
 
 impl Folder {
     /// Keeps others from changing the directory for as long as the result is held. Makes the directory, if need be.
-    pub(crate) fn lock(&self) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// If another program holds it, or of the file system.
+    pub fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.0)?;
         let file = File::create(self.at(LOCK))?;
         match file.try_lock() {

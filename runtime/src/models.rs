@@ -1,5 +1,5 @@
 //! A directory of models: `base.onnx`, its manifest `base.json` and one `<language>.swr` delta per further language.
-//! Files are read, their digests and signatures checked here; merged tensors and labels leave, ready for an engine.
+//! Files are found and read here, whichever release is being put to use; core's `model` judges what is in them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -8,16 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use swr_core::MEL_BINS;
-use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
-use swr_core::package::{
-    Delta, DetachedSignature, Digest, Golden, Manifest, PackageError, PublicKey, Tensors, digest,
-    merge, onnx,
-};
+use swr_core::model::{Base, Language, ModelError, Part, Signed, Trust};
+use swr_core::network::graph::recognise;
+use swr_core::package::{Delta, Digest, Manifest, PackageError, PublicKey, Tensors};
+use swr_core::{CONTEXT_FRAMES, MEL_BINS, WINDOW_FRAMES};
 
-use crate::engine::{Engine, Recognised, merged_onnx};
+use crate::engine::{Engine, merged_onnx};
 use crate::error::{EngineError, ModelsError};
 use crate::install::{Disk, Folder, PULL, READY, locate};
+use crate::spotter::{Listener, Spotter};
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -45,7 +44,7 @@ pub(crate) const BASE_FILES: [&str; 2] = ["base.json", "base.onnx"];
 /// for language in models.languages()? {
 ///     let model = models.load(&language)?;
 ///     let engine = model.engine(DEFAULT_STEP_FRAMES)?;
-///     println!("{language}: {} labels, {} classes", model.labels.len(), engine.classes());
+///     println!("{language}: {} labels, {} classes", model.language.labels.len(), engine.classes());
 /// }
 /// # Ok(())
 /// # }
@@ -53,13 +52,17 @@ pub(crate) const BASE_FILES: [&str; 2] = ["base.json", "base.onnx"];
 #[derive(Debug)]
 pub struct Models {
     directory: PathBuf,
-    manifest: Manifest,
-    manifest_sha256: Digest,
-    tensors: Tensors,
-    /// The base, where it can run fused.
-    recognised: Option<Arc<Recognised>>,
-    onnx: Arc<[u8]>,
+    base: Base,
+    graph: Graph,
     keys: Vec<PublicKey>,
+}
+
+/// The base's graph.
+#[derive(Debug, Clone)]
+struct Graph {
+    onnx: Arc<[u8]>,
+    /// Whether it is that of a causal BC-ResNet, which needs no graph to run.
+    fused: bool,
 }
 
 /// A delta as it lies in the directory.
@@ -77,21 +80,14 @@ pub struct DeltaFile {
 /// One language, merged and checked: what an engine and a detector are made of.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// BCP-47 code.
-    pub language: String,
-    /// Labels in the order of the logits; the last two are `_unknown_` and `_silence_`.
-    pub labels: Vec<String>,
-    /// Detection thresholds in the labels' order, posteriors from 0 to 1.
-    pub thresholds: Vec<f32>,
-    /// Frames over which logits are averaged.
-    pub window_frames: usize,
-    /// Frames of context before a clip in evaluation.
-    pub context_frames: usize,
+    /// What is listened for, and how.
+    pub language: Language,
     /// The file that holds the language: the delta, or the base's manifest.
     pub path: PathBuf,
-    onnx: Arc<[u8]>,
-    recognised: Option<Arc<Recognised>>,
-    merged: Option<Tensors>,
+    graph: Graph,
+    tensors: Arc<Tensors>,
+    /// Whether they are other than the graph's own.
+    merged: bool,
 }
 
 /// Reads again for a while where reading fails: as a release takes the place of another, a file may be neither where it was nor yet where it was looked for.
@@ -135,37 +131,28 @@ impl Models {
 
     fn open_at_once(directory: &Path, keys: &[PublicKey]) -> Result<Models, ModelsError> {
         const ADVICE: &str = "a model directory holds base.onnx and base.json; make them with `swr-train base` or copy them from a release";
-        let directory = directory.to_path_buf();
         if !directory.is_dir() {
-            return Err(ModelsError::NoDirectory { path: directory });
+            return Err(ModelsError::NoDirectory {
+                path: directory.to_path_buf(),
+            });
         }
-        let [manifest_path, onnx_path] = BASE_FILES.map(|name| locate(&directory, name));
-        let manifest_bytes = read(&manifest_path, ADVICE)?;
-        let manifest = Manifest::parse(&manifest_bytes).map_err(package_error(&manifest_path))?;
-        check_signature(&manifest_path, &manifest_bytes, keys)?;
-        let bytes = read(&onnx_path, ADVICE)?;
-        let expect = |what, expected: Digest, found: Digest| {
-            if expected == found {
-                return Ok(());
-            }
-            Err(ModelsError::WrongNetwork {
-                path: onnx_path.clone(),
-                manifest: manifest_path.clone(),
-                what,
-                expected: expected.to_string(),
-                found: found.to_string(),
-            })
-        };
-        expect("content", manifest.onnx_sha256, Digest::of_bytes(&bytes))?;
-        let tensors = onnx::initializers(&bytes).map_err(package_error(&onnx_path))?;
-        expect("tensors", manifest.tensors_sha256, digest(&tensors))?;
+        let [manifest_path, onnx_path] = BASE_FILES.map(|name| locate(directory, name));
+        let manifest = SignedFile::read(&manifest_path, keys, ADVICE)?;
+        let onnx = read(&onnx_path, ADVICE)?;
+        let base = Base::verify(manifest.signed(), &onnx, trust(keys)).map_err(|error| {
+            let path = match error.part() {
+                Part::Network => onnx_path,
+                _ => manifest_path.clone(),
+            };
+            models_error(&path, &manifest_path)(error)
+        })?;
         Ok(Models {
-            directory,
-            manifest,
-            manifest_sha256: Digest::of_bytes(&manifest_bytes),
-            tensors,
-            recognised: Recognised::of(&bytes).map(Arc::new),
-            onnx: bytes.into(),
+            directory: directory.to_path_buf(),
+            base,
+            graph: Graph {
+                fused: recognise(&onnx).is_some(),
+                onnx: onnx.into(),
+            },
             keys: keys.to_vec(),
         })
     }
@@ -177,22 +164,22 @@ impl Models {
 
     /// The base's manifest.
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        self.base.manifest()
     }
 
     /// SHA-256 of the manifest's file, by which deltas name their base.
     pub fn manifest_sha256(&self) -> Digest {
-        self.manifest_sha256
+        self.base.manifest_sha256()
     }
 
     /// The base's ONNX file.
     pub fn onnx(&self) -> &[u8] {
-        &self.onnx
+        &self.graph.onnx
     }
 
     /// The base's tensors.
     pub fn tensors(&self) -> &Tensors {
-        &self.tensors
+        self.base.tensors()
     }
 
     /// The languages that are there: the base's, then those of the deltas in alphabetic order.
@@ -206,15 +193,12 @@ impl Models {
             advice: "check that you may read it",
         };
         let mut languages = deltas(&self.directory).map_err(failed)?;
-        languages.insert(0, self.manifest.language.clone());
+        languages.insert(0, self.manifest().language.clone());
         Ok(languages)
     }
 
-    /// Reads the delta of `language`, without merging it.
-    ///
-    /// # Errors
-    /// [`ModelsError`]: no such language, a file that is damaged or of another version, a file of another language.
-    pub fn delta(&self, language: &str) -> Result<DeltaFile, ModelsError> {
+    /// Where the delta of `language` is.
+    fn find(&self, language: &str) -> Result<PathBuf, ModelsError> {
         // Compared with the names that are there, so that a language is never a path to elsewhere.
         let languages = self.languages()?;
         if !languages[1..].iter().any(|there| there == language) {
@@ -225,11 +209,18 @@ impl Models {
             });
         }
         let name = format!("{language}.{DELTA_EXTENSION}");
-        let path = locate(&self.directory, &name);
-        let file = DeltaFile::read(&path)?;
+        Ok(locate(&self.directory, &name))
+    }
+
+    /// Reads the delta of `language`, without merging it.
+    ///
+    /// # Errors
+    /// [`ModelsError`]: no such language, a file that is damaged or of another version, a file of another language.
+    pub fn delta(&self, language: &str) -> Result<DeltaFile, ModelsError> {
+        let file = DeltaFile::read(self.find(language)?)?;
         if file.delta.header().language != language {
             return Err(ModelsError::WrongName {
-                path,
+                path: file.path,
                 expected: language.to_owned(),
                 found: file.delta.header().language.clone(),
             });
@@ -243,79 +234,78 @@ impl Models {
     /// [`ModelsError::Package`] when the delta is not signed as it must be, is for another base, or does not give what it promises.
     pub fn merge(&self, file: &DeltaFile) -> Result<Tensors, ModelsError> {
         file.check_signature(&self.keys)?;
-        // The tensors' digest first: a base that was trained anew differs in both, and weights are what people know it by.
-        let merged = merge(&self.tensors, &file.delta).map_err(package_error(&file.path))?;
-        if file.delta.header().manifest.is_some() {
-            let checked = file.delta.check_manifest(self.manifest_sha256);
-            checked.map_err(package_error(&file.path))?;
-        }
-        Ok(merged)
+        let merged = self.base.merged_tensors(&file.delta);
+        merged.map_err(models_error(&file.path, &file.path))
     }
 
     /// A language ready for [`Model::engine`]: the base as it is for the base's own, base and delta merged for any other.
     ///
     /// # Errors
-    /// [`ModelsError`], as [`Models::delta`] and [`Models::merge`].
+    /// [`ModelsError`]: no such language, a file that is damaged, not signed as it must be, of another language or for another base.
     pub fn load(&self, language: &str) -> Result<Model, ModelsError> {
-        let manifest = &self.manifest;
-        let base = Model {
-            language: manifest.language.clone(),
-            labels: manifest.labels.clone(),
-            thresholds: manifest.thresholds.per_label(manifest.labels.len()),
-            window_frames: manifest.window_frames,
-            context_frames: manifest.context_frames,
-            path: locate(&self.directory, BASE_FILES[0]),
-            onnx: Arc::clone(&self.onnx),
-            recognised: self.recognised.clone(),
-            merged: None,
+        let model = |language, path, tensors, merged| Model {
+            language,
+            path,
+            graph: self.graph.clone(),
+            tensors,
+            merged,
         };
-        if language == base.language {
-            return Ok(base);
+        if language == self.manifest().language {
+            let path = locate(&self.directory, BASE_FILES[0]);
+            let tensors = Arc::clone(self.base.tensors());
+            return Ok(model(self.base.language(), path, tensors, false));
         }
-        let (file, merged) = while_pulled(&self.directory, || {
-            let file = self.delta(language)?;
-            let merged = self.merge(&file)?;
-            Ok((file, merged))
-        })?;
-        let header = file.delta.header().clone();
-        if header.labels.is_empty() {
-            return Err(ModelsError::NoLabels { path: file.path });
-        }
-        Ok(Model {
-            language: header.language,
-            labels: header.labels,
-            thresholds: header.thresholds,
-            path: file.path,
-            merged: Some(merged),
-            ..base
+        while_pulled(&self.directory, || {
+            let path = self.find(language)?;
+            let delta = SignedFile::read(&path, &self.keys, DELTA_ADVICE)?;
+            let merged = self
+                .base
+                .merge(language, delta.signed(), trust(&self.keys))
+                .map_err(models_error(&path, &path))?;
+            Ok(model(merged.0, path, Arc::new(merged.1), true))
         })
     }
-}
 
-impl Models {
+    /// A listener for `language`, with network steps of `step_frames` frames and the settings of its package.
+    ///
+    /// # Errors
+    /// [`ModelsError`] when the language is not there or cannot be merged or built.
+    pub fn listener(&self, language: &str, step_frames: usize) -> Result<Listener, ModelsError> {
+        self.load(language)?.listener(step_frames)
+    }
+
+    /// A spotter for `languages`, with network steps of `step_frames` frames.
+    ///
+    /// # Errors
+    /// As [`Models::listener`].
+    pub fn spotter<L: AsRef<str>>(
+        &self,
+        languages: &[L],
+        step_frames: usize,
+    ) -> Result<Spotter, ModelsError> {
+        let listener = |language: &L| self.listener(language.as_ref(), step_frames);
+        let listeners = languages.iter().map(listener).collect::<Result<_, _>>()?;
+        Ok(Spotter::new(listeners))
+    }
+
     /// Runs a language's golden clip on it, as a trial before it is trusted; the posterior of the clip's keyword. `None` where the models have no golden clip.
     ///
     /// # Errors
     /// [`ModelsError::Package`] for a clip that is damaged, not signed as it must be or of another language, and for a model that does not hear it.
     pub fn try_golden(&self, model: &Model) -> Result<Option<f32>, ModelsError> {
-        let name = match model.language == self.manifest.language {
+        let code = &model.language.code;
+        let name = match *code == self.manifest().language {
             true => "base",
-            false => &model.language,
+            false => code,
         };
         let path = locate(&self.directory, &format!("{name}.{GOLDEN_EXTENSION}"));
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = read(&path, "copy the golden clip again")?;
-        check_signature(&path, &bytes, &self.keys)?;
-        let golden = Golden::read(&bytes).map_err(package_error(&path))?;
-        if golden.language != model.language {
-            return Err(ModelsError::WrongName {
-                path,
-                expected: model.language.clone(),
-                found: golden.language,
-            });
-        }
+        let clip = SignedFile::read(&path, &self.keys, "copy the golden clip again")?;
+        let golden = trust(&self.keys)
+            .golden(code, clip.signed())
+            .map_err(models_error(&path, &path))?;
         let mut engine = model.engine(CONTEXT_FRAMES + WINDOW_FRAMES)?;
         let mut logits = Vec::new();
         let run = engine.step(&golden.frames_in_context(), &mut logits);
@@ -323,10 +313,12 @@ impl Models {
             path: model.path.clone(),
             source,
         })?;
-        let posterior = golden.judge(&logits, &model.labels);
+        let posterior = golden.judge(&logits, &model.language.labels);
         posterior.map(Some).map_err(package_error(&path))
     }
 }
+
+const DELTA_ADVICE: &str = "give the .swr file of a language";
 
 impl DeltaFile {
     /// Refuses a delta that none of `keys` signed, beside it or in it. Without keys everything passes.
@@ -334,7 +326,13 @@ impl DeltaFile {
     /// # Errors
     /// [`ModelsError::Package`] for what is unsigned, signed with another key, or altered since.
     pub fn check_signature(&self, keys: &[PublicKey]) -> Result<(), ModelsError> {
-        check_signature(&self.path, &self.bytes, keys)
+        let signature = read_signature(&self.path, keys)?;
+        let signed = Signed {
+            file: &self.bytes,
+            signature: signature.as_deref(),
+        };
+        let checked = trust(keys).check(Part::Delta, signed);
+        checked.map_err(models_error(&self.path, &self.path))
     }
 
     /// Reads a delta from anywhere.
@@ -343,7 +341,7 @@ impl DeltaFile {
     /// [`ModelsError::Read`], [`ModelsError::TooLarge`] or [`ModelsError::Package`].
     pub fn read(path: impl AsRef<Path>) -> Result<DeltaFile, ModelsError> {
         let path = path.as_ref();
-        let bytes = read(path, "give the .swr file of a language")?;
+        let bytes = read(path, DELTA_ADVICE)?;
         Ok(DeltaFile {
             path: path.to_path_buf(),
             file_bytes: bytes.len(),
@@ -357,15 +355,15 @@ impl Model {
     /// The network as the bytes of a plain ONNX file.
     ///
     /// # Errors
-    /// [`ModelsError::Engine`] when the merged tensors do not fit the graph.
+    /// [`ModelsError::Engine`] when the merged tensors do not fit the graph, and in a program without tract, which writes it.
     pub fn to_onnx(&self) -> Result<Vec<u8>, ModelsError> {
-        match &self.merged {
-            None => Ok(self.onnx.to_vec()),
-            Some(merged) => merged_onnx(&self.onnx, merged).map_err(|source| ModelsError::Engine {
-                path: self.path.clone(),
-                source,
-            }),
+        if !self.merged {
+            return Ok(self.graph.onnx.to_vec());
         }
+        merged_onnx(&self.graph.onnx, &self.tensors).map_err(|source| ModelsError::Engine {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Builds the network for steps of `step_frames` frames.
@@ -377,9 +375,10 @@ impl Model {
             path: self.path.clone(),
             source,
         };
-        let recognised = self.recognised.as_deref();
-        let engine = Engine::of(recognised, &self.onnx, self.merged.as_ref(), step_frames);
-        let engine = engine.map_err(failed)?;
+        let tensors = &*self.tensors;
+        let fused = self.graph.fused.then_some(tensors);
+        let merged = self.merged.then_some(tensors);
+        let engine = Engine::of(fused, &self.graph.onnx, merged, step_frames).map_err(failed)?;
         if engine.mel_bins() != MEL_BINS {
             let what = format!(
                 "`frames` has {} mel bins, the front end makes {MEL_BINS}",
@@ -387,45 +386,108 @@ impl Model {
             );
             return Err(failed(EngineError::Graph(what)));
         }
-        if engine.classes() != self.labels.len() {
+        if engine.classes() != self.language.labels.len() {
             return Err(ModelsError::Labels {
                 path: self.path.clone(),
-                labels: self.labels.len(),
+                labels: self.language.labels.len(),
                 classes: engine.classes(),
             });
         }
         Ok(engine)
     }
+
+    /// A listener with the language's settings, which may have been changed.
+    ///
+    /// # Errors
+    /// As [`Model::engine`], and [`ModelsError::Detector`] when the settings do not fit it.
+    pub fn listener(&self, step_frames: usize) -> Result<Listener, ModelsError> {
+        let engine = self.engine(step_frames)?;
+        Listener::new(&self.language, engine).map_err(|source| ModelsError::Detector {
+            path: self.path.clone(),
+            source: Box::new(source),
+        })
+    }
 }
 
-/// Refuses a manifest or delta that none of `keys` signed, beside it or, a delta, in it. Without keys everything passes.
-fn check_signature(path: &Path, bytes: &[u8], keys: &[PublicKey]) -> Result<(), ModelsError> {
-    let Some(first) = keys.first() else {
-        return Ok(());
-    };
-    let beside = signature_of(path);
-    let text = match beside.exists() {
-        true => read(&beside, "copy the signature again")?,
-        false => Vec::new(),
-    };
-    // In a release that is ready, an empty one stands for none.
-    if !text.is_empty() {
-        let signature: DetachedSignature = String::from_utf8_lossy(&text)
-            .parse()
-            .map_err(package_error(&beside))?;
-        let key = keys.iter().find(|key| key.id() == signature.key);
-        let checked = key.unwrap_or(first).check(bytes, &signature);
-        return checked.map_err(package_error(path));
+/// Without keys, anyone's files are taken.
+fn trust(keys: &[PublicKey]) -> Trust<'_> {
+    match keys {
+        [] => Trust::Anyone,
+        keys => Trust::Only(keys),
     }
-    let mut refused = PackageError::Unsigned { what: "the file" };
-    for key in keys {
-        match key.check_embedded(bytes) {
-            Ok(()) => return Ok(()),
-            Err(PackageError::NotADelta) => {}
-            Err(error) => refused = error,
+}
+
+/// A file and the signature beside it.
+struct SignedFile {
+    file: Vec<u8>,
+    signature: Option<Vec<u8>>,
+}
+
+impl SignedFile {
+    fn read(path: &Path, keys: &[PublicKey], advice: &'static str) -> Result<Self, ModelsError> {
+        Ok(Self {
+            file: read(path, advice)?,
+            signature: read_signature(path, keys)?,
+        })
+    }
+
+    fn signed(&self) -> Signed<'_> {
+        Signed {
+            file: &self.file,
+            signature: self.signature.as_deref(),
         }
     }
-    Err(package_error(path)(refused))
+}
+
+/// The signature beside a file, if there is one and any is looked at.
+fn read_signature(path: &Path, keys: &[PublicKey]) -> Result<Option<Vec<u8>>, ModelsError> {
+    let beside = signature_of(path);
+    match !keys.is_empty() && beside.exists() {
+        true => read(&beside, "copy the signature again").map(Some),
+        false => Ok(None),
+    }
+}
+
+/// What core refused of the file at `path`, with its place.
+fn models_error(path: &Path, manifest: &Path) -> impl FnOnce(ModelError) -> ModelsError {
+    move |error| match error {
+        ModelError::Package { part, source } => {
+            // The path says which.
+            let source = match (part, *source) {
+                (Part::Manifest | Part::Golden, PackageError::Unsigned { .. }) => {
+                    Box::new(PackageError::Unsigned { what: "the file" })
+                }
+                (_, source) => Box::new(source),
+            };
+            let path = path.to_path_buf();
+            ModelsError::Package { path, source }
+        }
+        ModelError::Signature { source, .. } => ModelsError::Package {
+            path: signature_of(path),
+            source,
+        },
+        ModelError::WrongNetwork {
+            what,
+            expected,
+            found,
+        } => ModelsError::WrongNetwork {
+            path: path.to_path_buf(),
+            manifest: manifest.to_path_buf(),
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        },
+        ModelError::WrongLanguage {
+            expected, found, ..
+        } => ModelsError::WrongName {
+            path: path.to_path_buf(),
+            expected,
+            found,
+        },
+        ModelError::NoLabels => ModelsError::NoLabels {
+            path: path.to_path_buf(),
+        },
+    }
 }
 
 /// Where the signature of a file is: while a release is moved from where it was ready to the directory, either of them may be there already.

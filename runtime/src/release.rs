@@ -9,7 +9,7 @@ use swr_core::package::{Manifest, PublicKey};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::error::ModelsError;
 use crate::install::{self, Folder, Versions, locate};
-use crate::models::{BASE_FILES, DELTA_EXTENSION, DeltaFile, Models, deltas, package_error};
+use crate::models::{BASE_FILES, DELTA_EXTENSION, DeltaFile, Model, Models, deltas, package_error};
 
 /// What lies in a directory of models, whether or not it fits together.
 #[derive(Clone, Debug, Default)]
@@ -52,11 +52,15 @@ impl Installed {
     /// # Errors
     /// [`ModelsError::Package`].
     pub fn check_base(&self, staged: &Models) -> Result<(), ModelsError> {
-        let path = staged.directory().join(BASE_FILES[0]);
-        let manifest = staged.manifest();
-        let installed = self.highest.get(&manifest.language);
-        let checked = manifest.check_not_older(installed.copied().unwrap_or(0));
-        checked.map_err(package_error(&path))
+        self.check_not_older(&staged.load(&staged.manifest().language)?)
+    }
+
+    fn check_not_older(&self, model: &Model) -> Result<(), ModelsError> {
+        let installed = self.highest.get(&model.language.code);
+        let checked = model
+            .language
+            .check_not_older(installed.copied().unwrap_or(0));
+        checked.map_err(package_error(&model.path))
     }
 
     /// Checks a release as a whole, as it will be used: graph, base, every merge, every signature, and every golden clip. No model may be older than what is
@@ -72,13 +76,7 @@ impl Installed {
             // As it will run, and with a class for every label.
             model.engine(DEFAULT_STEP_FRAMES)?;
             staged.try_golden(&model)?;
-            if *language != staged.manifest().language
-                && let Some(version) = self.highest.get(language)
-            {
-                let file = staged.delta(language)?;
-                let checked = file.delta.check_not_older(*version);
-                checked.map_err(package_error(&file.path))?;
-            }
+            self.check_not_older(&model)?;
         }
         Ok(())
     }

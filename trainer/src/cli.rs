@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
+use swr_core::labels::check_labels;
 use swr_core::package::{
-    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed, check_labels,
+    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
 };
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
@@ -30,7 +31,8 @@ use crate::files::write_package;
 use crate::golden::{self, GoldenArguments};
 use crate::languages;
 use crate::models::{
-    Base, MODEL_VERSION, delta_path, read_language, report_path, write_base, write_report,
+    Base, MODEL_VERSION, architecture_of, delta_path, read_base, read_language, report_path,
+    write_base, write_report,
 };
 use crate::network::Network;
 use crate::pack::{self, DeltaArguments, ExportArguments, PackArguments, UnpackArguments};
@@ -292,7 +294,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         common.restart,
     )?;
     let weights = train_base(&config, &language, &run, progress)?;
-    let calibrated = calibrate(&config.architecture, &weights, &language.task, config.seed)?;
+    let calibrated = calibrate(&weights, &language.task, config.seed)?;
     let dev = evaluate(
         &config.architecture,
         &weights,
@@ -335,8 +337,8 @@ fn adapt_languages(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: AdaptConfig = resolve(common.config.as_deref(), ADAPT_DEFAULT, &common.set)?;
     config.check()?;
-    let base = Base::read(&common.models)?;
-    let own = &base.manifest.language;
+    let base = read_base(&common.models)?;
+    let own = &base.manifest().language;
     let codes = languages::named(&a.lang, &common.data, &common.extra, own)?;
     let one = |code: &str, work: PathBuf| adapt_language(a, &config, &base, code, &work, progress);
     let name = |code: &str| format!("{code}-{}", a.budget);
@@ -389,10 +391,10 @@ fn adapt_language(
         "labels": language.labels,
         "budget": a.budget,
         "training_clips": language.training_clips(),
-        "base": base.manifest.tensors_sha256,
+        "base": base.manifest().tensors_sha256,
         "training": TRAINING_VERSION,
     });
-    let architecture = base.architecture()?;
+    let architecture = architecture_of(base)?;
     let record = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
     if !common.restart && finished(&common.models, lang, &record) {
         let path = delta_path(&common.models, lang);
@@ -402,7 +404,7 @@ fn adapt_language(
     let mut header = DeltaHeader {
         language: lang.to_string(),
         model_version: MODEL_VERSION,
-        manifest: Some(base.manifest_sha256),
+        manifest: Some(base.manifest_sha256()),
         labels: language.labels.clone(),
         thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
         calibration: None,
@@ -411,15 +413,15 @@ fn adapt_language(
         provenance: format!("adapt seed {} run {}", config.seed, &record[..16]),
     };
     // Before hours of training: a budget that cannot hold is refused now.
-    check_budget(&base.tensors, &header)?;
-    let whole = Counts::of(&base.tensors);
+    check_budget(base.tensors(), &header)?;
+    let whole = Counts::of(base.tensors());
     check_method(config.method, &a.budget, &architecture, &whole)?;
     let run = Run::open(work, resolved.clone(), common.restart)?;
     let adapted = adapt(&Adaptation {
         config,
         method: config.method,
         network: &architecture,
-        base: &base.tensors,
+        base: base.tensors(),
         language: &language,
         header: &header,
         run: &run,
@@ -428,7 +430,7 @@ fn adapt_language(
         progress,
     })?;
 
-    let calibrated = calibrate(&architecture, &adapted.merged, &language.task, config.seed)?;
+    let calibrated = calibrate(&adapted.merged, &language.task, config.seed)?;
     header
         .thresholds
         .fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
@@ -442,7 +444,7 @@ fn adapt_language(
         EVALUATION_BATCH,
     )?;
     let merged = to_package(&adapted.merged)?;
-    let counts = changed(&base.tensors, &merged)?;
+    let counts = changed(base.tensors(), &merged)?;
     let used = a.budget.used(&counts, bytes.len());
     ensure!(
         used <= adapted.allowed,
@@ -455,7 +457,7 @@ fn adapt_language(
         "allowed": adapted.allowed,
         "used": used,
         "changed": counts,
-        "changed_by_tensor": changed_by_tensor(&base.tensors, &merged),
+        "changed_by_tensor": changed_by_tensor(base.tensors(), &merged),
         "file_bytes": bytes.len(),
         "development": summary(&dev),
         "calibration": calibrated,

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::log_mel;
+use swr_core::golden::Golden;
 use swr_core::network::Network;
-use swr_core::package::Golden;
 use swr_dataset::fit_one_second;
 
 use crate::files::{read, write_package};
-use crate::models::{Base, merged};
+use crate::models::{merged, read_base};
 
 #[derive(Args)]
 #[command(after_help = "Example:
@@ -37,8 +37,8 @@ pub(crate) struct GoldenArguments {
 
 /// Makes a golden clip, if the model hears its keyword.
 pub(crate) fn run(a: &GoldenArguments) -> Result<()> {
-    let base = Base::read(&a.models)?;
-    let (labels, tensors) = merged(&base, &a.models, &a.lang)?;
+    let base = read_base(&a.models)?;
+    let (language, tensors) = merged(&base, &a.models, &a.lang)?;
     let network = Network::new(&tensors).context(
         "a golden clip is run by the device's own pass of the causal BC-ResNet, which this model is not",
     )?;
@@ -46,11 +46,13 @@ pub(crate) fn run(a: &GoldenArguments) -> Result<()> {
     let samples = decode_16k_mono(&read(&a.audio)?).with_context(named)?;
     let frames = log_mel(&fit_one_second(&samples)).with_context(named)?;
     let weakest = Golden::new(&a.lang, &a.label, 1, &frames)?;
-    let posterior = weakest.check(&network, &labels).with_context(named)?;
+    let posterior = weakest
+        .check(&network, &language.labels)
+        .with_context(named)?;
     // Half of it: another processor rounds otherwise, and a later model of the language may be less sure.
     let least = (50.0 * posterior).max(1.0) as u8;
     let golden = Golden::new(&a.lang, &a.label, least, &frames)?;
-    let name = match a.lang == base.manifest.language {
+    let name = match a.lang == base.manifest().language {
         true => "base",
         false => &a.lang,
     };

@@ -2,15 +2,16 @@
 //! each a `.training.json` with the resolved configuration and what came of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value};
-use swr_core::FrontendSettings;
-use swr_core::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
+pub use swr_core::model::Base;
+use swr_core::model::{Language, ModelError, Part, Signed, Trust};
 use swr_core::package::{
-    Delta, Digest, MANIFEST_VERSION, Manifest, Tensors, Thresholds, digest, merge,
-    onnx::initializers,
+    Digest, MANIFEST_VERSION, Manifest, Tensors, Thresholds, digest, onnx::initializers,
 };
+use swr_core::{CONTEXT_FRAMES, FrontendSettings, WINDOW_FRAMES};
 
 use crate::architecture::Architecture;
 use crate::files::{read, write_atomically, write_package};
@@ -23,52 +24,49 @@ pub const MODEL_VERSION: u32 = 2;
 const BASE_ONNX: &str = "base.onnx";
 pub(crate) const BASE_JSON: &str = "base.json";
 
-/// A base as it lies in a models folder.
-pub struct Base {
-    /// Its description.
-    pub manifest: Manifest,
-    /// SHA-256 of the description's file.
-    pub manifest_sha256: Digest,
-    /// Its deployed tensors.
-    pub tensors: Tensors,
-}
-
-impl Base {
-    /// Reads a base and checks its tensors against the manifest.
-    pub fn read(models: &Path) -> Result<Self> {
-        let path = models.join(BASE_JSON);
-        let missing = || {
-            format!(
-                "{}: no base there; make one with `swr-train base --models {}`",
-                path.display(),
-                models.display()
-            )
-        };
-        let bytes = std::fs::read(&path).with_context(missing)?;
-        let manifest = Manifest::parse(&bytes).with_context(|| path.display().to_string())?;
-        let onnx = models.join(BASE_ONNX);
-        let tensors = initializers(&read(&onnx)?).with_context(|| onnx.display().to_string())?;
-        let found = digest(&tensors);
-        if found != manifest.tensors_sha256 {
-            bail!(
-                "{}: the tensors' digest is {found}, {} expects {}; the two files do not belong together",
-                onnx.display(),
-                path.display(),
-                manifest.tensors_sha256
-            );
+/// Reads a base and checks it as a device does.
+pub fn read_base(models: &Path) -> Result<Base> {
+    let path = models.join(BASE_JSON);
+    let missing = || {
+        format!(
+            "{}: no base there; make one with `swr-train base --models {}`",
+            path.display(),
+            models.display()
+        )
+    };
+    let manifest = std::fs::read(&path).with_context(missing)?;
+    let onnx = models.join(BASE_ONNX);
+    let base = Base::verify(unsigned(&manifest), &read(&onnx)?, Trust::Anyone);
+    base.map_err(|error| match error {
+        ModelError::WrongNetwork {
+            what,
+            expected,
+            found,
+        } => anyhow!(
+            "{}: the digest of its {what} is {found}, {} expects {expected}; the two files do not belong together",
+            onnx.display(),
+            path.display()
+        ),
+        error => {
+            let file = match error.part() {
+                Part::Network => &onnx,
+                _ => &path,
+            };
+            anyhow::Error::new(error).context(file.display().to_string())
         }
-        Ok(Self {
-            manifest,
-            manifest_sha256: Digest::of_bytes(&bytes),
-            tensors,
-        })
-    }
+    })
 }
 
-impl Base {
-    /// Its shape, where it is one that is trained here.
-    pub fn architecture(&self) -> Result<Architecture> {
-        Ok(Architecture::from_name(&self.manifest.architecture)?)
+/// Its shape, where it is one that is trained here.
+pub fn architecture_of(base: &Base) -> Result<Architecture> {
+    Ok(Architecture::from_name(&base.manifest().architecture)?)
+}
+
+/// Models of the trainer's own folders need no signature yet.
+fn unsigned(file: &[u8]) -> Signed<'_> {
+    Signed {
+        file,
+        signature: None,
     }
 }
 
@@ -154,29 +152,21 @@ pub fn read_language(
     models: &Path,
     language: &str,
 ) -> Result<(Architecture, Vec<String>, Weights)> {
-    let base = Base::read(models)?;
-    let (labels, tensors) = merged(&base, models, language)?;
-    Ok((base.architecture()?, labels, from_package(&tensors)?))
+    let base = read_base(models)?;
+    let (language, tensors) = merged(&base, models, language)?;
+    let architecture = architecture_of(&base)?;
+    Ok((architecture, language.labels, from_package(&tensors)?))
 }
 
-/// Deployed tensors of a language, of whatever architecture.
-pub fn merged_tensors(models: &Path, language: &str) -> Result<Tensors> {
-    Ok(merged(&Base::read(models)?, models, language)?.1)
-}
-
-/// Labels and deployed tensors of a language on `base`.
-pub(crate) fn merged(base: &Base, models: &Path, language: &str) -> Result<(Vec<String>, Tensors)> {
-    if base.manifest.language == language {
-        return Ok((base.manifest.labels.clone(), base.tensors.clone()));
+/// A language on `base`, and its deployed tensors, of whatever architecture.
+pub(crate) fn merged(base: &Base, models: &Path, code: &str) -> Result<(Language, Arc<Tensors>)> {
+    if base.manifest().language == code {
+        return Ok((base.language(), Arc::clone(base.tensors())));
     }
-    let path = delta_path(models, language);
-    let named = || path.display().to_string();
-    let delta = Delta::read(&read(&path)?).with_context(named)?;
-    let merged = merge(&base.tensors, &delta).with_context(named)?;
-    delta
-        .check_manifest(base.manifest_sha256)
-        .with_context(named)?;
-    Ok((delta.header().labels.clone(), merged))
+    let path = delta_path(models, code);
+    let merged = base.merge(code, unsigned(&read(&path)?), Trust::Anyone);
+    let (language, tensors) = merged.with_context(|| path.display().to_string())?;
+    Ok((language, Arc::new(tensors)))
 }
 
 /// Where the record of how a model was made lies.

@@ -4,23 +4,30 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
 use clap::{Args, ValueEnum};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::json;
 use swr_core::MEL_BINS;
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::log_mel;
+use swr_core::labels::{SILENCE, UNKNOWN};
 use swr_core::package::{
-    Budget, Counts, Delta, DeltaHeader, MAX_QUANTISED_BITS, Manifest, Precision, SILENCE, Steps,
-    Tensor, Tensors, Thresholds, UNKNOWN, changed, merge,
+    Budget, Counts, Delta, DeltaHeader, MAX_QUANTISED_BITS, Manifest, Precision, Steps, Tensor,
+    Tensors, Thresholds, changed, merge,
     onnx::{Storage, check_same_graph, initializers, store},
 };
 
-use crate::calibrate::stream_logits;
+use crate::architecture::Architecture;
 use crate::files::{read, write_atomically, write_package};
-use crate::models::{Base, MODEL_VERSION, base_files, delta_path, merged_tensors, read_language};
+use crate::models::{MODEL_VERSION, base_files, delta_path, merged, read_base, read_language};
+use crate::network::{Pass, Weights, frame_logits};
 use crate::weights::to_package;
 use swr_core::network::graph::streaming_graph;
+
+/// Frames that the trainer's own pass computes at once, and frames before them that the network must have seen (its receptive field is 117).
+const CHUNK_FRAMES: usize = 3_000;
+const LEAD_FRAMES: usize = 128;
 
 /// Extension of what `unpack` writes and `pack` reads beside ONNX.
 const SAFETENSORS: &str = "safetensors";
@@ -217,12 +224,12 @@ fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
 
 /// Writes the merged weights of a language as safetensors.
 pub(crate) fn unpack(a: &UnpackArguments) -> Result<()> {
-    let tensors = merged_tensors(&a.models, &a.lang)?;
+    let (_, tensors) = merged(&read_base(&a.models)?, &a.models, &a.lang)?;
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .into_iter()
+        .iter()
         .map(|(name, tensor)| {
             let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, tensor.shape, bytes)
+            (name.clone(), tensor.shape.clone(), bytes)
         })
         .collect();
     let views = bytes
@@ -293,7 +300,7 @@ fn pack_base(a: &PackArguments, network: &Path) -> Result<()> {
 }
 
 fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
-    let base = Base::read(&a.models)?;
+    let base = read_base(&a.models)?;
     let (Some(lang), Some(labels)) = (&a.lang, &a.labels) else {
         bail!("give --lang and --labels");
     };
@@ -301,7 +308,7 @@ fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
     let header = DeltaHeader {
         language: lang.clone(),
         model_version: a.model_version.unwrap_or(MODEL_VERSION),
-        manifest: Some(base.manifest_sha256),
+        manifest: Some(base.manifest_sha256()),
         thresholds: vec![a.threshold; labels.len()],
         labels,
         calibration: None,
@@ -311,13 +318,13 @@ fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
     };
     let tensors = read_tensors(tuned)?;
     let precision = a.precision.or(Precision::DEFAULT);
-    let delta = Delta::build(&base.tensors, &tensors, header, precision)
+    let delta = Delta::build(base.tensors(), &tensors, header, precision)
         .with_context(|| tuned.display().to_string())?;
     let bytes = delta.write();
-    let merged = merge(&base.tensors, &Delta::read(&bytes)?)?;
+    let merged = merge(base.tensors(), &Delta::read(&bytes)?)?;
     if let Some(budget) = &a.budget {
-        let used = budget.used(&changed(&base.tensors, &merged)?, bytes.len());
-        let allowed = budget.allowed(&Counts::of(&base.tensors));
+        let used = budget.used(&changed(base.tensors(), &merged)?, bytes.len());
+        let allowed = budget.allowed(&Counts::of(base.tensors()));
         ensure!(
             used <= allowed,
             "--budget {budget}: the delta uses {used} of {allowed}; nothing was written"
@@ -439,4 +446,33 @@ pub(crate) fn export(a: &ExportArguments) -> Result<()> {
         text.push('\n');
     }
     write_atomically(csv, text.as_bytes())
+}
+
+/// Logits `[T, C]` of a long recording's frames `[T, 40]`, both flattened, in pieces that fit into memory.
+fn stream_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    frames: &[f32],
+) -> Result<Vec<f32>> {
+    let total = frames.len() / MEL_BINS;
+    let mut logits = Vec::new();
+    for start in (0..total).step_by(CHUNK_FRAMES) {
+        let from = start.saturating_sub(LEAD_FRAMES);
+        let count = (start + CHUNK_FRAMES).min(total) - from;
+        let chunk = candle_core::Tensor::from_slice(
+            &frames[from * MEL_BINS..(from + count) * MEL_BINS],
+            (count, MEL_BINS),
+            &Device::Cpu,
+        )?;
+        let chunk = chunk.t()?.reshape((1, 1, MEL_BINS, count))?.contiguous()?;
+        let out = frame_logits(architecture, weights, &chunk, &Pass::evaluation())?
+            .squeeze(0)?
+            .t()?;
+        logits.extend(
+            out.narrow(0, start - from, count - (start - from))?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        );
+    }
+    Ok(logits)
 }

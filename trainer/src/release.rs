@@ -8,11 +8,11 @@ use clap::Args;
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 use swr_core::package::{
     Delta, DetachedSignature, Digest, Entry, INDEX_VERSION, Index, IndexedFile, PublicKey,
-    embed_signature, merge,
+    embed_signature,
 };
 
 use crate::files::{read, write_atomically};
-use crate::models::{Base, deltas};
+use crate::models::{deltas, read_base};
 
 /// What is added to a file's name for the signature beside it.
 const SIGNATURE_SUFFIX: &str = ".minisig";
@@ -183,7 +183,7 @@ fn embed_text(path: &Path, text: &str) -> Result<()> {
 
 /// Writes `index.json` beside base and deltas, all of which must fit together.
 pub(crate) fn index(a: &IndexArguments) -> Result<()> {
-    let base = Base::read(&a.models)?;
+    let base = read_base(&a.models)?;
     let key: Option<PublicKey> = match &a.key {
         Some(path) => {
             let text = String::from_utf8_lossy(&read(path)?).into_owned();
@@ -232,16 +232,17 @@ pub(crate) fn index(a: &IndexArguments) -> Result<()> {
         .to_vec();
     let mut index = Index {
         format: INDEX_VERSION,
-        base: entry(&base.manifest.language, base.manifest.model_version, names)?,
+        base: entry(
+            &base.manifest().language,
+            base.manifest().model_version,
+            names,
+        )?,
         languages: Vec::new(),
     };
     for path in deltas(&a.models)? {
         let named = || path.display().to_string();
         let delta = Delta::read(&read(&path)?).with_context(named)?;
-        merge(&base.tensors, &delta).with_context(named)?;
-        delta
-            .check_manifest(base.manifest_sha256)
-            .with_context(named)?;
+        base.merged_tensors(&delta).with_context(named)?;
         let header = delta.header();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         ensure!(

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use swr_core::package::{Calibration, Delta, merge};
-use swr_trainer::models::Base;
+use swr_trainer::models::{Base, read_base};
 
 fn train(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_swr-train"))
@@ -88,14 +88,14 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
     ];
     succeeds(&[&base[..], &set[..]].concat());
     // Any delta: it names the base's manifest, which calibrating the base changes.
-    let read = || Base::read(Path::new(&models)).expect("a base");
+    let read = || read_base(Path::new(&models)).expect("a base");
     let delta = |base: &Base| {
         let file = std::fs::read(at("models/sv.swr")).expect("a delta");
         let delta = Delta::read(&file).expect("a delta");
         delta
-            .check_manifest(base.manifest_sha256)
+            .check_manifest(base.manifest_sha256())
             .expect("this base");
-        merge(&base.tensors, &delta).expect("the merged network")
+        merge(base.tensors(), &delta).expect("the merged network")
     };
     let before = read();
     let tuned = at("tuned.safetensors");
@@ -149,9 +149,9 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
         false_accepts_per_hour: 1.0,
         verified: false,
     };
-    assert_eq!(after.manifest.calibration, Some(wanted));
-    let stored = after.manifest.thresholds.per_label(5);
-    for (label, threshold) in after.manifest.labels.iter().zip(&stored).take(3) {
+    assert_eq!(after.manifest().calibration, Some(wanted));
+    let stored = after.manifest().thresholds.per_label(5);
+    for (label, threshold) in after.manifest().labels.iter().zip(&stored).take(3) {
         let told = strict["thresholds"][label].as_f64().expect("a threshold");
         assert_eq!(told as f32, *threshold, "{label}");
     }
@@ -168,7 +168,7 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
         lax["found"].as_u64().expect("a count") >= strict["found"].as_u64().expect("a count"),
         "{lax} {strict}"
     );
-    assert!(read().manifest.calibration.expect("calibrated").verified);
+    assert!(read().manifest().calibration.expect("calibrated").verified);
 
     // The same audio under another name is not more audio; nothing is written when it is only asked.
     let file = |name: &str| folder.path().join("radio").join(name);
@@ -219,7 +219,7 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
     let read = || Delta::read(&std::fs::read(at("models/sv.swr")).expect("a delta"));
     let header = read().expect("a delta").header().clone();
     assert!(header.calibration.expect("calibrated").verified);
-    let base = Base::read(Path::new(&models)).expect("a base");
+    let base = read_base(Path::new(&models)).expect("a base");
     assert_eq!(delta(&base), merged);
     succeeds(&pack);
     let bytes = read().expect("a delta").write().len();

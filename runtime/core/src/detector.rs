@@ -5,15 +5,9 @@
 use alloc::{string::String, vec, vec::Vec};
 use core::ops::Range;
 
-use crate::package::{PackageError, check_labels};
+use crate::labels::{LabelsError, NOT_KEYWORDS, check_labels};
+use crate::settings::WINDOW_FRAMES;
 
-/// Frames over which logits are averaged: those of a one-second clip.
-pub const WINDOW_FRAMES: usize = 98;
-/// Frames of context before a clip in the clip protocol: zero samples that the network hears first, from a zero state.
-pub const CONTEXT_FRAMES: usize = 46;
-
-/// Labels at the end of every list that are no keyword: `_unknown_` and `_silence_`.
-const NOT_KEYWORDS: usize = 2;
 /// A peak moves on only if the posterior rises by more than this over it. A posterior near 1 creeps upwards for as long as the word
 /// fills the averaging window; waiting for the very last rise would delay the event by tenths of a second.
 const LEAST_RISE: f32 = 0.01;
@@ -54,7 +48,7 @@ impl DetectorSettings {
 pub enum DetectorError {
     /// The label list breaks a rule.
     #[error(transparent)]
-    Labels(#[from] PackageError),
+    Labels(#[from] LabelsError),
     /// Not one threshold per label.
     #[error(
         "thresholds: expected one for each of {labels} labels, found {found}; take them from the same manifest or delta as the labels"
@@ -288,7 +282,7 @@ impl Detector {
 
 /// Mean of the logits of one clip: of the frames `frames` of `logits`, `[T, classes]` flattened; `[classes]` comes out.
 ///
-/// The clip protocol takes the frames [`CONTEXT_FRAMES`]`..CONTEXT_FRAMES + `[`WINDOW_FRAMES`]; the largest mean is the answer.
+/// The clip protocol takes the frames [`CONTEXT_FRAMES`](crate::CONTEXT_FRAMES)`..CONTEXT_FRAMES + `[`WINDOW_FRAMES`]; the largest mean is the answer.
 ///
 /// # Errors
 /// [`DetectorError::ClipTooShort`] if `frames` is empty or not within the logits.

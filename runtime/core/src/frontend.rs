@@ -1,11 +1,17 @@
 //! The only feature extractor of the project: 16 kHz samples enter, log-mel frames leave.
 //! Whole clips and live streams go through the same incremental `push`, so their features have the same bits.
 
+#[cfg(any(test, not(feature = "std")))]
+mod fft;
 mod lanes;
 mod mel;
 mod spectrum;
 
-use std::fmt;
+use alloc::{
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt;
 
 use crate::settings::{
     FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES,

@@ -1,21 +1,43 @@
-//! What the trainer, the runtime and devices share: reading audio, the log-mel front end, the package format with its merge, and the detector.
+//! What the trainer, the runtime and devices share: reading audio, the log-mel front end, the package format with its merge, the network,
+//! the detector, and the two rooms that put these together: a verified [`model`] and the [`spotter`] that listens with it.
 //!
-//! Bytes and samples come in, features, named tensors and detections go out; nothing here opens a file, a thread or a device.
-//! Audio decoding and the front end need the feature `std` (on by default); the rest is `no_std` + `alloc`.
+//! Bytes and samples come in, features, named tensors and events go out; nothing here opens a file, a thread or a device.
+//! The decoding of audio files needs the feature `std` (on by default), which also lets the front end use rustfft and the network SIMD; the
+//! rest is `no_std` + `alloc`. Each module uses only those listed above it.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
-#[cfg(feature = "std")]
-pub mod audio;
-pub mod detector;
-#[cfg(feature = "std")]
-pub mod frontend;
-pub mod network;
-pub mod package;
+// Numbers and names.
 mod settings;
 
+pub mod labels;
+
+// Samples to frames.
+pub mod frontend;
+
+#[cfg(feature = "std")]
+pub mod audio;
+
+// Files to tensors, and what runs them.
+pub mod package;
+
+pub mod network;
+
+// Logits to detections.
+pub mod detector;
+
+pub mod golden;
+
+pub mod matching;
+
+// Files to a verified model, and samples to events.
+pub mod model;
+
+pub mod spotter;
+
 pub use settings::{
-    FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES,
+    CONTEXT_FRAMES, FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ,
+    WINDOW_FRAMES, WINDOW_SAMPLES,
 };

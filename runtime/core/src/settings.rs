@@ -1,4 +1,4 @@
-//! The numbers that define the front end: as constants for code, and as the struct that a base's manifest carries.
+//! The numbers that define front end and clip protocol: as constants for code, and as the struct that a base's manifest carries.
 //! Plain data without arithmetic; who computes features checks that it can reproduce them.
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,11 @@ pub const HOP_SAMPLES: usize = 160;
 pub const FFT_SIZE: usize = 512;
 /// Log-mel values per frame.
 pub const MEL_BINS: usize = 40;
+
+/// Frames over which logits are averaged: those of a one-second clip.
+pub const WINDOW_FRAMES: usize = 98;
+/// Frames of context before a clip in the clip protocol: zero samples that the network hears first, from a zero state.
+pub const CONTEXT_FRAMES: usize = 46;
 
 /// Settings of the log-mel front end; a package pins them, so that features on a device are those the network was trained on.
 ///

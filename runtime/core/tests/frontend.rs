@@ -1,5 +1,4 @@
 //! The claims of the front end: numbers equal to an independent implementation, bits that never change, and streams equal to whole clips.
-#![cfg(feature = "std")]
 
 use proptest::prelude::*;
 use swr_core::FrontendSettings;

@@ -5,25 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use nix::sys::resource::{UsageWho, getrusage};
 use serde::Serialize;
-use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::detector::Detector;
 use swr_core::frontend::Frontend;
-use swr_core::{FrontendSettings, SAMPLE_RATE_HZ};
+use swr_core::{FrontendSettings, SAMPLE_RATE_HZ, WINDOW_FRAMES};
 
 use super::soak::soak;
 use super::{ModelsArgs, Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Recording, Source};
-use crate::cpu::CpuClock;
+use crate::cpu::{CpuClock, peak_rss_mib};
 use crate::engine::Engine;
 use crate::models::{Model, Models};
-use crate::spotter::{Listener, Spotter};
+use crate::spotter::Spotter;
 
 /// Samples that arrive together: 40 ms.
 pub(super) const CHUNK_SAMPLES: usize = 640;
-/// Frames of a window of one second.
-const WINDOW_FRAMES: usize = 98;
 
 /// Measure what listening costs on this machine: CPU, memory, and the time to load and to change language
 #[derive(Debug, Args)]
@@ -76,8 +73,8 @@ struct Measured {
     network_ms_per_s: f64,
     detector_ms_per_s: f64,
     /// The network operation by operation in tract, and how much longer that takes.
-    unfused_ms_per_s: f64,
-    unfused_ratio: f64,
+    unfused_ms_per_s: Option<f64>,
+    unfused_ratio: Option<f64>,
     /// As the first, but the audio comes no faster than it is spoken.
     #[serde(skip_serializing_if = "Option::is_none")]
     paced_cpu_ms_per_s: Option<f64>,
@@ -109,7 +106,7 @@ impl Bench {
         let models = self.models.open_directory(&directory)?;
         let base = models.manifest().language.clone();
         let language = self.lang.clone().unwrap_or_else(|| base.clone());
-        let mut spotter = Spotter::new(&models, &[&language], self.step_frames)?;
+        let mut spotter = models.spotter(&[&language], self.step_frames)?;
         let load_ms = milliseconds(clock.elapsed()?);
 
         // One second, again and again, so that the memory is that of listening.
@@ -123,7 +120,7 @@ impl Bench {
             Ok(())
         };
         listen(&mut spotter)?;
-        let peak_rss_mib = peak_rss_mib()?;
+        let peak_rss_mib = peak_rss_mib().context(NO_MEMORY)?;
 
         let model = models.load(&language)?;
         let samples = second.repeat(self.seconds as usize);
@@ -159,7 +156,7 @@ impl Bench {
         for _ in 0..self.rounds.max(LEAST_CHANGES) {
             let mut listener = None;
             changes.push(cpu_ms(|| {
-                listener = Some(Listener::new(&models, &to, self.step_frames)?);
+                listener = Some(models.listener(&to, self.step_frames)?);
                 Ok(())
             })?);
             catch_ups.push(cpu_ms(|| {
@@ -174,8 +171,8 @@ impl Bench {
             frontend_ms_per_s: frontend / audio_s,
             network_ms_per_s: network / audio_s,
             detector_ms_per_s: detector / audio_s,
-            unfused_ms_per_s: unfused / audio_s,
-            unfused_ratio: unfused / network,
+            unfused_ms_per_s: parts.unfused.as_ref().map(|_| unfused / audio_s),
+            unfused_ratio: parts.unfused.as_ref().map(|_| unfused / network),
             paced_cpu_ms_per_s,
             waking_cpu_ms_per_s,
             window_us: 1e3 * window / WINDOWS as f64,
@@ -202,8 +199,8 @@ impl Bench {
         let audio = directory.join(format!("demo/{language}.wav"));
         let audio = Recording::open(&audio)
             .context("--soak listens to the demo's audio; give a --lang that has some")?;
-        let mut spotter = Spotter::new(&models, &[language], self.step_frames)?;
-        let soaked = soak(&mut spotter, audio.samples(), hours, &peak_rss_mib)?;
+        let mut spotter = models.spotter(&[language], self.step_frames)?;
+        let soaked = soak(&mut spotter, audio.samples(), hours)?;
         if self.json {
             json_line(out, &soaked)?;
         } else {
@@ -225,7 +222,8 @@ const LEAST_CHANGES: usize = 20;
 struct Parts {
     frontend: Frontend,
     engine: Engine,
-    unfused: Engine,
+    /// The same operation by operation, where tract is there to do it.
+    unfused: Option<Engine>,
     window: Engine,
     detector: Detector,
     frames: Vec<f32>,
@@ -243,14 +241,17 @@ impl Parts {
         let mut frames = Vec::new();
         frontend.push(samples, &mut frames)?;
         let engine = model.engine(step_frames)?;
-        let unfused = Engine::unfused(&model.to_onnx()?, None, step_frames)?;
-        let settings = DetectorSettings::new(model.thresholds.clone());
+        #[cfg(feature = "tract")]
+        let unfused = Some(Engine::unfused(&model.to_onnx()?, None, step_frames)?);
+        #[cfg(not(feature = "tract"))]
+        let unfused = None;
+        let settings = model.language.detector.clone();
         let mut parts = Self {
             frontend,
             engine,
             unfused,
             window: model.engine(WINDOW_FRAMES)?,
-            detector: Detector::new(&model.labels, settings)?,
+            detector: Detector::new(&model.language.labels, settings)?,
             frames,
             logits: Vec::new(),
         };
@@ -275,7 +276,10 @@ impl Parts {
     }
 
     fn unfused(&mut self) -> anyhow::Result<()> {
-        steps(&mut self.unfused, &self.frames, &mut Vec::new())
+        match &mut self.unfused {
+            Some(unfused) => steps(unfused, &self.frames, &mut Vec::new()),
+            None => Ok(()),
+        }
     }
 
     fn detector(&mut self) -> anyhow::Result<()> {
@@ -340,32 +344,13 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 const NO_CLOCK: &str = "the system does not tell CPU time";
+pub(super) const NO_MEMORY: &str = "the system does not tell memory use";
 
 /// CPU milliseconds of the whole process while `work` runs.
 fn cpu_ms(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let clock = CpuClock::start().context(NO_CLOCK)?;
     work()?;
     Ok(milliseconds(clock.elapsed()?))
-}
-
-/// The largest memory that this process has had. On Linux not by getrusage, which begins with the largest of the program that started this one.
-fn peak_rss_mib() -> anyhow::Result<f64> {
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-        if let Some(kib) = kib {
-            return Ok(kib / 1024.0);
-        }
-    }
-    let usage = getrusage(UsageWho::RUSAGE_SELF);
-    let usage = usage.context("the system does not tell memory use")?;
-    // Kibibytes on Linux, bytes on macOS.
-    let unit = if cfg!(target_os = "macos") {
-        1024.0 * 1024.0
-    } else {
-        1024.0
-    };
-    Ok(usage.max_rss() as f64 / unit)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -398,10 +383,14 @@ fn print(out: &mut dyn Write, measured: &Measured) -> anyhow::Result<()> {
         "  listening          {cpu_ms_per_s:7.3} ms of CPU per second of audio"
     )?;
     writeln!(out, "    front end        {frontend_ms_per_s:7.3}")?;
-    writeln!(
-        out,
-        "    network          {network_ms_per_s:7.3}   ({unfused_ms_per_s:.2} operation by operation, {unfused_ratio:.1} times as long)"
-    )?;
+    write!(out, "    network          {network_ms_per_s:7.3}")?;
+    match unfused_ms_per_s.zip(*unfused_ratio) {
+        Some((unfused, ratio)) => writeln!(
+            out,
+            "   ({unfused:.2} operation by operation, {ratio:.1} times as long)"
+        )?,
+        None => writeln!(out, "   (operation by operation: not without tract)")?,
+    }
     writeln!(out, "    detector         {detector_ms_per_s:7.3}")?;
     if let (Some(paced), Some(waking)) = (paced_cpu_ms_per_s, waking_cpu_ms_per_s) {
         writeln!(

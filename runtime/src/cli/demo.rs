@@ -2,22 +2,22 @@
 //! with `--data`, streams a seeded draw of recordings in noise instead and reports rates.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
-use swr_dataset::{DatasetError, StreamOptions, match_detections};
+use swr_core::matching::match_detections;
 
-use super::script::{Keyword, Script};
-use super::stream::{Measured, TOLERANCE_SAMPLES, detected, measure};
-use super::{ModelsArgs, Outcome, eval, json_line, spot};
+use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected};
+#[cfg(feature = "eval")]
+use super::stream::Recordings;
+use super::{ModelsArgs, Outcome, json_line, spot};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::Recording;
 use crate::models::Models;
 use crate::spotter::Event;
-use crate::spotter::Spotter;
 
 /// Spot keywords in the shipped sample audio of every language
 #[derive(Debug, Args)]
@@ -28,15 +28,9 @@ use crate::spotter::Spotter;
 
 Exits with 0 if at least nine in ten keywords of every language were found and nothing else was heard; with --data, when the run was completed.")]
 pub(super) struct Demo {
-    /// Stream recordings of this folder's TEST clips in noise instead of the sample audio
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Length of each language's stream
-    #[arg(long, default_value = "2", value_parser = super::duration, requires = "data")]
-    minutes: f64,
-    /// Seed of the streams
-    #[arg(long, default_value_t = 0, requires = "data")]
-    seed: u64,
+    #[cfg(feature = "eval")]
+    #[command(flatten)]
+    recordings: Recordings,
     /// JSON lines; the last one has the sums
     #[arg(long)]
     json: bool,
@@ -59,28 +53,22 @@ struct Line<'a> {
     score: Option<f32>,
 }
 
+/// Sums over languages.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
-struct Sums {
-    expected: usize,
-    found: usize,
-    false_alarms: usize,
-}
-
-#[derive(Serialize)]
-struct StreamLine<'a> {
-    language: &'a str,
-    seed: u64,
-    #[serde(flatten)]
-    measured: &'a Measured,
+pub(super) struct Sums {
+    pub(super) expected: usize,
+    pub(super) found: usize,
+    pub(super) false_alarms: usize,
 }
 
 impl Demo {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
-        match &self.data {
-            None => self.samples(&models, out),
-            Some(data) => self.recordings(&models, data, out),
+        #[cfg(feature = "eval")]
+        if self.recordings.asked() {
+            return self.recordings.run(&models, self.json, out);
         }
+        self.samples(&models, out)
     }
 
     fn samples(&self, models: &Models, out: &mut dyn Write) -> anyhow::Result<Outcome> {
@@ -136,7 +124,7 @@ impl Demo {
         let script = Script::read(path, language)?;
         let audio = path.with_extension("wav");
         let recording = Recording::open(&audio)?;
-        let mut spotter = Spotter::new(models, &[language], DEFAULT_STEP_FRAMES)?;
+        let mut spotter = models.spotter(&[language], DEFAULT_STEP_FRAMES)?;
         let labels = spotter.listeners()[0].labels().to_vec();
         let spoken = script.spoken(&labels, path)?;
         let events = spot::events(&mut spotter, recording.samples(), &audio)?;
@@ -190,74 +178,6 @@ impl Demo {
             )?;
         }
         Ok(sums)
-    }
-
-    /// Streams each language's TEST clips in noise; languages that the data does not have are left out.
-    fn recordings(
-        &self,
-        models: &Models,
-        data: &Path,
-        out: &mut dyn Write,
-    ) -> anyhow::Result<Outcome> {
-        let options = StreamOptions {
-            minutes: self.minutes,
-            seed: self.seed,
-            ..StreamOptions::default()
-        };
-        let mut sums = Sums::default();
-        let mut languages = 0;
-        for language in models.languages()? {
-            let task = match eval::task_of(data, &models.load(&language)?) {
-                Err(error)
-                    if matches!(error.downcast_ref(), Some(DatasetError::NoLanguage { .. })) =>
-                {
-                    eprintln!(
-                        "swr: {language} left out, {} has no recordings of it",
-                        data.display()
-                    );
-                    continue;
-                }
-                task => task?,
-            };
-            let measured = measure(models, &task, &task.test, &options)?;
-            if self.json {
-                let line = StreamLine {
-                    language: &language,
-                    seed: self.seed,
-                    measured: &measured,
-                };
-                json_line(out, &line)?;
-            } else {
-                let synthetic = task.test.iter().any(|clip| clip.synthetic);
-                let kind = if synthetic {
-                    "synthetic speech"
-                } else {
-                    "recordings"
-                };
-                writeln!(
-                    out,
-                    "{language}: {} min of {kind} in noise, seed {}\n{measured}",
-                    self.minutes, self.seed
-                )?;
-            }
-            languages += 1;
-            sums += Sums {
-                expected: measured.expected,
-                found: measured.found,
-                false_alarms: measured.false_alarms,
-            };
-        }
-        if languages == 0 {
-            bail!(
-                "{}: it has recordings of no language of {}",
-                data.display(),
-                models.directory().display()
-            );
-        }
-        if self.json {
-            json_line(out, &sums)?;
-        }
-        Ok(Outcome::Success)
     }
 }
 

@@ -185,7 +185,7 @@ impl Eval {
 
     fn clips(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let clips = self.split.clips(task);
-        let mut tallies = vec![Tally::default(); model.labels.len()];
+        let mut tallies = vec![Tally::default(); model.language.labels.len()];
         let mut runner = ClipRunner::new(model)?;
         for (clip, samples) in clips.iter().zip(load(&clips)?) {
             let logits = runner
@@ -196,8 +196,8 @@ impl Eval {
             if self.each {
                 let line = ClipLine {
                     file: file_of(clip),
-                    expected: &model.labels[clip.label],
-                    heard: best.map_or("", |best| &model.labels[best]),
+                    expected: &model.language.labels[clip.label],
+                    heard: best.map_or("", |best| &model.language.labels[best]),
                 };
                 line.write(out, self.json)?;
             }
@@ -206,7 +206,7 @@ impl Eval {
 
         let (keywords, rest) = tallies.split_at(task.unknown_label());
         let summary = Summary {
-            lang: &model.language,
+            lang: &model.language.code,
             split: self.split.name(),
             all: Tally::sum(&tallies),
             keywords: Tally::sum(keywords),
@@ -214,7 +214,7 @@ impl Eval {
             silence: rest[1],
             synthetic: clips.iter().filter(|clip| clip.synthetic).count(),
         };
-        let by_label = model.labels.iter().zip(&tallies);
+        let by_label = model.language.labels.iter().zip(&tallies);
         if self.json {
             for (label, &tally) in by_label {
                 json_line(out, &LabelLine { label, tally })?;
@@ -327,14 +327,14 @@ impl std::fmt::Display for Tally {
 
 /// The task that `model` was made for, on the data of `folder`: the model's keywords decide, and their order is checked.
 pub(super) fn task_of(folder: &Path, model: &Model) -> anyhow::Result<Task> {
-    let keywords = model.labels.len() - 2;
+    let keywords = model.language.labels.len() - 2;
     let options = TaskOptions {
-        keywords: Some(model.labels[..keywords].to_vec()),
+        keywords: Some(model.language.labels[..keywords].to_vec()),
         ..TaskOptions::default()
     };
-    let task = swr_dataset::task(folder, &model.language, &options)?;
+    let task = swr_dataset::task(folder, &model.language.code, &options)?;
     anyhow::ensure!(
-        task.labels == model.labels,
+        task.labels == model.language.labels,
         "{}: its labels are not in the order of their code points, so they do not match the data's; export the model again",
         model.path.display()
     );

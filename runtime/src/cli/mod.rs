@@ -8,6 +8,7 @@ mod demo;
 #[cfg(feature = "live")]
 mod devices;
 mod diff;
+#[cfg(feature = "eval")]
 mod eval;
 mod export;
 mod inspect;
@@ -17,7 +18,9 @@ mod releases;
 mod script;
 mod soak;
 mod spot;
+#[cfg(feature = "eval")]
 mod stream;
+#[cfg(feature = "eval")]
 mod sweep;
 mod verify;
 
@@ -60,6 +63,7 @@ enum Command {
     Devices(devices::Devices),
     Demo(demo::Demo),
     Inspect(inspect::Inspect),
+    #[cfg(feature = "eval")]
     Eval(eval::Eval),
     Verify(verify::Verify),
     Diff(diff::Diff),
@@ -134,6 +138,7 @@ where
         Command::Devices(command) => command.run(out),
         Command::Demo(command) => command.run(out),
         Command::Inspect(command) => command.run(out),
+        #[cfg(feature = "eval")]
         Command::Eval(command) => command.run(out),
         Command::Verify(command) => command.run(out),
         Command::Diff(command) => command.run(out),

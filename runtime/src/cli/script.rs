@@ -1,12 +1,17 @@
-//! What is spoken in a sample's audio and when: the JSON file that lies beside it.
+//! What is spoken in a sample's audio and when: the JSON file that lies beside it, and the events that are matched with it.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use swr_core::SAMPLE_RATE_HZ;
-use swr_dataset::Event as Spoken;
+use swr_core::matching::{Detected, Spoken};
+use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
+
+use crate::spotter::Event;
+
+/// How long after a word's end its detection still counts: the posterior peaks when the word fills the average over one second.
+pub(super) const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 
 /// What lies beside a sample's audio; other fields, such as the command that made it, are for people.
 #[derive(Debug, Deserialize)]
@@ -20,6 +25,19 @@ pub(super) struct Keyword {
     pub(super) word: String,
     pub(super) start_s: f64,
     pub(super) end_s: f64,
+}
+
+/// `events` as the matching takes them, with labels as indexes into `labels`.
+pub(super) fn detected(events: &[Event], labels: &[String]) -> Vec<Detected> {
+    let detected = |event: &Event| {
+        let label = labels.iter().position(|label| *label == event.keyword)?;
+        let hops = (event.time_s * f64::from(SAMPLE_RATE_HZ) / HOP_SAMPLES as f64).round();
+        Some(Detected {
+            label,
+            at_samples: hops as usize * HOP_SAMPLES,
+        })
+    };
+    events.iter().filter_map(detected).collect()
 }
 
 impl Script {

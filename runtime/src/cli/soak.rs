@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
 
-use super::bench::CHUNK_SAMPLES;
+use super::bench::{CHUNK_SAMPLES, NO_MEMORY};
+use crate::cpu::peak_rss_mib;
 use crate::spotter::{Event, Spotter};
 
 /// Between two resets.
@@ -45,12 +46,7 @@ impl Soaked {
 }
 
 /// Lets `spotter` hear `audio` again and again, and begins anew every hour.
-pub(super) fn soak(
-    spotter: &mut Spotter,
-    audio: &[f32],
-    hours: f64,
-    peak_rss_mib: &dyn Fn() -> anyhow::Result<f64>,
-) -> anyhow::Result<Soaked> {
+pub(super) fn soak(spotter: &mut Spotter, audio: &[f32], hours: f64) -> anyhow::Result<Soaked> {
     // Whole chunks, so that every round is cut into frames and steps alike.
     let audio = &audio[..audio.len() / CHUNK_SAMPLES * CHUNK_SAMPLES];
     let round_s = audio.len() as f64 / f64::from(SAMPLE_RATE_HZ);
@@ -107,10 +103,10 @@ pub(super) fn soak(
             }
         }
         if round == of_hours(0.25).min(all - 1) {
-            found.rss_early_mib = peak_rss_mib()?;
+            found.rss_early_mib = peak_rss_mib().context(NO_MEMORY)?;
         }
     }
-    found.rss_end_mib = peak_rss_mib()?;
+    found.rss_end_mib = peak_rss_mib().context(NO_MEMORY)?;
     Ok(found)
 }
 

@@ -36,7 +36,7 @@ impl Spot {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
         let languages = languages(&models, &self.languages)?;
-        let mut spotter = Spotter::new(&models, &languages, DEFAULT_STEP_FRAMES)?;
+        let mut spotter = models.spotter(&languages, DEFAULT_STEP_FRAMES)?;
         let mut outcome = Outcome::Negative;
         for file in &self.files {
             let recording = Recording::open(file)?;

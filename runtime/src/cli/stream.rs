@@ -1,20 +1,21 @@
 //! Detections and false alarms in a stream made of recordings: what `swr eval --stream` and `swr demo --data` report.
 
 use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
 
+use anyhow::bail;
+use clap::Args;
 use serde::Serialize;
-use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
-use swr_dataset::{
-    Clip, Detected, Matched, StreamOptions, Task, match_detections, poisson_interval,
-    wilson_interval,
-};
+use swr_core::matching::{Matched, match_detections};
+use swr_dataset::{Clip, DatasetError, StreamOptions, Task, poisson_interval, wilson_interval};
 
+use super::demo::Sums;
+use super::eval::task_of;
+use super::script::{TOLERANCE_SAMPLES, detected};
+use super::{Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::models::Models;
-use crate::spotter::{Event, Spotter};
-
-/// How long after a word's end its detection still counts: the posterior peaks when the word fills the average over one second.
-pub(super) const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 
 /// Confidence of all intervals.
 pub(super) const CONFIDENCE: f64 = 0.95;
@@ -48,7 +49,7 @@ pub(super) fn measure(
     options: &StreamOptions,
 ) -> anyhow::Result<Measured> {
     let stream = swr_dataset::stream(task, clips, options)?;
-    let mut spotter = Spotter::new(models, &[&task.language], DEFAULT_STEP_FRAMES)?;
+    let mut spotter = models.spotter(&[&task.language], DEFAULT_STEP_FRAMES)?;
     let mut events = Vec::new();
     spotter.push(&stream.samples, &mut events)?;
     spotter.finish(&mut events)?;
@@ -64,17 +65,104 @@ pub(super) fn measure(
     ))
 }
 
-/// `events` as the matching takes them, with labels as indexes into `labels`.
-pub(super) fn detected(events: &[Event], labels: &[String]) -> Vec<Detected> {
-    let detected = |event: &Event| {
-        let label = labels.iter().position(|label| *label == event.keyword)?;
-        let hops = (event.time_s * f64::from(SAMPLE_RATE_HZ) / HOP_SAMPLES as f64).round();
-        Some(Detected {
-            label,
-            at_samples: hops as usize * HOP_SAMPLES,
-        })
-    };
-    events.iter().filter_map(detected).collect()
+/// `swr demo --data`.
+#[derive(Debug, Args)]
+pub(super) struct Recordings {
+    /// Stream recordings of this folder's TEST clips in noise instead of the sample audio
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Length of each language's stream
+    #[arg(long, default_value = "2", value_parser = super::duration, requires = "data")]
+    minutes: f64,
+    /// Seed of the streams
+    #[arg(long, default_value_t = 0, requires = "data")]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct StreamLine<'a> {
+    language: &'a str,
+    seed: u64,
+    #[serde(flatten)]
+    measured: &'a Measured,
+}
+
+impl Recordings {
+    /// Whether recordings are to be streamed at all.
+    pub(super) fn asked(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Streams each language's TEST clips in noise; languages that the data does not have are left out.
+    pub(super) fn run(
+        &self,
+        models: &Models,
+        json: bool,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Outcome> {
+        let Some(data) = &self.data else {
+            bail!("--data: no folder given");
+        };
+        let options = StreamOptions {
+            minutes: self.minutes,
+            seed: self.seed,
+            ..StreamOptions::default()
+        };
+        let mut sums = Sums::default();
+        let mut languages = 0;
+        for language in models.languages()? {
+            let task = match task_of(data, &models.load(&language)?) {
+                Err(error)
+                    if matches!(error.downcast_ref(), Some(DatasetError::NoLanguage { .. })) =>
+                {
+                    eprintln!(
+                        "swr: {language} left out, {} has no recordings of it",
+                        data.display()
+                    );
+                    continue;
+                }
+                task => task?,
+            };
+            let measured = measure(models, &task, &task.test, &options)?;
+            if json {
+                let line = StreamLine {
+                    language: &language,
+                    seed: self.seed,
+                    measured: &measured,
+                };
+                json_line(out, &line)?;
+            } else {
+                let synthetic = task.test.iter().any(|clip| clip.synthetic);
+                let kind = if synthetic {
+                    "synthetic speech"
+                } else {
+                    "recordings"
+                };
+                writeln!(
+                    out,
+                    "{language}: {} min of {kind} in noise, seed {}\n{measured}",
+                    self.minutes, self.seed
+                )?;
+            }
+            languages += 1;
+            sums += Sums {
+                expected: measured.expected,
+                found: measured.found,
+                false_alarms: measured.false_alarms,
+            };
+        }
+        if languages == 0 {
+            bail!(
+                "{}: it has recordings of no language of {}",
+                data.display(),
+                models.directory().display()
+            );
+        }
+        if json {
+            json_line(out, &sums)?;
+        }
+        Ok(Outcome::Success)
+    }
 }
 
 impl Measured {

@@ -7,15 +7,16 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use plotters::prelude::*;
 use serde::Serialize;
+use swr_core::SAMPLE_RATE_HZ;
 use swr_core::detector::{Detector, DetectorSettings};
-use swr_core::frontend::Frontend;
+use swr_core::matching::{Detected, Matched, match_detections};
+use swr_core::model::Language;
 use swr_core::package::Digest;
-use swr_core::{FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ};
-use swr_dataset::{
-    Detected, Matched, audio_below, match_detections, poisson_interval, wilson_interval,
-};
+use swr_core::spotter::hear_recording;
+use swr_dataset::{audio_below, poisson_interval, wilson_interval};
 
-use super::stream::{CONFIDENCE, Measured, TOLERANCE_SAMPLES};
+use super::script::TOLERANCE_SAMPLES;
+use super::stream::{CONFIDENCE, Measured};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::Recording;
 use crate::engine::Engine;
@@ -24,17 +25,12 @@ use crate::models::Model;
 /// Posteriors that are tried for all keywords.
 const THRESHOLDS: std::ops::RangeInclusive<u32> = 1..=19;
 const THRESHOLD_STEP: f32 = 0.05;
-/// Samples that are heard together: a second.
-const PIECE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
-
 /// A network with a detector for every threshold; the first one has the package's.
 pub(super) struct Sweep {
-    labels: Vec<String>,
-    frontend: Frontend,
+    language: Language,
     engine: Engine,
     detectors: Vec<Detector>,
     thresholds: Vec<f32>,
-    context_frames: usize,
 }
 
 /// What one threshold does.
@@ -87,62 +83,37 @@ pub(super) struct Swept {
 
 impl Sweep {
     pub(super) fn new(model: &Model) -> anyhow::Result<Self> {
-        let classes = model.labels.len();
+        let classes = model.language.labels.len();
         let thresholds: Vec<f32> = THRESHOLDS
             .map(|step| step as f32 * THRESHOLD_STEP)
             .collect();
-        let mut all = vec![model.thresholds.clone()];
-        all.extend(thresholds.iter().map(|threshold| vec![*threshold; classes]));
-        let detector = |thresholds| {
-            let settings = DetectorSettings {
-                window_frames: model.window_frames,
-                ..DetectorSettings::new(thresholds)
-            };
-            Detector::new(&model.labels, settings)
-        };
+        let package = &model.language.detector;
+        let mut all = vec![package.clone()];
+        all.extend(thresholds.iter().map(|threshold| DetectorSettings {
+            thresholds: vec![*threshold; classes],
+            ..package.clone()
+        }));
+        let detector = |settings| Detector::new(&model.language.labels, settings);
         Ok(Self {
-            labels: model.labels.clone(),
-            frontend: Frontend::new(&FrontendSettings::default())?,
+            language: model.language.clone(),
             engine: model.engine(DEFAULT_STEP_FRAMES)?,
             detectors: all.into_iter().map(detector).collect::<Result<_, _>>()?,
             thresholds,
-            context_frames: model.context_frames,
         })
     }
 
     /// Detections in a recording by every detector, as a stream of its own that a second of silence ends.
     pub(super) fn hear(&mut self, samples: &[f32]) -> anyhow::Result<Vec<Vec<Detected>>> {
-        self.frontend.reset();
-        self.engine.reset();
         self.detectors.iter_mut().for_each(Detector::reset);
         let mut found = vec![Vec::new(); self.detectors.len()];
-        let context = vec![0.0; self.context_frames * HOP_SAMPLES];
-        let tail = vec![0.0; PIECE_SAMPLES];
-        let (mut frames, mut logits) = (Vec::new(), Vec::new());
-        let mut skip = self.context_frames;
-        let (step, classes) = (self.engine.step_frames() * MEL_BINS, self.labels.len());
-        let detected = |detection: swr_core::detector::Detection| Detected {
-            label: detection.label,
-            at_samples: detection.frame as usize * HOP_SAMPLES,
-        };
-        let pieces = samples.chunks(PIECE_SAMPLES);
-        for piece in [&context[..]].into_iter().chain(pieces).chain([&tail[..]]) {
-            self.frontend.push(piece, &mut frames)?;
-            let whole = frames.len() / step * step;
-            logits.clear();
-            for step in frames[..whole].chunks_exact(step) {
-                self.engine.step(step, &mut logits)?;
-            }
-            frames.drain(..whole);
-            let skipped = skip.min(logits.len() / classes);
-            skip -= skipped;
+        let context_frames = self.language.context_frames;
+        hear_recording(&mut self.engine, context_frames, samples, |logits| {
             for (found, detector) in found.iter_mut().zip(&mut self.detectors) {
-                let new = detector.push(&logits[skipped * classes..]);
-                found.extend(new.into_iter().map(detected));
+                found.extend(detector.push(logits).into_iter().map(Detected::from));
             }
-        }
+        })?;
         for (found, detector) in found.iter_mut().zip(&mut self.detectors) {
-            found.extend(detector.finish().map(detected));
+            found.extend(detector.finish().map(Detected::from));
         }
         Ok(found)
     }
@@ -232,7 +203,7 @@ impl Sweep {
                 false_alarms,
             }
         };
-        let keywords = &self.labels[..self.labels.len() - 2];
+        let keywords = &self.language.labels[..self.language.labels.len() - 2];
         Ok(Swept {
             measured: Measured::new(
                 stream.hours(),

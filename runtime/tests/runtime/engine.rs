@@ -151,7 +151,7 @@ fn a_fused_network_is_the_graph_it_replaces() {
         for merged in [None, Some(&merged)] {
             let unfused = run(&mut Engine::unfused(&bytes, merged, 4).unwrap(), &frames);
             let mut fused = Engine::new(&bytes, merged, 4).unwrap();
-            assert_eq!(fused.operations().unwrap().len(), 2, "source and network");
+            assert!(matches!(fused, Engine::Fused(_)));
             let found = run(&mut fused, &frames);
             assert!(distance(&found, &unfused) < 1e-5, "tau {tau}");
             let bits = |logits: &[f32]| logits.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
@@ -174,7 +174,7 @@ fn weights_stored_small_are_fused_all_the_same() {
     for storage in [Storage::F16, Storage::Int8] {
         let small = store(&bytes, storage).unwrap();
         let mut fused = Engine::new(&small, None, 4).unwrap();
-        assert_eq!(fused.operations().unwrap().len(), 2);
+        assert!(matches!(fused, Engine::Fused(_)));
         let mut unfused = Engine::unfused(&small, None, 4).unwrap();
         let frames = frames();
         let apart = distance(&run(&mut fused, &frames), &run(&mut unfused, &frames));
@@ -190,7 +190,7 @@ fn a_graph_that_is_nearly_known_is_run_as_it_is() {
         edit(&mut model);
         let bytes = model.to_bytes();
         let mut engine = Engine::new(&bytes, None, 4).unwrap();
-        assert!(engine.operations().unwrap().len() > 20);
+        assert!(matches!(engine, Engine::Graph(_)));
         let mut unfused = Engine::unfused(&bytes, None, 4).unwrap();
         assert_eq!(run(&mut engine, &frames()), run(&mut unfused, &frames()));
     };

@@ -8,7 +8,7 @@ use crate::common::{
 };
 use proptest::prelude::*;
 use swr_core::package::{Delta, PackageError};
-use swr_runtime::{ClipRunner, Event, Listener, Models, ModelsError, Spotter};
+use swr_runtime::{ClipRunner, Event, Models, ModelsError};
 
 fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
     match result {
@@ -20,7 +20,7 @@ fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
 
 fn spot(directory: &Path, language: &str, samples: &[f32], chunk: usize) -> Vec<Event> {
     let models = Models::open(directory).unwrap();
-    let mut spotter = Spotter::new(&models, &[language], 4).unwrap();
+    let mut spotter = models.spotter(&[language], 4).unwrap();
     let mut events = Vec::new();
     for chunk in samples.chunks(chunk) {
         spotter.push(chunk, &mut events).unwrap();
@@ -35,7 +35,7 @@ fn several_languages_hear_what_each_hears_alone() {
     models(directory.path());
     let audio = tones(8.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
     let models = Models::open(directory.path()).unwrap();
-    let mut spotter = Spotter::new(&models, &["de", "en"], 4).unwrap();
+    let mut spotter = models.spotter(&["de", "en"], 4).unwrap();
     let mut together = Vec::new();
     for chunk in audio.chunks(777) {
         spotter.push(chunk, &mut together).unwrap();
@@ -64,12 +64,12 @@ fn another_language_goes_on_where_the_first_stopped() {
         (96_000, ["low", "high", "tief"]),
     ] {
         for chunk in [160, 640, 5_000] {
-            let mut spotter = Spotter::new(&models, &["en"], 4).unwrap();
+            let mut spotter = models.spotter(&["en"], 4).unwrap();
             let mut events = Vec::new();
             for chunk in audio[..change_at].chunks(chunk) {
                 spotter.push(chunk, &mut events).unwrap();
             }
-            let listener = Listener::new(&models, "de", 4).unwrap();
+            let listener = models.listener("de", 4).unwrap();
             spotter.change(vec![listener]).unwrap();
             assert_eq!(spotter.listeners()[0].language(), "de");
             for chunk in audio[change_at..].chunks(chunk) {
@@ -94,10 +94,10 @@ fn another_language_goes_on_where_the_first_stopped() {
         }
     }
     // Nothing of the stream before is left after its end.
-    let mut spotter = Spotter::new(&models, &["en"], 4).unwrap();
+    let mut spotter = models.spotter(&["en"], 4).unwrap();
     let mut events = Vec::new();
     spotter.push(&audio[..40_000], &mut events).unwrap();
-    let listener = Listener::new(&models, "de", 4).unwrap();
+    let listener = models.listener("de", 4).unwrap();
     spotter.change(vec![listener]).unwrap();
     spotter.finish(&mut events).unwrap();
     events.clear();
@@ -141,7 +141,7 @@ fn clips_are_told_apart() {
     models(directory.path());
     let models = Models::open(directory.path()).unwrap();
     let model = models.load("de").unwrap();
-    assert_eq!(model.labels, labels(&DELTA_LABELS));
+    assert_eq!(model.language.labels, labels(&DELTA_LABELS));
     let mut runner = ClipRunner::new(&model).unwrap();
     for (hz, word) in [(500.0, "tief"), (3_000.0, "hoch")] {
         let clip = tones(1.0, &[(0.2, hz)]);
@@ -149,7 +149,7 @@ fn clips_are_told_apart() {
         let best = (0..5)
             .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
             .unwrap();
-        assert_eq!(model.labels[best], word, "{logits:?}");
+        assert_eq!(model.language.labels[best], word, "{logits:?}");
         // A clip leaves nothing behind for the next.
         assert_eq!(runner.mean_logits(&clip).unwrap(), logits);
     }

@@ -8,6 +8,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use core::ops::Range;
 
 use embedded_storage::nor_flash::NorFlash;
+use swr_core::model::Trust;
 use swr_core::package::{Digest, Entry, PublicKey};
 
 use crate::UpdateError;
@@ -26,9 +27,9 @@ const MAX_FLOORS: usize = 64;
 
 /// The trial of a model.
 fn hears_its_golden_clip(model: &Model) -> Result<(), UpdateError> {
-    let checked = model.golden.check(&model.network, &model.labels);
+    let checked = model.golden.check(&model.network, &model.language.labels);
     checked.map(|_| ()).map_err(|source| UpdateError::Package {
-        language: model.language.clone(),
+        language: model.language.code.clone(),
         source: Box::new(source),
     })
 }
@@ -395,11 +396,14 @@ impl<F: NorFlash> Device<F> {
 
     fn files<'a>(&'a mut self, bundle: &'a Bundle) -> Result<Files<'a>, UpdateError> {
         let contents = self.contents(bundle)?;
-        let signed = !self.broken(Sabotage::Unsigned);
+        let trust = match self.broken(Sabotage::Unsigned) {
+            true => Trust::Anyone,
+            false => Trust::Only(&self.keys),
+        };
         Ok(Files {
             bundle,
             contents,
-            keys: signed.then_some(&self.keys),
+            trust,
         })
     }
 

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::DatasetError;
-use swr_core::package::UNKNOWN;
+use swr_core::labels::UNKNOWN;
 
 /// Which part of the data a clip belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -26,9 +26,8 @@ pub use interval::{poisson_interval, poisson_upper, wilson_interval};
 pub use layout::{NO_SPEAKER, Split, audio_below, stable_hash};
 pub use load::{CLIP_SAMPLES, decode_file, fit_one_second, load, load_all, load_all_i16};
 pub use noise::{Background, pink_noise, white_noise};
-pub use stream::{
-    Detected, Event, Matched, Stream, StreamOptions, active_span, match_detections, stream,
-};
+pub use stream::{Stream, StreamOptions, active_span, stream};
+pub use swr_core::matching::{Detected, Matched, Spoken, match_detections};
 pub use task::{
     Clip, Report, SILENCE, Source, SplitReport, Task, TaskOptions, UNKNOWN, UnknownRule, languages,
     task,

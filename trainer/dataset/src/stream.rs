@@ -7,6 +7,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use swr_core::matching::Spoken;
 
 use crate::error::DatasetError;
 use crate::load::{CLIP_SAMPLES, load_all};
@@ -40,28 +41,15 @@ impl Default for StreamOptions {
     }
 }
 
-/// A spoken word in a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Index in the task's labels.
-    pub label: usize,
-    /// The word.
-    pub word: String,
-    /// First sample of the speech (see [`active_span`]).
-    pub start_samples: usize,
-    /// Sample after the last of the speech.
-    pub end_samples: usize,
-}
-
 /// Minutes of audio with known content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stream {
     /// 16 kHz mono, [-1, 1].
     pub samples: Vec<f32>,
     /// The keywords, in order of time.
-    pub events: Vec<Event>,
+    pub events: Vec<Spoken>,
     /// Unknown words, in order of time: whatever is detected there is a false alarm.
-    pub unknown: Vec<Event>,
+    pub unknown: Vec<Spoken>,
 }
 
 impl Stream {
@@ -126,7 +114,7 @@ pub fn stream(
         {
             *sample += gain * fade(index, CLIP_SAMPLES, FADE_SAMPLES) * speech;
         }
-        let event = Event {
+        let event = Spoken {
             label: clip.label,
             word: clip.word.clone(),
             start_samples: at + clip.span.0,
@@ -182,7 +170,7 @@ fn check(options: &StreamOptions) -> Result<(), DatasetError> {
 }
 
 /// A loaded clip with where and how loud it speaks.
-struct Spoken {
+struct Audible {
     label: usize,
     word: String,
     samples: Vec<f32>,
@@ -191,7 +179,7 @@ struct Spoken {
 }
 
 /// The clips that speak, loaded: no silence crops and no files of digital silence.
-fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Spoken>, DatasetError> {
+fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Audible>, DatasetError> {
     let clips: Vec<Clip> = clips
         .iter()
         .filter(|clip| clip.label <= task.unknown_label())
@@ -201,7 +189,7 @@ fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Spoken>, DatasetError> {
     let spoken = clips.into_iter().zip(loaded).filter_map(|(clip, samples)| {
         let span = active_span(&samples, ACTIVE_RANGE_DB)?;
         let power = mean_power(&samples[span.0..span.1]);
-        Some(Spoken {
+        Some(Audible {
             label: clip.label,
             word: clip.word,
             samples,
@@ -214,19 +202,19 @@ fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Spoken>, DatasetError> {
 
 /// Draws without repetition, then shuffles anew.
 struct Deck {
-    cards: Vec<Spoken>,
+    cards: Vec<Audible>,
     order: Vec<usize>,
 }
 
 impl Deck {
-    fn new(cards: Vec<Spoken>) -> Self {
+    fn new(cards: Vec<Audible>) -> Self {
         Deck {
             cards,
             order: Vec::new(),
         }
     }
 
-    fn draw(&mut self, rng: &mut ChaCha8Rng) -> &Spoken {
+    fn draw(&mut self, rng: &mut ChaCha8Rng) -> &Audible {
         if self.order.is_empty() {
             self.order = (0..self.cards.len()).collect();
             self.order.shuffle(rng);
@@ -293,54 +281,4 @@ fn mean_power(samples: &[f32]) -> f64 {
 
 fn ratio(decibels: f32) -> f64 {
     10f64.powf(f64::from(decibels) / 10.0)
-}
-
-/// What a detector reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Detected {
-    /// Index in the task's labels.
-    pub label: usize,
-    /// When, in samples from the start of the stream.
-    pub at_samples: usize,
-}
-
-/// Which detections belong to which words.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Matched {
-    /// Index of the word and of the detection that found it.
-    pub hits: Vec<(usize, usize)>,
-    /// Words nobody found.
-    pub misses: Vec<usize>,
-    /// Detections without a word: at no word, of another label, or the second of one word.
-    pub false_alarms: Vec<usize>,
-}
-
-/// Matches detections to spoken words. A word is found by the first detection of its label from the word's start to `tolerance_samples` after its end; both
-/// lists in order of time. Each detection finds at most one word and each word is found once.
-pub fn match_detections(
-    truth: &[Event],
-    detections: &[Detected],
-    tolerance_samples: usize,
-) -> Matched {
-    let mut finder = vec![None; truth.len()];
-    let mut matched = Matched::default();
-    for (index, detection) in detections.iter().enumerate() {
-        let found = truth.iter().zip(&finder).position(|(event, finder)| {
-            let window = event.start_samples..=event.end_samples.saturating_add(tolerance_samples);
-            finder.is_none()
-                && event.label == detection.label
-                && window.contains(&detection.at_samples)
-        });
-        match found {
-            Some(event) => finder[event] = Some(index),
-            None => matched.false_alarms.push(index),
-        }
-    }
-    for (event, finder) in finder.into_iter().enumerate() {
-        match finder {
-            Some(detection) => matched.hits.push((event, detection)),
-            None => matched.misses.push(event),
-        }
-    }
-    matched
 }

@@ -27,7 +27,7 @@ use crate::load::CLIP_SAMPLES;
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
 
-pub use swr_core::package::{SILENCE, UNKNOWN};
+pub use swr_core::labels::{SILENCE, UNKNOWN};
 
 /// How a task is built from data folders.
 #[derive(Debug, Clone)]

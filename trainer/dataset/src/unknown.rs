@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use swr_core::package::UNKNOWN;
+use swr_core::labels::UNKNOWN;
 
 use crate::layout::{Corpus, Entry, Split, by_share, stable_hash};
 

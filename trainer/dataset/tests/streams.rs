@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use swr_dataset::{
-    Background, Clip, Detected, Event, NO_SPEAKER, Report, Source, StreamOptions, Task,
+    Background, Clip, Detected, NO_SPEAKER, Report, Source, Spoken, StreamOptions, Task,
     active_span, fit_one_second, match_detections, pink_noise, stream, white_noise,
 };
 
@@ -82,7 +82,7 @@ fn a_stream_has_its_length_gaps_and_ratio() {
         made.events.iter().all(|event| event.label == 0)
             && made.unknown.iter().all(|event| event.label == 1)
     );
-    let mut all: Vec<&Event> = made.events.iter().chain(&made.unknown).collect();
+    let mut all: Vec<&Spoken> = made.events.iter().chain(&made.unknown).collect();
     all.sort_by_key(|event| event.start_samples);
     for pair in all.windows(2) {
         // The tone lies 0.25 s inside its clip on both sides.
@@ -145,7 +145,7 @@ fn impossible_streams_are_refused() {
 
 #[test]
 fn detections_are_matched_one_to_one() {
-    let event = |label, start_samples, end_samples| Event {
+    let event = |label, start_samples, end_samples| Spoken {
         label,
         word: String::new(),
         start_samples,
@@ -183,7 +183,7 @@ fn made_noise_has_power_one_and_pink_falls() {
 proptest! {
     #[test]
     fn matching_accounts_for_everything(starts in prop::collection::vec((0usize..3, 0usize..5000), 0..20), heard in prop::collection::vec((0usize..3, 0usize..6000), 0..30), tolerance in 0usize..500) {
-        let mut truth: Vec<Event> = starts.iter().map(|(label, start)| Event { label: *label, word: String::new(), start_samples: *start, end_samples: start + 300 }).collect();
+        let mut truth: Vec<Spoken> = starts.iter().map(|(label, start)| Spoken { label: *label, word: String::new(), start_samples: *start, end_samples: start + 300 }).collect();
         truth.sort_by_key(|event| event.start_samples);
         let mut heard: Vec<Detected> = heard.iter().map(|(label, at)| Detected { label: *label, at_samples: *at }).collect();
         heard.sort_by_key(|detection| detection.at_samples);

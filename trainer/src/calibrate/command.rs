@@ -2,27 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use swr_core::SAMPLE_RATE_HZ;
+use swr_core::labels::NOT_KEYWORDS;
+use swr_core::matching::{Detected, match_detections};
+use swr_core::model::Language;
+use swr_core::network::Network;
 use swr_core::package::{Calibration, Delta, Digest, Limit, Manifest, Thresholds};
 use swr_dataset::{
-    Detected, Task, TaskOptions, audio_below, decode_file, match_detections, poisson_interval,
-    poisson_upper, stable_hash,
+    Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper, stable_hash,
 };
 
-use super::{TOLERANCE_SAMPLES, detect, development_stream, recording_logits};
-use crate::architecture::Architecture;
+use super::{TOLERANCE_SAMPLES, detectors, development_stream, hear};
 use crate::babble;
 use crate::files::{read, write_package};
 use crate::models::{
-    BASE_JSON, Base, delta_path, deltas, read_language, report_path, write_report,
+    BASE_JSON, Base, delta_path, deltas, merged, read_base, report_path, write_report,
 };
-use crate::network::Weights;
 use crate::progress::Progress;
 
 /// Confidence of the proof and of intervals.
@@ -33,8 +34,6 @@ const CANDIDATES: [u32; 15] = [40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 9
 const PRICES: [f64; 12] = [
     0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0,
 ];
-/// Silence that ends a recording, so that its last word can be reported.
-const TAIL_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 
 /// Choose thresholds for a wanted rate of false accepts
 #[derive(Args)]
@@ -112,26 +111,23 @@ struct Report {
 /// Audio files of one origin: what is like itself must not both choose and judge.
 type Source = Vec<PathBuf>;
 
-/// A network that hears.
-struct Listening<'a> {
-    architecture: &'a Architecture,
-    weights: &'a Weights,
-    labels: &'a [String],
+/// A language that hears.
+struct Listening {
+    network: Network,
+    language: Language,
 }
 
-impl Listening<'_> {
-    /// Reports in a recording with each of several choices of thresholds, and its samples.
-    fn hear(&self, path: &Path, choices: &[Vec<f32>]) -> Result<(Vec<Vec<Detected>>, usize)> {
-        let mut samples = decode_file(path)?;
-        let length = samples.len();
-        samples.resize(length + TAIL_SAMPLES, 0.0);
-        let classes = self.labels.len();
-        let logits = recording_logits(self.architecture, self.weights, &samples, classes)?;
-        let heard = choices
-            .iter()
-            .map(|thresholds| detect(self.labels, thresholds.clone(), &logits))
-            .collect::<Result<_>>()?;
-        Ok((heard, length))
+impl Listening {
+    /// Reports in a recording with each of several choices of thresholds.
+    fn hear(&self, samples: &[f32], choices: &[Vec<f32>]) -> Result<Vec<Vec<Detected>>> {
+        let Language {
+            labels,
+            detector,
+            context_frames,
+            ..
+        } = &self.language;
+        let mut detectors = detectors(labels, detector, choices)?;
+        hear(&self.network, *context_frames, samples, &mut detectors)
     }
 
     /// False accepts by keyword under each choice, and the hours heard.
@@ -142,12 +138,14 @@ impl Listening<'_> {
         progress: &Progress,
         what: &str,
     ) -> Result<(Vec<Vec<usize>>, f64)> {
-        let mut counts = vec![vec![0; self.labels.len()]; choices.len()];
+        let mut counts = vec![vec![0; self.language.labels.len()]; choices.len()];
         let (mut samples, files) = (0, sources.iter().flatten());
         let bar = progress.bar(what, files.clone().count());
         for path in files {
-            let (heard, length) = self.hear(path, choices)?;
-            samples += length;
+            let recording = decode_file(path)?;
+            samples += recording.len();
+            let heard = self.hear(&recording, choices);
+            let heard = heard.with_context(|| path.display().to_string())?;
             for (counts, detections) in counts.iter_mut().zip(heard) {
                 detections.iter().for_each(|d| counts[d.label] += 1);
             }
@@ -165,7 +163,14 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
         "--per-hour {}: expected a rate above 0; no audio proves that nothing is ever falsely accepted",
         a.per_hour
     );
-    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    let (language, tensors) = merged(&read_base(&a.models)?, &a.models, &a.lang)?;
+    let network = Network::new(&tensors).with_context(|| {
+        format!(
+            "`{}` is heard by the device's own pass of the causal BC-ResNet, which this model is not",
+            a.lang
+        )
+    })?;
+    let labels = &language.labels;
     let options = TaskOptions {
         extra: a.extra.clone(),
         ..TaskOptions::default()
@@ -173,16 +178,11 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
     let mut task = swr_dataset::task(&a.data, &a.lang, &options)?;
     babble::fill(&mut task)?;
     ensure!(
-        task.labels == labels,
+        task.labels == *labels,
         "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on, --extra included",
         a.data.display(),
         a.lang
     );
-    let listening = Listening {
-        architecture: &architecture,
-        weights: &weights,
-        labels: &labels,
-    };
     // Before hours of listening: thresholds that all differ must have room.
     let different =
         (0..labels.len()).map(|n| Calibration::threshold(CANDIDATES[n * 7 % CANDIDATES.len()]));
@@ -191,6 +191,7 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
         verified: true,
     };
     calibrated(a, different.collect(), calibration)?;
+    let listening = Listening { network, language };
     let (choosing, judging) = halves(&a.negatives, progress)?;
     let (report, thresholds) = choose(a, &listening, &task, &choosing, &judging, progress)?;
     if a.json {
@@ -286,17 +287,14 @@ fn choose(
     judging: &[Source],
     progress: &Progress,
 ) -> Result<(Report, Vec<f32>)> {
-    let labels = listening.labels;
-    let keywords = labels.len() - 2;
-    let (stream, logits) =
-        development_stream(listening.architecture, listening.weights, task, a.seed)?.with_context(
-            || {
-                format!(
-                    "`{}` has no development clips of its keywords, so nothing tells what a threshold misses; add recordings of other speakers",
-                    a.lang
-                )
-            },
-        )?;
+    let labels = &listening.language.labels;
+    let keywords = labels.len() - NOT_KEYWORDS;
+    let stream = development_stream(task, a.seed)?.with_context(|| {
+        format!(
+            "`{}` has no development clips of its keywords, so nothing tells what a threshold misses; add recordings of other speakers",
+            a.lang
+        )
+    })?;
     let candidates = CANDIDATES.map(Calibration::threshold);
     let for_all: Vec<Vec<f32>> = candidates.iter().map(|t| vec![*t; labels.len()]).collect();
     let (accepts, hours) =
@@ -304,9 +302,9 @@ fn choose(
 
     // Missed words and false alarms of every keyword at every candidate, on development clips.
     let mut losses = vec![vec![0.0; labels.len()]; candidates.len()];
-    for (losses, thresholds) in losses.iter_mut().zip(&for_all) {
-        let detected = detect(labels, thresholds.clone(), &logits)?;
-        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
+    let heard = listening.hear(&stream.samples, &for_all)?;
+    for (losses, detected) in losses.iter_mut().zip(&heard) {
+        let matched = match_detections(&stream.events, detected, TOLERANCE_SAMPLES);
         for miss in matched.misses {
             losses[stream.events[miss].label] += 1.0;
         }
@@ -347,18 +345,18 @@ fn choose(
     };
     let thresholds = choices.swap_remove(chosen);
     let chosen_on = part(choosing, hours, together[chosen].iter().sum());
-    let before = before(a, labels.len())?;
-    let (judged, judged_hours) = listening.false_accepts(
-        judging,
-        &[thresholds.clone(), before.clone()],
-        progress,
-        "judging on negatives",
-    )?;
+    // With them, and with those that the package has now.
+    let both = [
+        thresholds.clone(),
+        listening.language.detector.thresholds.clone(),
+    ];
+    let (judged, judged_hours) =
+        listening.false_accepts(judging, &both, progress, "judging on negatives")?;
     let judged_on = part(judging, judged_hours, judged[0].iter().sum());
-    let found = |thresholds: &Vec<f32>| {
-        let detected = detect(labels, thresholds.clone(), &logits)?;
-        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
-        Ok::<_, anyhow::Error>(matched.hits.len())
+    let heard = listening.hear(&stream.samples, &both)?;
+    let found = |heard: &[Detected]| {
+        let matched = match_detections(&stream.events, heard, TOLERANCE_SAMPLES);
+        matched.hits.len()
     };
     let at_most = poisson_upper(judged_on.false_accepts as u64, judged_hours, CONFIDENCE);
     let report = Report {
@@ -369,8 +367,8 @@ fn choose(
         chosen_on,
         judged_on,
         words: stream.events.len(),
-        found: found(&thresholds)?,
-        found_before: found(&before)?,
+        found: found(&heard[0]),
+        found_before: found(&heard[1]),
         false_accepts_before: judged[1].iter().sum(),
         thresholds: labels[..keywords]
             .iter()
@@ -389,16 +387,6 @@ fn part(sources: &[Source], hours: f64, false_accepts: usize) -> Part {
         per_hour: false_accepts as f64 / hours.max(f64::MIN_POSITIVE),
         interval: poisson_interval(false_accepts as u64, hours, CONFIDENCE),
     }
-}
-
-/// The thresholds that the package has now.
-fn before(a: &CalibrateArguments, classes: usize) -> Result<Vec<f32>> {
-    let base = Base::read(&a.models)?;
-    if base.manifest.language == a.lang {
-        return Ok(base.manifest.thresholds.per_label(classes));
-    }
-    let delta = Delta::read(&read(&delta_path(&a.models, &a.lang))?)?;
-    Ok(delta.header().thresholds.clone())
 }
 
 /// Notes in the record of how the model was made what its thresholds rest on.
@@ -420,8 +408,8 @@ fn calibrated(
     thresholds: Vec<f32>,
     calibration: Calibration,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>> {
-    let base = Base::read(&a.models)?;
-    if base.manifest.language == a.lang {
+    let base = read_base(&a.models)?;
+    if base.manifest().language == a.lang {
         return calibrated_base(a, base, thresholds, calibration);
     }
     let path = delta_path(&a.models, &a.lang);
@@ -451,14 +439,14 @@ fn calibrated_base(
     let manifest = Manifest {
         thresholds: Thresholds::PerLabel(thresholds),
         calibration: Some(calibration),
-        ..base.manifest
+        ..base.manifest().clone()
     };
     let json = manifest.to_json()?.into_bytes();
     let named = Digest::of_bytes(&json);
     let mut files = vec![(a.models.join(BASE_JSON), json)];
     for path in deltas(&a.models)? {
         let delta = Delta::read(&read(&path)?).with_context(|| path.display().to_string())?;
-        if delta.header().manifest == Some(base.manifest_sha256) {
+        if delta.header().manifest == Some(base.manifest_sha256()) {
             let mut header = delta.header().clone();
             header.manifest = Some(named);
             files.push((path, delta.with_header(header)?.write()));

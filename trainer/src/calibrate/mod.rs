@@ -8,15 +8,16 @@ pub(crate) mod command;
 use std::sync::Arc;
 
 use anyhow::Result;
-use candle_core::{Device, Tensor};
-use swr_core::detector::{Detection, Detector, DetectorSettings};
-use swr_core::frontend::log_mel;
-use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
-use swr_dataset::{Background, Detected, Stream, StreamOptions, Task, match_detections, stream};
+use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::labels::NOT_KEYWORDS;
+use swr_core::matching::{Detected, match_detections};
+use swr_core::network::{self as fused, Network};
+use swr_core::spotter::hear_recording;
+use swr_core::{CONTEXT_FRAMES, SAMPLE_RATE_HZ};
+use swr_dataset::{Background, Stream, StreamOptions, Task, stream};
 
-use crate::architecture::{Architecture, CONTEXT_FRAMES, MEL_BINS};
-use crate::augment::CONTEXT_SAMPLES;
-use crate::network::{Pass, Weights, frame_logits};
+use crate::network::Weights;
+use crate::weights::to_package;
 
 /// Minutes of the stream.
 const MINUTES: f64 = 20.0;
@@ -24,9 +25,8 @@ const MINUTES: f64 = 20.0;
 const SNR_DB: (f32, f32) = (10.0, 40.0);
 /// A word may be detected until this long after its end.
 const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
-/// Frames computed at once, and frames before them that the network must have seen (its receptive field is 117).
-const CHUNK_FRAMES: usize = 3_000;
-const LEAD_FRAMES: usize = 128;
+/// Frames of a step.
+const STEP_FRAMES: usize = 10;
 /// A threshold is as good as the best if its hits less false alarms come this close.
 const NEAR_BEST: f64 = 0.95;
 /// Candidates in steps of 0.05, from 0.40 to 0.95: below, a keyword need hardly be the likeliest label.
@@ -45,14 +45,9 @@ pub struct Calibrated {
     pub false_alarms: usize,
 }
 
-/// A seeded stream of development clips in noise, and the network's logits on it; `None` if there are no development keywords.
-fn development_stream(
-    architecture: &Architecture,
-    weights: &Weights,
-    task: &Task,
-    seed: u64,
-) -> Result<Option<(Stream, Vec<f32>)>> {
-    let keywords = task.labels.len() - 2;
+/// A seeded stream of development clips in noise; `None` if there are no development keywords.
+fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream>> {
+    let keywords = task.labels.len() - NOT_KEYWORDS;
     if !task.dev.iter().any(|clip| clip.label < keywords) {
         return Ok(None);
     }
@@ -73,91 +68,74 @@ fn development_stream(
         seed,
         ..StreamOptions::default()
     };
-    let stream = stream(&task, &task.dev, &options)?;
-    let logits = recording_logits(architecture, weights, &stream.samples, task.labels.len())?;
-    Ok(Some((stream, logits)))
+    Ok(Some(stream(&task, &task.dev, &options)?))
 }
 
-/// Logits of a recording as a device computes them: after a context of silence, whose logits are dropped.
-fn recording_logits(
-    architecture: &Architecture,
-    weights: &Weights,
+/// What a device reports of a recording with each of several detectors.
+fn hear(
+    network: &Network,
+    context_frames: usize,
     samples: &[f32],
-    classes: usize,
-) -> Result<Vec<f32>> {
-    let samples = [&vec![0.0; CONTEXT_SAMPLES], samples].concat();
-    let mut logits = stream_logits(architecture, weights, &log_mel(&samples)?)?;
-    logits.drain(..CONTEXT_FRAMES * classes);
-    Ok(logits)
+    detectors: &mut [Detector],
+) -> Result<Vec<Vec<Detected>>> {
+    detectors.iter_mut().for_each(Detector::reset);
+    let mut heard = vec![Vec::new(); detectors.len()];
+    let mut network = fused::Stream::new(network, STEP_FRAMES);
+    hear_recording(&mut network, context_frames, samples, |logits| {
+        for (heard, detector) in heard.iter_mut().zip(&mut *detectors) {
+            heard.extend(detector.push(logits).into_iter().map(Detected::from));
+        }
+    })?;
+    for (heard, detector) in heard.iter_mut().zip(detectors) {
+        heard.extend(detector.finish().map(Detected::from));
+    }
+    Ok(heard)
 }
 
-/// What a detector with these thresholds reports of a recording's logits.
-fn detect(labels: &[String], thresholds: Vec<f32>, logits: &[f32]) -> Result<Vec<Detected>> {
-    let mut detector = Detector::new(labels, DetectorSettings::new(thresholds))?;
-    let mut detections = detector.push(logits);
-    detections.extend(detector.finish());
-    let detected = |detection: Detection| Detected {
-        label: detection.label,
-        at_samples: detection.frame as usize * HOP_SAMPLES,
+/// Detectors with these settings but for the thresholds, of which each has its own.
+fn detectors(
+    labels: &[String],
+    settings: &DetectorSettings,
+    choices: &[Vec<f32>],
+) -> Result<Vec<Detector>> {
+    let detector = |thresholds: &Vec<f32>| {
+        let settings = DetectorSettings {
+            thresholds: thresholds.clone(),
+            ..settings.clone()
+        };
+        Ok(Detector::new(labels, settings)?)
     };
-    Ok(detections.into_iter().map(detected).collect())
+    choices.iter().map(detector).collect()
 }
 
 /// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
 /// quieter one annoys less. `None` if there are no development keywords.
-pub fn calibrate(
-    architecture: &Architecture,
-    weights: &Weights,
-    task: &Task,
-    seed: u64,
-) -> Result<Option<Calibrated>> {
-    let Some((stream, logits)) = development_stream(architecture, weights, task, seed)? else {
+pub fn calibrate(weights: &Weights, task: &Task, seed: u64) -> Result<Option<Calibrated>> {
+    let Some(stream) = development_stream(task, seed)? else {
         return Ok(None);
     };
-    let mut all: Vec<Calibrated> = Vec::new();
-    for step in STEPS {
-        let threshold = step as f32 * 0.05;
-        let detected = detect(&task.labels, vec![threshold; task.labels.len()], &logits)?;
-        let matched = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
-        all.push(Calibrated {
-            threshold,
+    let network = Network::new(&to_package(weights)?)?;
+    let thresholds: Vec<f32> = STEPS.map(|step| step as f32 * 0.05).collect();
+    let choices: Vec<Vec<f32>> = thresholds
+        .iter()
+        .map(|threshold| vec![*threshold; task.labels.len()])
+        .collect();
+    let settings = DetectorSettings::new(Vec::new());
+    let mut detectors = detectors(&task.labels, &settings, &choices)?;
+    let heard = hear(&network, CONTEXT_FRAMES, &stream.samples, &mut detectors)?;
+    let calibrated = |(threshold, heard): (&f32, &Vec<Detected>)| {
+        let matched = match_detections(&stream.events, heard, TOLERANCE_SAMPLES);
+        Calibrated {
+            threshold: *threshold,
             words: stream.events.len(),
             hits: matched.hits.len(),
             false_alarms: matched.false_alarms.len(),
-        });
-    }
+        }
+    };
+    let all: Vec<Calibrated> = thresholds.iter().zip(&heard).map(calibrated).collect();
     let worth = |c: &Calibrated| c.hits as f64 - c.false_alarms as f64;
     let best = all.iter().map(worth).fold(f64::MIN, f64::max);
     // The best is flat and counted on a few hundred words; where none is good, nothing is detected that need not be.
     let good = |c: &&Calibrated| best > 0.0 && worth(c) >= NEAR_BEST * best;
     Ok(all.iter().rev().find(good).or(all.last()).copied())
-}
-
-/// Logits `[T, C]` of a long recording's frames `[T, 40]`, both flattened, in pieces that fit into memory.
-pub fn stream_logits(
-    architecture: &Architecture,
-    weights: &Weights,
-    frames: &[f32],
-) -> Result<Vec<f32>> {
-    let total = frames.len() / MEL_BINS;
-    let mut logits = Vec::new();
-    for start in (0..total).step_by(CHUNK_FRAMES) {
-        let from = start.saturating_sub(LEAD_FRAMES);
-        let count = (start + CHUNK_FRAMES).min(total) - from;
-        let chunk = Tensor::from_slice(
-            &frames[from * MEL_BINS..(from + count) * MEL_BINS],
-            (count, MEL_BINS),
-            &Device::Cpu,
-        )?;
-        let chunk = chunk.t()?.reshape((1, 1, MEL_BINS, count))?.contiguous()?;
-        let out = frame_logits(architecture, weights, &chunk, &Pass::evaluation())?
-            .squeeze(0)?
-            .t()?;
-        logits.extend(
-            out.narrow(0, start - from, count - (start - from))?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
-        );
-    }
-    Ok(logits)
 }

@@ -15,7 +15,7 @@ use super::run::{Clips, Place, run_cell};
 use crate::baselines::Method;
 use crate::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
 use crate::files::write_atomically;
-use crate::models::Base;
+use crate::models::{architecture_of, read_base};
 use crate::progress::Progress;
 
 #[derive(Args)]
@@ -152,11 +152,11 @@ impl CompareArguments {
 
 /// Runs what has no row yet, then makes the report.
 pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
-    let base = Base::read(&a.models)?;
+    let base = read_base(&a.models)?;
     if let (Some(data), false) = (&a.data, a.report_only) {
         let config: AdaptConfig = resolve(a.config.as_deref(), ADAPT_DEFAULT, &a.set)?;
         config.check()?;
-        let tau = base.architecture()?.tau;
+        let tau = architecture_of(&base)?.tau;
         let mut benchmark = a.benchmark(tau)?;
         let together = benchmark.languages_together();
         a.keep(&mut benchmark);
@@ -209,7 +209,7 @@ pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
         "{}: no results there",
         a.results.display()
     );
-    write_atomically(&a.report, report(&results, &base.tensors)?.as_bytes())?;
+    write_atomically(&a.report, report(&results, base.tensors())?.as_bytes())?;
     println!(
         "{}: {} runs in {}",
         a.report.display(),

@@ -21,7 +21,7 @@ use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
 use crate::examples::{Examples, Language, for_each_plain_batch};
 use crate::fused::NormStatistics;
-use crate::models::{Base, MODEL_VERSION};
+use crate::models::{Base, MODEL_VERSION, architecture_of, read_base};
 use crate::network::{Network, Pass, Weights, clip_logits};
 use crate::progress::Progress;
 use crate::weights::to_package;
@@ -128,10 +128,10 @@ impl Clips {
         if !self.source.contains_key(tau) {
             let task = Task {
                 dev: Vec::new(),
-                ..place.task(&base.manifest.language)?
+                ..place.task(&base.manifest().language)?
             };
             let language = Language::of(task, 1, place.progress)?;
-            let frame = Frame::new(network, &base.tensors, base.manifest.labels.len())?;
+            let frame = Frame::new(network, base.tensors(), base.manifest().labels.len())?;
             let sample = language.an_epoch(place.config.seed);
             let found = observe(network, &frame.base, &sample, place.config.dense.batch)?;
             self.source.insert(tau.to_string(), found);
@@ -210,9 +210,9 @@ pub fn part(task: &Task, split: &str) -> Result<Task> {
 /// Runs a cell, unless its row is there, and adds its row.
 pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let results = read_results(place.results)?;
-    let base = Base::read(place.models)?;
+    let base = read_base(place.models)?;
     let mut given = json!({
-        "config": place.config, "base": base.manifest.tensors_sha256, "training": TRAINING_VERSION,
+        "config": place.config, "base": base.manifest().tensors_sha256, "training": TRAINING_VERSION,
     });
     if !place.extra.is_empty() {
         given["extra"] = json!(place.extra);
@@ -229,7 +229,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     if results.rows.iter().any(|row| row.cell == *cell) {
         return Ok(false);
     }
-    let architecture = base.architecture()?;
+    let architecture = architecture_of(&base)?;
     let config = AdaptConfig {
         method: cell.method,
         seed: cell.seed,
@@ -262,7 +262,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         ..cell.clone()
     };
     let resolved = json!({
-        "config": config, "cell": trained, "training_clips": training_clips, "base": base.manifest.tensors_sha256,
+        "config": config, "cell": trained, "training_clips": training_clips, "base": base.manifest().tensors_sha256,
         "training": TRAINING_VERSION,
     });
     let digest = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
@@ -273,7 +273,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
             cell.language.clone()
         },
         model_version: MODEL_VERSION,
-        manifest: Some(base.manifest_sha256),
+        manifest: Some(base.manifest_sha256()),
         labels: language.labels.clone(),
         thresholds: vec![0.7; language.labels.len()],
         calibration: None,
@@ -281,7 +281,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),
     };
-    check_budget(&base.tensors, &header)?;
+    check_budget(base.tensors(), &header)?;
     let folder = place
         .work
         .join(format!("{}-{}", trained.name(), &digest[..8]));
@@ -290,7 +290,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         config: &config,
         method: cell.method,
         network: &architecture,
-        base: &base.tensors,
+        base: base.tensors(),
         language,
         header: &header,
         run: &run,
@@ -305,7 +305,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         };
         let key = json!({
             "config": dense_settings(&config)?, "norms": norms, "training_clips": training_clips,
-            "base": base.manifest.tensors_sha256, "training": TRAINING_VERSION,
+            "base": base.manifest().tensors_sha256, "training": TRAINING_VERSION,
         });
         let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
         let shared = Run::open(
@@ -351,7 +351,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         .count();
     let (mut by_tensor, mut bits) = (BTreeMap::new(), Vec::new());
     for (name, old) in base
-        .tensors
+        .tensors()
         .iter()
         .filter(|(name, _)| Group::of(name) != Group::Classifier)
     {
@@ -377,7 +377,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         allowed,
         used,
         file_bytes,
-        changed: changed(&base.tensors, &merged)?,
+        changed: changed(base.tensors(), &merged)?,
         changed_by_tensor: by_tensor,
         changed_bits: hexadecimal(&bits),
         curve,

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
-use swr_core::package::Golden;
+use swr_core::golden::Golden;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(golden) = Golden::read(bytes) {

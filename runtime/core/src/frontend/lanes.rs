@@ -2,9 +2,11 @@
 //!
 //! Every lane goes through exactly the operations that a single f32 would, in the same order: the same bits, a vector at a time.
 
-use std::ops::{Add, Div, Mul, Neg, Rem, Sub};
+use core::ops::{Add, Div, Mul, Neg, Rem, Sub};
 
-use rustfft::num_traits::{FromPrimitive, Num, One, Signed, Zero};
+#[cfg(feature = "std")]
+use num_traits::{FromPrimitive, Signed};
+use num_traits::{Num, One, Zero};
 
 /// Frames that are transformed together: a vector of SSE2 and of NEON, which every x86-64 and aarch64 machine has.
 pub(super) const LANES: usize = 4;
@@ -23,7 +25,7 @@ impl Lanes {
 
     #[inline(always)]
     fn zip(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|i| operation(self.0[i], other.0[i])))
+        Self(core::array::from_fn(|i| operation(self.0[i], other.0[i])))
     }
 
     #[inline(always)]
@@ -55,7 +57,7 @@ impl Neg for Lanes {
     }
 }
 
-// What rustfft asks of a number beyond arithmetic; its transforms use `from_f64`, for their constants.
+// What complex numbers ask of a number beyond arithmetic.
 
 impl Zero for Lanes {
     fn zero() -> Self {
@@ -81,6 +83,9 @@ impl Num for Lanes {
     }
 }
 
+// And rustfft; its transforms use `from_f64`, for their constants.
+
+#[cfg(feature = "std")]
 impl Signed for Lanes {
     fn abs(&self) -> Self {
         self.map(f32::abs)
@@ -103,6 +108,7 @@ impl Signed for Lanes {
     }
 }
 
+#[cfg(feature = "std")]
 impl FromPrimitive for Lanes {
     fn from_i64(value: i64) -> Option<Self> {
         Some(Self::splat(value as f32))

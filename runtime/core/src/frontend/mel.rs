@@ -1,5 +1,7 @@
 //! The mel filter bank: triangles over the power spectrum, kept sparse. A power spectrum enters, mel powers leave.
 
+use alloc::vec::Vec;
+
 use super::lanes::Lanes;
 
 /// Triangular filters, equally spaced on the mel scale and linear in Hz between their edges, with a peak of 1.

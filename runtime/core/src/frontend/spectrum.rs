@@ -1,11 +1,16 @@
 //! The power spectrum of some frames: window, zeros up to the transform length, squared magnitude. Buffers are made once.
 
-use std::f64::consts::PI;
-use std::sync::Arc;
+use alloc::boxed::Box;
+#[cfg(feature = "std")]
+use alloc::{vec, vec::Vec};
+use core::f64::consts::PI;
 
-use rustfft::num_complex::Complex;
-use rustfft::{Fft, FftPlannerScalar};
+use num_complex::Complex;
+#[cfg(feature = "std")]
+use rustfft::{Fft, FftDirection, algorithm::Radix4};
 
+#[cfg(not(feature = "std"))]
+use super::fft::Fft;
 use super::lanes::Lanes;
 use crate::settings::{FFT_SIZE, WINDOW_SAMPLES};
 
@@ -16,39 +21,47 @@ const PACKED_SIZE: usize = FFT_SIZE / 2;
 
 /// Computes `|FFT|^2` of [`LANES`](super::lanes::LANES) windowed frames.
 ///
-/// The window and this file's own rotations come from the `libm` crate. The rotations inside the transform are rustfft's: it
-/// computes them with the standard library's f64 `sin` and `cos` and rounds to f32, which leaves a platform's last-bit
-/// differences behind; the pinned bits in the front end's golden test hold that on each platform. The planner is the
-/// scalar one because rustfft's SIMD code adds in another order on each CPU.
+/// The window and this file's own rotations come from the `libm` crate. With `std` the transform is rustfft's, which computes its rotations
+/// with the standard library's f64 `sin` and `cos` and rounds to f32, which leaves a platform's last-bit differences behind; the
+/// pinned bits in the front end's golden test hold that on each platform. It is named rather than planned: plans hold every
+/// algorithm there is, and the SIMD ones add in another order on each CPU. Without `std` it is [`fft`](super::fft)'s, of the same bits.
 #[derive(Clone)]
 pub(super) struct Spectrum {
-    fft: Arc<dyn Fft<Lanes>>,
+    #[cfg(feature = "std")]
+    fft: alloc::sync::Arc<Radix4<Lanes>>,
+    #[cfg(not(feature = "std"))]
+    fft: Fft,
     /// Periodic Hann window, `0.5 - 0.5 cos(2 pi n / 480)`.
     window: [f32; WINDOW_SAMPLES],
     /// `exp(-2 pi i k / 512)` for each power bin k.
     rotations: [Complex<f32>; POWER_BINS],
     /// Two neighbouring samples to a complex number, a frame to a lane.
     packed: Box<[Complex<Lanes>; PACKED_SIZE]>,
+    #[cfg(feature = "std")]
     scratch: Vec<Complex<Lanes>>,
     power: Box<[Lanes; POWER_BINS]>,
 }
 
 impl Spectrum {
     pub(super) fn new() -> Self {
-        let fft = FftPlannerScalar::new().plan_fft_forward(PACKED_SIZE);
-        let scratch = vec![Complex::default(); fft.get_inplace_scratch_len()];
+        #[cfg(feature = "std")]
+        let fft = Radix4::new(PACKED_SIZE, FftDirection::Forward);
         Self {
-            window: std::array::from_fn(|n| {
+            window: core::array::from_fn(|n| {
                 let angle = 2.0 * PI * n as f64 / WINDOW_SAMPLES as f64;
                 (0.5 - 0.5 * libm::cos(angle)) as f32
             }),
-            rotations: std::array::from_fn(|k| {
+            rotations: core::array::from_fn(|k| {
                 let angle = -2.0 * PI * k as f64 / FFT_SIZE as f64;
                 Complex::new(libm::cos(angle) as f32, libm::sin(angle) as f32)
             }),
-            fft,
+            #[cfg(feature = "std")]
+            scratch: vec![Complex::default(); fft.get_inplace_scratch_len()],
+            #[cfg(feature = "std")]
+            fft: alloc::sync::Arc::new(fft),
+            #[cfg(not(feature = "std"))]
+            fft: Fft::new(),
             packed: Box::new([Complex::default(); PACKED_SIZE]),
-            scratch,
             power: Box::new([Lanes::default(); POWER_BINS]),
         }
     }
@@ -66,8 +79,11 @@ impl Spectrum {
     /// set hold finite numbers of no meaning.
     pub(super) fn power(&mut self) -> &[Lanes; POWER_BINS] {
         self.packed[WINDOW_SAMPLES / 2..].fill(Complex::default());
+        #[cfg(feature = "std")]
         self.fft
             .process_with_scratch(&mut self.packed[..], &mut self.scratch);
+        #[cfg(not(feature = "std"))]
+        self.fft.process(&mut self.packed);
 
         // With Z the transform of even + i odd: X[k] = E[k] + exp(-2 pi i k / 512) O[k],
         // where 2 E[k] = Z[k] + conj Z[-k] and 2 i O[k] = Z[k] - conj Z[-k] (indices modulo 256).

@@ -9,9 +9,8 @@ use alloc::{format, string::String, vec, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::NetworkError;
-pub use crate::detector::{CONTEXT_FRAMES, WINDOW_FRAMES};
 use crate::package::Tensors;
-pub use crate::settings::MEL_BINS;
+pub use crate::settings::{CONTEXT_FRAMES, MEL_BINS, WINDOW_FRAMES};
 
 /// Sub-bands of every sub-spectral norm.
 pub const SUB_BANDS: usize = 5;

@@ -7,6 +7,7 @@
 pub mod architecture;
 pub mod graph;
 mod kernels;
+mod stream;
 
 use alloc::{format, string::String, vec, vec::Vec};
 
@@ -15,6 +16,7 @@ use architecture::{Architecture, MEL_BINS, SUB_BANDS};
 use kernels::{
     Arithmetic, Dense, LANES, Lanes, Plain, groups, relu, silu, three_taps, weighted_sum,
 };
+pub use stream::{Stream, Streaming};
 
 /// Why tensors are not a network that can be computed here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +79,8 @@ pub struct Network {
     tail_point: Dense,
     classifier: Dense,
     classes: usize,
+    /// Of one frame.
+    multiply_adds: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -229,7 +233,13 @@ impl Network {
             tail_point,
             classifier: Dense::new(classes, inputs, of, |class| bias.data[class]),
             classes,
+            multiply_adds: architecture.multiply_adds(1, classes),
         })
+    }
+
+    /// Multiply-adds of one frame.
+    pub fn multiply_adds(&self) -> usize {
+        self.multiply_adds
     }
 
     /// Logits of one frame.

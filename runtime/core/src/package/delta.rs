@@ -4,15 +4,16 @@
 use alloc::{string::String, vec::Vec};
 
 use super::{
-    Budget, Change, ChangeBytes, Digest, PackageError, SILENCE, UNKNOWN,
+    Budget, Change, ChangeBytes, Digest, PackageError,
     coder::{Bit, Coder, Number, Reader, Text, Writer},
     coding::Models,
     fields::{
-        MAX_LABEL_BYTES, MAX_LABELS, MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels,
-        check_language, check_model_version, check_text, check_thresholds,
+        MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels, check_language, check_model_version,
+        check_text, check_thresholds,
     },
     manifest::Calibration,
 };
+use crate::labels::{MAX_LABEL_BYTES, MAX_LABELS, SILENCE, UNKNOWN};
 
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
 const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
@@ -176,14 +177,6 @@ impl Delta {
             expected: self.header.manifest,
             found,
         })
-    }
-
-    /// Refuses an older model than the one that a device already has.
-    ///
-    /// # Errors
-    /// [`PackageError::TooOld`] if the delta's model version is below `installed`.
-    pub fn check_not_older(&self, installed: u32) -> Result<(), PackageError> {
-        super::fields::check_not_older(self.header.model_version, installed)
     }
 
     /// Whether an embedded signature is there; whose, only a key can tell ([`PublicKey::check_embedded`](super::PublicKey::check_embedded)).

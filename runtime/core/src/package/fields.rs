@@ -1,21 +1,13 @@
 //! Rules for the fields that a manifest and a delta's header share: language, labels, thresholds, short texts.
 //! Each function accepts a valid value silently and names the field and the broken rule otherwise.
 
-use alloc::{collections::BTreeSet, format, string::String};
+use alloc::{format, string::String};
 
 use super::PackageError;
-
-/// The second last label of every network: words that are no keyword.
-pub const UNKNOWN: &str = "_unknown_";
-/// The last label of every network: no speech.
-pub const SILENCE: &str = "_silence_";
+use crate::labels::{self, LabelsError};
 
 /// Longest language code, in bytes (RFC 5646, section 4.4.1, asks for room for 35 characters).
 pub(super) const MAX_LANGUAGE_BYTES: usize = 35;
-/// Most labels of one network.
-pub(super) const MAX_LABELS: usize = 4_096;
-/// Longest label, in bytes.
-pub(super) const MAX_LABEL_BYTES: usize = 128;
 /// Longest other text, in bytes.
 pub(super) const MAX_TEXT_BYTES: usize = 4_096;
 
@@ -24,7 +16,7 @@ fn bad(field: &'static str, reason: String) -> PackageError {
 }
 
 /// A BCP-47 code such as `de` or `pt-BR`: subtags of one to eight ASCII letters or digits, the first one two to eight letters.
-pub(super) fn check_language(language: &str) -> Result<(), PackageError> {
+pub(crate) fn check_language(language: &str) -> Result<(), PackageError> {
     let well_formed = language.len() <= MAX_LANGUAGE_BYTES
         && language.split('-').enumerate().all(|(position, subtag)| {
             let length = if position == 0 { 2..=8 } else { 1..=8 };
@@ -43,41 +35,9 @@ pub(super) fn check_language(language: &str) -> Result<(), PackageError> {
     }
 }
 
-/// At least one keyword, then `_unknown_` and `_silence_`; all different, not empty, without control characters.
-///
-/// # Errors
-/// [`PackageError::BadField`] with the first rule broken.
-pub fn check_labels(labels: &[String]) -> Result<(), PackageError> {
-    const FIELD: &str = "labels";
-    if !(3..=MAX_LABELS).contains(&labels.len()) {
-        return Err(bad(
-            FIELD,
-            format!("expected 3 to {MAX_LABELS} labels, found {}", labels.len()),
-        ));
-    }
-    if labels[labels.len() - 2] != UNKNOWN || labels[labels.len() - 1] != SILENCE {
-        return Err(bad(
-            FIELD,
-            format!("the last two labels must be {UNKNOWN} and {SILENCE}"),
-        ));
-    }
-    let mut seen = BTreeSet::new();
-    for label in labels {
-        if label.is_empty() || label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control)
-        {
-            return Err(bad(
-                FIELD,
-                format!(
-                    "label {:?} is empty, longer than {MAX_LABEL_BYTES} bytes or has control characters",
-                    label.chars().take(40).collect::<String>()
-                ),
-            ));
-        }
-        if !seen.insert(label) {
-            return Err(bad(FIELD, format!("label {label:?} occurs twice")));
-        }
-    }
-    Ok(())
+/// As [`labels::check_labels`], which knows no fields.
+pub(super) fn check_labels(labels: &[String]) -> Result<(), PackageError> {
+    labels::check_labels(labels).map_err(|LabelsError { reason }| bad("labels", reason))
 }
 
 /// One posterior from 0 to 1 per label.
@@ -138,15 +98,4 @@ pub(super) fn check_model_version(version: u32) -> Result<(), PackageError> {
         return Ok(());
     }
     Err(bad("model_version", "expected at least 1, found 0".into()))
-}
-
-/// A device goes forward, or stays.
-pub(super) fn check_not_older(version: u32, installed: u32) -> Result<(), PackageError> {
-    if version >= installed {
-        return Ok(());
-    }
-    Err(PackageError::TooOld {
-        found: version,
-        installed,
-    })
 }

@@ -8,10 +8,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Digest, PackageError,
-    fields::{
-        check_labels, check_language, check_model_version, check_name, check_not_older,
-        check_thresholds,
-    },
+    fields::{check_labels, check_language, check_model_version, check_name, check_thresholds},
 };
 use crate::FrontendSettings;
 
@@ -158,14 +155,6 @@ impl Manifest {
         let manifest: Self = serde_json::from_value(value).map_err(bad_manifest)?;
         manifest.check()?;
         Ok(manifest)
-    }
-
-    /// Refuses an older base than the one that a device already has.
-    ///
-    /// # Errors
-    /// [`PackageError::TooOld`] if the manifest's model version is below `installed`.
-    pub fn check_not_older(&self, installed: u32) -> Result<(), PackageError> {
-        check_not_older(self.model_version, installed)
     }
 
     /// The manifest as JSON, indented by two spaces and ended by a line break; equal manifests give equal bytes.

@@ -36,7 +36,6 @@ mod coding;
 mod delta;
 mod error;
 mod fields;
-mod golden;
 mod index;
 mod manifest;
 mod merge;
@@ -51,8 +50,7 @@ pub use change::{
 };
 pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed_signature};
 pub use error::PackageError;
-pub use fields::{SILENCE, UNKNOWN, check_labels};
-pub use golden::Golden;
+pub(crate) use fields::check_language;
 pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};
 pub use manifest::{Calibration, MANIFEST_VERSION, Manifest, Thresholds};
 pub use merge::{merge, merge_into};

@@ -129,7 +129,7 @@ fn press(key: KeyCode, session: &mut Session, view: &mut View) -> anyhow::Result
         }),
         KeyCode::Char('+' | '=' | '-') => {
             let listener = session.spotter().listeners().first();
-            let first = listener.map_or(0.5, |listener| listener.thresholds()[0]);
+            let first = listener.map_or(0.5, |listener| listener.settings().thresholds[0]);
             let step = if key == KeyCode::Char('-') {
                 -THRESHOLD_STEP
             } else {
@@ -296,7 +296,7 @@ fn posteriors(frame: &mut Frame, area: Rect, listeners: &[Listener]) {
         let posteriors = listener.posteriors();
         order.sort_by(|a, b| posteriors[*b].total_cmp(&posteriors[*a]));
         for label in order.into_iter().take(each) {
-            let (p, threshold) = (posteriors[label], listener.thresholds()[label]);
+            let (p, threshold) = (posteriors[label], listener.settings().thresholds[label]);
             let filled = (p * width as f32).round() as usize;
             let mark = (threshold * width as f32) as usize;
             let bar: String = (0..width)

@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use anyhow::{Context, anyhow};
 use swr_core::SAMPLE_RATE_HZ;
-use swr_core::detector::DetectorSettings;
 use swr_core::frontend::MAX_SAMPLE_MAGNITUDE;
 
 use crate::DEFAULT_STEP_FRAMES;
@@ -35,16 +34,11 @@ impl Wanted {
     /// Listeners for what is wanted.
     fn listeners(&self, models: &Models) -> anyhow::Result<Vec<Listener>> {
         let listener = |language: &String| {
-            let model = models.load(language)?;
-            let thresholds = match self.threshold {
-                Some(threshold) => vec![threshold; model.thresholds.len()],
-                None => model.thresholds.clone(),
-            };
-            let settings = DetectorSettings {
-                window_frames: model.window_frames,
-                ..DetectorSettings::new(thresholds)
-            };
-            let mut listener = Listener::with_settings(model, settings, DEFAULT_STEP_FRAMES)?;
+            let mut model = models.load(language)?;
+            if let Some(threshold) = self.threshold {
+                model.language.detector.thresholds.fill(threshold);
+            }
+            let mut listener = model.listener(DEFAULT_STEP_FRAMES)?;
             if let Some(margin) = self.near {
                 listener.look_for_near_misses(margin)?;
             }
@@ -96,7 +90,7 @@ impl Session {
         source_name: String,
         seconds: Option<f64>,
     ) -> anyhow::Result<Self> {
-        let spotter = Spotter::with(wanted.listeners(&models)?);
+        let spotter = Spotter::new(wanted.listeners(&models)?);
         Ok(Self {
             models: Arc::new(models),
             source,

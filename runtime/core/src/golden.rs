@@ -5,13 +5,11 @@ use alloc::{format, string::String, vec, vec::Vec};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    PackageError,
-    fields::{MAX_LABEL_BYTES, check_language},
-};
-use crate::MEL_BINS;
-use crate::detector::{CONTEXT_FRAMES, WINDOW_FRAMES, mean_logits};
+use crate::detector::mean_logits;
+use crate::labels::MAX_LABEL_BYTES;
 use crate::network::Network;
+use crate::package::{PackageError, check_language};
+use crate::settings::{CONTEXT_FRAMES, FrontendSettings, MEL_BINS, WINDOW_FRAMES};
 
 /// First bytes of a golden clip.
 const MAGIC: [u8; 4] = [0x9d, b'G', b'L', b'D'];
@@ -164,7 +162,7 @@ impl Golden {
 
     /// What a network hears in evaluation: 46 frames of digital silence, then the clip's 98; `[144, 40]` flattened.
     pub fn frames_in_context(&self) -> Vec<f32> {
-        let silence = libm::logf(crate::FrontendSettings::default().log_floor);
+        let silence = libm::logf(FrontendSettings::default().log_floor);
         let mut frames = vec![silence; CONTEXT_FRAMES * MEL_BINS];
         frames.extend(self.frames());
         frames
