@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use swr_core::package::{Digest, PublicKey};
-use swr_runtime::install::{self, Disk, PULL, RELEASE, Versions};
-use swr_runtime::{Installed, Models};
-use tempfile::TempDir;
+use swr_runtime::install::{self, Disk, RELEASE};
+use swr_runtime::{ChangeError, Installed, Models, pull, remove};
 
 use crate::cuts::{Course, Extent, Failure, Finding, Swept, cut_everywhere};
 use crate::disk::Card;
@@ -18,72 +17,76 @@ struct Bench<'a> {
     keys: [PublicKey; 1],
 }
 
-/// A folder for the runtime to read: in memory, where there is such a place, since thousands are made.
-fn scratch() -> std::io::Result<TempDir> {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
-}
-
 /// What a step came to: whether its last operation was acknowledged, or why it was refused.
 type Sent = Result<(), String>;
 
 impl Bench<'_> {
-    /// What `swr models pull` does with a release that holds `put` and what is installed, once it is fetched.
-    fn pull(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
-        install::settle(card)?;
-        let folder = scratch()?;
-        card.to_folder(folder.path())?;
-        let installed = Installed::find(folder.path())?;
-        install::begin(card)?;
-        let mut release = before.clone();
-        release.extend(step.put.iter().map(|item| (item.language, *item)));
-        for item in release.values() {
-            let package = self.packages.get(item);
-            for (file, (name, bytes)) in package.entry.files.iter().zip(&package.files) {
-                if Digest::of_bytes(bytes) != file.sha256 {
-                    return Ok(Err(format!("{name}: not what the index says")));
+    /// Pulls a release that holds `put` and what is installed, once it is there, as `swr models pull` does.
+    fn pull(
+        &self,
+        card: &mut Card,
+        step: &Step,
+        before: &Set,
+        acknowledge: impl FnOnce(&mut Card),
+    ) -> Result<Sent> {
+        let fetch = |card: &mut Card, _: &Installed| -> Result<(), String> {
+            let mut release = before.clone();
+            release.extend(step.put.iter().map(|item| (item.language, *item)));
+            for item in release.values() {
+                let package = self.packages.get(item);
+                for (file, (name, bytes)) in package.entry.files.iter().zip(&package.files) {
+                    if Digest::of_bytes(bytes) != file.sha256 {
+                        return Err(format!("{name}: not what the index says"));
+                    }
+                    let written = card.write(&format!("{RELEASE}/{name}"), bytes);
+                    written.map_err(|error| error.to_string())?;
                 }
-                card.write(&format!("{RELEASE}/{name}"), bytes)?;
+                if item.flaw == Flaw::Crashes {
+                    return Err("the program is killed in its trial".into());
+                }
             }
-            if item.flaw == Flaw::Crashes {
-                return Ok(Err("the program is killed in its trial".into()));
-            }
+            Ok(())
+        };
+        match pull(card, &self.keys, fetch, acknowledge) {
+            Ok(()) => Ok(Ok(())),
+            Err(ChangeError::Disk(error)) => Err(error.into()),
+            Err(refused) => Ok(Err(refused.to_string())),
         }
-        let staged = scratch()?;
-        card.to_folder(staged.path())?;
-        if let Err(refused) = installed.check(&staged.path().join(RELEASE), &self.keys) {
-            return Ok(Err(refused.to_string()));
-        }
-        install::commit(card)?;
-        Ok(Ok(()))
-    }
-
-    /// What `swr models pull` does once the release is in use.
-    fn tidy(&self, card: &mut Card, after: &Set) -> std::io::Result<()> {
-        install::settle(card)?;
-        install::remember(card, &versions(after))?;
-        card.remove_folder(PULL)
     }
 
     /// Removes languages, as `swr models remove` does.
-    fn remove(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
-        install::remember(card, &versions(before))?;
+    fn remove(&self, card: &mut Card, step: &Step) -> Result<Sent> {
         for language in &step.remove {
-            install::remove(card, language)?;
+            match remove(card, language) {
+                // A cut came between two of them.
+                Ok(_) | Err(ChangeError::NoLanguage(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(Ok(()))
     }
 
-    fn send(&self, card: &mut Card, step: &Step, before: &Set) -> Result<Sent> {
+    /// Does a step, and tells by `acknowledge` when the device says that it is done.
+    fn send(
+        &self,
+        card: &mut Card,
+        step: &Step,
+        before: &Set,
+        acknowledge: impl FnOnce(&mut Card),
+    ) -> Result<Sent> {
         match step.put.is_empty() {
-            true => self.remove(card, step, before),
-            false => self.pull(card, step, before),
+            true => {
+                let sent = self.remove(card, step)?;
+                acknowledge(card);
+                Ok(sent)
+            }
+            false => self.pull(card, step, before, acknowledge),
         }
     }
 
     /// What the runtime makes of the card.
     fn running(&self, card: &Card) -> Result<Vec<(String, u32, Digest)>> {
-        let folder = scratch()?;
-        card.to_folder(folder.path())?;
+        let folder = card.to_folder()?;
         let models = Models::open_trusting(folder.path(), &self.keys)?;
         let manifest = models.manifest();
         let mut running = vec![(
@@ -144,23 +147,14 @@ impl Bench<'_> {
     ) -> Result<(), (Failure, String)> {
         let failed = |error: anyhow::Error| (Failure::Bricked, format!("{error:#}"));
         let sent = self
-            .send(card, &scenario.steps[step], &sets[step])
+            .send(card, &scenario.steps[step], &sets[step], |_| ())
             .map_err(failed)?;
         judge(&sent, &scenario.steps[step])?;
-        let tidied = self.tidy(card, &sets[step + 1]);
-        tidied.map_err(|error| failed(error.into()))?;
         match self.wake(card, sets, step, sent.is_ok())? {
             true => Ok(()),
             false => Err((Failure::Bricked, "takes no update any more".into())),
         }
     }
-}
-
-fn versions(set: &Set) -> Versions {
-    let versions = set.iter();
-    versions
-        .map(|(language, item)| ((*language).to_owned(), item.version))
-        .collect()
 }
 
 /// A trial is part of the check before anything changes, so that what a device with flash would go back from is refused here.
@@ -235,12 +229,15 @@ pub fn sweep(
     let mut course = Course::default();
     let mut swept = Swept::default();
     for (number, step) in scenario.steps.iter().enumerate() {
+        let mut acknowledged = None;
         let sent = bench
-            .send(&mut card, step, &sets[number])
+            .send(&mut card, step, &sets[number], |card| {
+                acknowledged = Some(card.recorded_so_far());
+            })
             .with_context(|| scenario.name.to_owned())?;
-        course.acknowledged.push(card.recorded_so_far());
-        bench.tidy(&mut card, &sets[number + 1])?;
-        course.ended.push(card.recorded_so_far());
+        let ended = card.recorded_so_far();
+        course.acknowledged.push(acknowledged.unwrap_or(ended));
+        course.ended.push(ended);
         let seen = judge(&sent, step).and_then(|()| bench.wake(&card, &sets, number, sent.is_ok()));
         if let Err((failure, what)) = seen {
             swept.fail(Finding {

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use swr_runtime::install::Disk;
+use tempfile::TempDir;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +147,11 @@ impl Card {
     ///
     /// # Errors
     /// Of the real file system.
-    pub fn to_folder(&self, folder: &Path) -> io::Result<()> {
+    pub fn to_folder(&self) -> io::Result<TempDir> {
+        // In memory, where there is such a place, since thousands are made.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
         for (name, node) in &self.names {
-            let path = folder.join(name);
+            let path = folder.path().join(name);
             match node {
                 Node::Folder => std::fs::create_dir_all(path)?,
                 Node::File(number) => {
@@ -160,7 +162,7 @@ impl Card {
                 }
             }
         }
-        Ok(())
+        Ok(folder)
     }
 
     fn change(&mut self, change: Change) {
@@ -213,6 +215,12 @@ fn apply(names: &mut Names, change: &Change) {
 }
 
 impl Disk for Card {
+    type View = TempDir;
+
+    fn view(&mut self) -> io::Result<TempDir> {
+        self.to_folder()
+    }
+
     fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         self.step("write", path);
         let now = Arc::new(bytes.to_vec());

@@ -26,10 +26,15 @@ const LOCK: &str = ".lock";
 /// What installing needs of a file system. An operation is on the disk for certain only once what it changed was synced: contents by [`Disk::sync`], names by
 /// [`Disk::sync_folder`] on their folder.
 pub trait Disk {
-    /// Writes a file, whatever was there.
+    /// A folder of this machine with the directory in it, for as long as it is held.
+    type View: AsRef<Path>;
+
+    /// The directory for who reads by paths, as it is now.
     ///
     /// # Errors
-    /// Whatever the file system says; so for all others.
+    /// If it cannot be made; for all others, whatever the file system says.
+    fn view(&mut self) -> io::Result<Self::View>;
+    /// Writes a file, whatever was there.
     fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()>;
     /// The contents of a file.
     fn read(&mut self, path: &str) -> io::Result<Vec<u8>>;
@@ -111,7 +116,7 @@ pub fn settle(disk: &mut impl Disk) -> io::Result<()> {
 ///
 /// # Errors
 /// Of the file system.
-pub fn remove(disk: &mut impl Disk, language: &str) -> io::Result<()> {
+pub(crate) fn remove(disk: &mut impl Disk, language: &str) -> io::Result<()> {
     settle(disk)?;
     let delta = format!("{language}.{DELTA_EXTENSION}");
     disk.remove(&delta)?;
@@ -212,6 +217,12 @@ fn unless_missing(result: io::Result<()>) -> io::Result<()> {
 }
 
 impl Disk for Folder {
+    type View = PathBuf;
+
+    fn view(&mut self) -> io::Result<PathBuf> {
+        Ok(self.0.clone())
+    }
+
     fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         File::create(self.at(path))?.write_all(bytes)
     }

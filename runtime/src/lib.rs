@@ -25,5 +25,5 @@ pub use engine::Plan;
 pub use engine::{DEFAULT_STEP_FRAMES, Engine, Operation};
 pub use error::{CaptureError, EngineError, ModelsError, SpotError};
 pub use models::{DeltaFile, Model, Models};
-pub use release::Installed;
+pub use release::{ChangeError, Installed, pull, remove};
 pub use spotter::{Event, Listener, Spotter};

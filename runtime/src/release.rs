@@ -1,4 +1,4 @@
-//! What is installed, and whether a release may take its place.
+//! What is installed, whether a release may take its place, and how it does: [`pull`] and [`remove`] are the only ways to change a directory of models.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,8 +8,71 @@ use swr_core::package::{Manifest, PublicKey};
 
 use crate::DEFAULT_STEP_FRAMES;
 use crate::error::ModelsError;
-use crate::install::{self, Folder, Versions, locate};
+use crate::install::{self, Disk, Folder, PULL, RELEASE, Versions, locate};
 use crate::models::{BASE_FILES, DELTA_EXTENSION, DeltaFile, Model, Models, deltas, package_error};
+
+/// Why a release did not take the place of what is installed, or a language was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError<E> {
+    /// The file system failed.
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    /// The release as a whole is not one to be used.
+    #[error(transparent)]
+    Refused(ModelsError),
+    /// Its files could not be brought.
+    #[error("{0}")]
+    Fetch(E),
+    /// No delta of the language is installed; those that are.
+    #[error("it has {}", .0.join(", "))]
+    NoLanguage(Vec<String>),
+}
+
+/// Puts a release in the place of what is installed, in a single step that no power cut can halve; what `swr models pull` does, and `swr-sim` cuts everywhere.
+///
+/// `fetch` writes the release's files into [`RELEASE`]; they are checked as a whole, against `keys` and what is or was installed. `acknowledge` is called when
+/// the release outlives any power cut; what is left is to move it to its place. What an earlier call was cut in is settled first.
+///
+/// # Errors
+/// [`ChangeError`]; the models before are in use still, unless `acknowledge` was called.
+pub fn pull<D: Disk, T, E>(
+    disk: &mut D,
+    keys: &[PublicKey],
+    fetch: impl FnOnce(&mut D, &Installed) -> Result<T, E>,
+    acknowledge: impl FnOnce(&mut D),
+) -> Result<T, ChangeError<E>> {
+    install::settle(disk)?;
+    let installed = Installed::find(disk.view()?.as_ref())?;
+    install::begin(disk)?;
+    let fetched = fetch(disk, &installed).map_err(ChangeError::Fetch)?;
+    let release = disk.view()?;
+    let checked = installed.check(&release.as_ref().join(RELEASE), keys);
+    checked.map_err(ChangeError::Refused)?;
+    install::commit(disk)?;
+    acknowledge(disk);
+    install::settle(disk)?;
+    // What the files say: nobody has signed the index.
+    let now = Installed::find(disk.view()?.as_ref())?;
+    install::remember(disk, &now.highest)?;
+    disk.remove_folder(PULL)?;
+    Ok(fetched)
+}
+
+/// Removes a language, in one step, and gives its version, below which none comes back.
+///
+/// # Errors
+/// [`ChangeError::NoLanguage`] and [`ChangeError::Disk`].
+pub fn remove(disk: &mut impl Disk, language: &str) -> Result<u32, ChangeError<ModelsError>> {
+    let installed = Installed::find(disk.view()?.as_ref())?;
+    let version = *installed.versions.get(language).ok_or_else(|| {
+        let there = installed.versions.keys().cloned();
+        ChangeError::NoLanguage(there.collect())
+    })?;
+    // Before it goes, so that it does not come back older.
+    install::remember(disk, &installed.highest)?;
+    install::remove(disk, language)?;
+    Ok(version)
+}
 
 /// What lies in a directory of models, whether or not it fits together.
 #[derive(Clone, Debug, Default)]

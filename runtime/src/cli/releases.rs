@@ -7,16 +7,16 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
 
 use super::{ModelsArgs, Outcome, json_line};
-use crate::install::{self, Disk, Folder, PULL, RELEASE, locate};
+use crate::install::{Disk, Folder, PULL, RELEASE, locate};
 use crate::models::{Models, read};
-use crate::release::Installed;
+use crate::release::{self, ChangeError, Installed};
 
 const INDEX: &str = "index.json";
 /// A server that takes longer for a file has stalled; what came is kept.
@@ -202,40 +202,33 @@ impl Pull {
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();
         let _lock = disk.lock().with_context(shown)?;
-        // What an earlier pull was cut in.
-        install::settle(&mut disk).with_context(shown)?;
-        let installed = Installed::find(&directory).with_context(shown)?;
-        let entries = self.wanted(&index, &installed)?;
-
-        let (waiting, release) = (directory.join(PULL), directory.join(RELEASE));
-        install::begin(&mut disk).with_context(shown)?;
-        let mut new = Vec::new();
-        for entry in &entries {
-            for file in &entry.files {
-                let there = directory.join(&file.name);
-                let from = if digest_of(&there)? == Some(file.sha256) {
-                    there
-                } else {
-                    new.push((*entry, file));
-                    source.fetch(file, &waiting)?
-                };
-                let bytes = read(&from, "check that you may read it")?;
-                let staged = format!("{RELEASE}/{}", file.name);
-                disk.write(&staged, &bytes).with_context(shown)?;
+        let waiting = directory.join(PULL);
+        let fetch = |disk: &mut Folder, installed: &Installed| -> anyhow::Result<_> {
+            let entries = self.wanted(&index, installed)?;
+            let mut new = Vec::new();
+            for entry in &entries {
+                for file in &entry.files {
+                    let there = directory.join(&file.name);
+                    let from = if digest_of(&there)? == Some(file.sha256) {
+                        there
+                    } else {
+                        new.push((*entry, file));
+                        source.fetch(file, &waiting)?
+                    };
+                    let bytes = read(&from, "check that you may read it")?;
+                    let staged = format!("{RELEASE}/{}", file.name);
+                    disk.write(&staged, &bytes).with_context(shown)?;
+                }
+                // The base alone first: what nobody trusted signed is not worth fetching more of.
+                if entry.language == index.base.language {
+                    let staged = Models::open_trusting(directory.join(RELEASE), &keys)?;
+                    installed.check_base(&staged)?;
+                }
             }
-            // The base alone first: what nobody trusted signed is not worth fetching more of.
-            if entry.language == index.base.language {
-                let staged = Models::open_trusting(&release, &keys)?;
-                installed.check_base(&staged)?;
-            }
-        }
-        installed.check(&release, &keys)?;
-        install::commit(&mut disk).with_context(shown)?;
-        install::settle(&mut disk).with_context(shown)?;
-        // What the files say: nobody has signed the index.
-        let now = Installed::find(&directory).with_context(shown)?;
-        install::remember(&mut disk, &now.highest).with_context(shown)?;
-        fs::remove_dir_all(&waiting).with_context(|| waiting.display().to_string())?;
+            Ok((entries, new))
+        };
+        let pulled = release::pull(&mut disk, &keys, fetch, |_| ());
+        let (entries, new) = pulled.map_err(|error| in_words(error, &shown))?;
 
         for (entry, file) in new {
             let line = line(entry, file, &directory)?;
@@ -291,22 +284,31 @@ impl Remove {
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();
         let _lock = disk.lock().with_context(shown)?;
-        let installed = Installed::find(&directory).with_context(shown)?;
-        // Before any goes, so that none comes back older.
-        install::remember(&mut disk, &installed.highest).with_context(shown)?;
         for language in &self.lang {
-            let version = installed.versions.get(language).with_context(|| {
-                let there: Vec<&str> = installed.versions.keys().map(String::as_str).collect();
-                format!(
+            let version = release::remove(&mut disk, language).map_err(|error| match error {
+                ChangeError::NoLanguage(there) => anyhow!(
                     "{}: has no language `{language}` beside its base (it has {})",
                     directory.display(),
                     there.join(", ")
-                )
+                ),
+                error => in_words(error, &shown),
             })?;
-            install::remove(&mut disk, language).with_context(shown)?;
             writeln!(out, "{language}: removed, version {version}")?;
         }
         Ok(Outcome::Success)
+    }
+}
+
+/// An error of the file system with the directory that it is about; all others name their file.
+fn in_words<E: Into<anyhow::Error>>(
+    error: ChangeError<E>,
+    directory: &dyn Fn() -> String,
+) -> anyhow::Error {
+    match error {
+        ChangeError::Disk(error) => anyhow::Error::new(error).context(directory()),
+        ChangeError::Refused(error) => error.into(),
+        ChangeError::Fetch(error) => error.into(),
+        ChangeError::NoLanguage(there) => anyhow!("{}: it has {}", directory(), there.join(", ")),
     }
 }
 
