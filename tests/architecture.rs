@@ -111,6 +111,11 @@ fn each_library_lives_in_one_room() {
             .collect();
         assert!(bad.is_empty(), "{package} depends on {bad:?}");
     }
+    // A device's program measures nothing on recordings; only the feature `eval` does.
+    let manifest =
+        std::fs::read_to_string(project().join("runtime/Cargo.toml")).expect("a manifest");
+    assert_eq!(manifest.matches("\"dep:swr-dataset\"").count(), 1);
+    assert!(manifest.contains("swr-dataset = { workspace = true, optional = true }"));
     // The test would pass on an empty graph as well.
     assert!(
         all["swr-runtime"].contains("tract-onnx") && all["swr-trainer"].contains("candle-core")
@@ -133,6 +138,35 @@ fn core_and_update_open_no_file_thread_or_device() {
         let found = sources_with(&project().join(room), "rs", &needles);
         assert_eq!(found, Vec::<PathBuf>::new());
     }
+}
+
+/// In the order of core's `lib.rs`; `settings` is private and below all.
+#[test]
+fn no_module_of_core_imports_upwards() {
+    let core = project().join("runtime/core/src");
+    let list = std::fs::read_to_string(core.join("lib.rs")).expect("core's lib.rs");
+    let name = |line: &str| {
+        let rest = line
+            .strip_prefix("pub mod ")
+            .or(line.strip_prefix("mod "))?;
+        rest.strip_suffix(';').map(String::from)
+    };
+    let modules: Vec<String> = list.lines().filter_map(name).collect();
+    assert!(modules.len() > 8, "{modules:?}");
+    let mut upwards = Vec::new();
+    for (place, module) in modules.iter().enumerate() {
+        let mut sources = vec![core.join(format!("{module}.rs"))];
+        if core.join(module).is_dir() {
+            files(&core.join(module), "rs", &mut sources);
+        }
+        for path in sources.iter().filter(|path| path.exists()) {
+            let text = std::fs::read_to_string(path).expect("a readable file");
+            let above = modules[place + 1..].iter();
+            let used = above.filter(|above| text.contains(&format!("crate::{above}")));
+            upwards.extend(used.map(|above| (path.clone(), above.clone())));
+        }
+    }
+    assert_eq!(upwards, []);
 }
 
 #[test]

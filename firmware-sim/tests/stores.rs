@@ -1,7 +1,8 @@
 //! Why a device keeps its record by itself (`swr_update::record`): the same records, the same cuts, in well-known stores.
 //!
-//! Eight records are written one after the other. Every program and erase operation is cut, and leaves each in-between state; then the store must give the last
-//! record that was acknowledged, or the one under way, and must take further ones. `cargo test -p swr-firmware-sim --test stores -- --nocapture` prints the counts.
+//! Eight records are written one after the other. Every program and erase operation of ours, some of the others', is cut, and leaves each in-between state; then the store must give the last
+//! record that was acknowledged, or the one under way, and must take further ones. `SWR_ALL=1 cargo test -p swr-firmware-sim --test stores -- --nocapture` cuts all
+//! and prints the counts.
 
 use ekv::flash::PageID;
 use embassy_futures::block_on;
@@ -182,7 +183,8 @@ struct Counts {
     panicked: usize,
 }
 
-fn sweep<S: Store<W, E>, const W: usize, const E: usize>() -> Counts {
+/// Cuts one in `every` operations.
+fn sweep<S: Store<W, E>, const W: usize, const E: usize>(every: usize) -> Counts {
     let mut flash = Nor::<W, E>::new(S::SECTORS, W > 1);
     S::format(&mut flash);
     assert!(S::write(&mut flash, 1, &record_of(0)), "the first record");
@@ -198,7 +200,7 @@ fn sweep<S: Store<W, E>, const W: usize, const E: usize>() -> Counts {
     }
     assert_eq!(S::read(&mut flash), Some(record_of(RECORDS)));
     let mut counts = Counts::default();
-    for (operation, snapshot) in flash.recorded().iter().enumerate() {
+    for (operation, snapshot) in flash.recorded().iter().enumerate().step_by(every) {
         counts.operations += 1;
         let under_way = ends.partition_point(|end| *end <= operation) as u8 + 1;
         for torn in 0..TORN_STATES {
@@ -274,7 +276,7 @@ fn the_record_survives_every_cut_and_every_fault() {
                     ..Counts::default()
                 }
     };
-    let (plain, ecc) = (sweep::<Ours, 1, 4_096>(), sweep::<Ours, 16, 8_192>());
+    let (plain, ecc) = (sweep::<Ours, 1, 4_096>(1), sweep::<Ours, 16, 8_192>(1));
     let faults = (failing_sectors::<Ours>(), rotten_bits::<Ours>());
     eprintln!("ours: {plain:?}, ECC {ecc:?}, failing sectors and rotten bits {faults:?}");
     assert!(clean(&plain) && clean(&ecc));
@@ -286,8 +288,14 @@ fn the_record_survives_every_cut_and_every_fault() {
 fn other_stores_do_not() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let plain = sweep::<SequentialStorage, 1, 4_096>();
-    let ecc = sweep::<SequentialStorage, 16, 8_192>();
+    // All of them with SWR_ALL=1, in some twenty seconds.
+    let every = if std::env::var_os("SWR_ALL").is_some() {
+        1
+    } else {
+        11
+    };
+    let plain = sweep::<SequentialStorage, 1, 4_096>(every);
+    let ecc = sweep::<SequentialStorage, 16, 8_192>(every);
     let faults = (
         failing_sectors::<SequentialStorage>(),
         rotten_bits::<SequentialStorage>(),
@@ -295,7 +303,7 @@ fn other_stores_do_not() {
     eprintln!(
         "sequential-storage: {plain:?}, ECC {ecc:?}, failing sectors and rotten bits {faults:?}"
     );
-    let ekv = sweep::<Ekv, 1, 4_096>();
+    let ekv = sweep::<Ekv, 1, 4_096>(every);
     let ekv_faults = (failing_sectors::<Ekv>(), rotten_bits::<Ekv>());
     eprintln!("ekv: {ekv:?}, failing sectors and rotten bits {ekv_faults:?}");
     std::panic::set_hook(hook);

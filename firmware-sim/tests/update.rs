@@ -1,5 +1,6 @@
 //! Claims about devices with flash: no cut breaks one, mistakes in the update code are noticed, and what is wrong from outside is refused.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -202,8 +203,8 @@ fn an_update_tries_what_it_changes() {
 /// The scenario in which a mistake must show, and how closely one must look.
 fn shows(sabotage: Sabotage) -> (&'static str, usize) {
     match sabotage {
-        Sabotage::InPlace | Sabotage::EraseFirst | Sabotage::AcknowledgeEarly => ("languages", 3),
-        Sabotage::ResumeUnseen | Sabotage::RepairErasesFirst => ("languages", 3),
+        Sabotage::InPlace | Sabotage::EraseFirst | Sabotage::AcknowledgeEarly => ("languages", 7),
+        Sabotage::ResumeUnseen | Sabotage::RepairErasesFirst => ("languages", 7),
         Sabotage::BaseFirst => ("new-base", 1),
         Sabotage::NoTrial | Sabotage::FloorBeforeTrial => ("bad-release", 13),
         Sabotage::Unsigned => ("unsigned", 13),
@@ -213,12 +214,20 @@ fn shows(sabotage: Sabotage) -> (&'static str, usize) {
 
 #[test]
 fn every_mistake_in_the_update_code_is_noticed() {
+    let mut clean = BTreeSet::new();
     for sabotage in Sabotage::ALL {
         let (name, every) = shows(sabotage);
         let mut scenarios = scenario::all();
         scenarios.retain(|scenario| scenario.name == name);
-        let extent = Extent { every, ..SOME };
-        assert!(swept(&scenarios, &extent, None).is_clean(), "{name}");
+        let extent = Extent {
+            every,
+            torn_states: 3,
+            ..SOME
+        };
+        // The same cuts of the code as it is, once.
+        if clean.insert((name, every)) {
+            assert!(swept(&scenarios, &extent, None).is_clean(), "{name}");
+        }
         let broken = swept(&scenarios, &extent, Some(sabotage));
         assert!(!broken.is_clean(), "{sabotage:?} goes unnoticed in {name}");
     }

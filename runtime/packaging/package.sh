@@ -102,8 +102,9 @@ if [ ${#targets[@]} -gt 0 ]; then
   rustup target add "${targets[@]}"
 fi
 
-features=(--features live) suffix=
-[ $live = yes ] || features=() suffix=-nolive
+# Without `eval`: a device measures nothing on recordings.
+features=(--no-default-features --features cli,tract,live) suffix=
+[ $live = yes ] || features=(--no-default-features --features cli,tract) suffix=-nolive
 version=$(cargo pkgid --locked -p swr-runtime) && version=${version##*[@#]}
 
 # Builds for an architecture. The program holds no path of this machine, so that another one builds the same. Its build must not see the time
@@ -316,7 +317,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 made=()
 for arch in "${arches[@]}"; do
-  echo "== $arch${features:+, with ${features[1]}}"
+  echo "== $arch, with ${features[2]}"
   build "$arch"
   program=$work/swr-$arch third=$work/third-$arch
   # Kept as it was checked, whatever is built meanwhile.

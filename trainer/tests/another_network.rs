@@ -108,7 +108,7 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
     let load = |name: &str| {
         Language::load(&at(name), &[], "und", 1, &quiet)
             .expect("a language")
-            .with_epochs_of(320)
+            .with_epochs_of(160)
     };
     let network = DsCnn {
         channels: 8,

@@ -216,8 +216,8 @@ fn a_training_on_recordings_follows_the_same_losses() {
     let clips: Vec<_> = task
         .train
         .iter()
-        .step_by(task.train.len() / 24)
-        .take(24)
+        .step_by(task.train.len() / 12)
+        .take(12)
         .cloned()
         .collect();
     let quiet = Progress { quiet: true };

@@ -224,3 +224,22 @@ impl Streaming for Engine {
         }
     }
 }
+
+#[cfg(all(test, not(feature = "tract")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_that_only_tract_runs_names_the_feature() {
+        let onnx = include_bytes!("../../../models/base.onnx");
+        assert!(Engine::new(onnx, None, 4).is_ok());
+        // Another activation, of the same length.
+        let mut other = onnx.to_vec();
+        let relu = other.windows(4).position(|bytes| bytes == b"Relu");
+        let relu = relu.expect("an activation");
+        other[relu..relu + 4].copy_from_slice(b"Tanh");
+        let refused = Engine::new(&other, None, 4).expect_err("a refusal");
+        assert!(matches!(refused, EngineError::NeedsTract));
+        assert!(refused.to_string().contains("--features tract"));
+    }
+}
