@@ -29,7 +29,7 @@ impl Bench<'_> {
         before: &Set,
         acknowledge: impl FnOnce(&mut Card),
     ) -> Result<Sent> {
-        let fetch = |card: &mut Card, _: &Installed| -> Result<(), String> {
+        let fetch = |card: &mut Card, _: &Installed, ()| -> Result<(), String> {
             let mut release = before.clone();
             release.extend(step.put.iter().map(|item| (item.language, *item)));
             for item in release.values() {
@@ -47,21 +47,19 @@ impl Bench<'_> {
             }
             Ok(())
         };
-        match pull(card, &self.keys, fetch, acknowledge) {
+        match pull(card, &self.keys, |_| Ok(()), fetch, acknowledge) {
             Ok(()) => Ok(Ok(())),
             Err(ChangeError::Disk(error)) => Err(error.into()),
             Err(refused) => Ok(Err(refused.to_string())),
         }
     }
 
-    /// Removes languages, as `swr models remove` does.
+    /// Removes languages that are there, as `swr models remove` does.
     fn remove(&self, card: &mut Card, step: &Step) -> Result<Sent> {
-        for language in &step.remove {
-            match remove(card, language) {
-                // A cut came between two of them.
-                Ok(_) | Err(ChangeError::NoLanguage(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let there = Installed::find(card.to_folder()?.path())?.versions;
+        // A cut may have come between two of them.
+        for language in step.remove.iter().filter(|l| there.contains_key(**l)) {
+            remove(card, language)?;
         }
         Ok(Ok(()))
     }

@@ -138,6 +138,10 @@ impl Models {
         }
         let [manifest_path, onnx_path] = BASE_FILES.map(|name| locate(directory, name));
         let manifest = SignedFile::read(&manifest_path, keys, ADVICE)?;
+        // Before the network is looked for: what nobody trusted signed says nothing of it.
+        trust(keys)
+            .manifest(manifest.signed())
+            .map_err(models_error(&manifest_path, &manifest_path))?;
         let onnx = read(&onnx_path, ADVICE)?;
         let base = Base::verify(manifest.signed(), &onnx, trust(keys)).map_err(|error| {
             let path = match error.part() {

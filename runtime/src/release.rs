@@ -30,21 +30,24 @@ pub enum ChangeError<E> {
 
 /// Puts a release in the place of what is installed, in a single step that no power cut can halve; what `swr models pull` does, and `swr-sim` cuts everywhere.
 ///
-/// `fetch` writes the release's files into [`RELEASE`]; they are checked as a whole, against `keys` and what is or was installed. `acknowledge` is called when
-/// the release outlives any power cut; what is left is to move it to its place. What an earlier call was cut in is settled first.
+/// `choose` says what is wanted, by what is installed; `fetch` writes its files into [`RELEASE`]; they are checked as a whole, against `keys` and what is or
+/// was installed. `acknowledge` is called when the release outlives any power cut; what is left is to move it to its place. What an earlier call was cut in is
+/// settled first. The caller keeps others away meanwhile ([`Folder::lock`]).
 ///
 /// # Errors
 /// [`ChangeError`]; the models before are in use still, unless `acknowledge` was called.
-pub fn pull<D: Disk, T, E>(
+pub fn pull<D: Disk, C, T, E>(
     disk: &mut D,
     keys: &[PublicKey],
-    fetch: impl FnOnce(&mut D, &Installed) -> Result<T, E>,
+    choose: impl FnOnce(&Installed) -> Result<C, E>,
+    fetch: impl FnOnce(&mut D, &Installed, C) -> Result<T, E>,
     acknowledge: impl FnOnce(&mut D),
 ) -> Result<T, ChangeError<E>> {
     install::settle(disk)?;
     let installed = Installed::find(disk.view()?.as_ref())?;
+    let chosen = choose(&installed).map_err(ChangeError::Fetch)?;
     install::begin(disk)?;
-    let fetched = fetch(disk, &installed).map_err(ChangeError::Fetch)?;
+    let fetched = fetch(disk, &installed, chosen).map_err(ChangeError::Fetch)?;
     let release = disk.view()?;
     let checked = installed.check(&release.as_ref().join(RELEASE), keys);
     checked.map_err(ChangeError::Refused)?;
@@ -58,7 +61,7 @@ pub fn pull<D: Disk, T, E>(
     Ok(fetched)
 }
 
-/// Removes a language, in one step, and gives its version, below which none comes back.
+/// Removes a language, in one step, and gives its version, below which none comes back. The caller keeps others away meanwhile ([`Folder::lock`]).
 ///
 /// # Errors
 /// [`ChangeError::NoLanguage`] and [`ChangeError::Disk`].

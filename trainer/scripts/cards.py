@@ -66,7 +66,7 @@ def card(swr, data, language):
     lines += [f"| {split}, {clips['clips']} | **{100 * clips['accuracy']:.1f} %** | {100 * low:.1f}-{100 * high:.1f} | "
               f"{percent(clips['keywords'])} | {percent(clips['unknown'])} | {percent(clips['silence'])} |", ""]
     lines += [f"These are {speakers}: clips of one speaker are not independent, so the true uncertainty is larger. "
-              f"Measured in tract on the file as it lies here: `swr {' '.join(evaluate)}`.", ""]
+              f"Measured on the file as it lies here: `swr {' '.join(evaluate)}`.", ""]
     lines += ["## In a stream", "",
               f"{stream['hours'] * 60:.0f} minutes of {stream['split']} clips in background noise at 10-20 dB SNR with 2-4 s gaps, a fifth of the "
               f"clips unknown words: {stream['found']} of {stream['expected']} keywords detected "

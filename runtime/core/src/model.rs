@@ -159,6 +159,15 @@ impl Trust<'_> {
         Err(refused(part)(refusal))
     }
 
+    /// Reads a base's manifest: what can be told before there is a network.
+    ///
+    /// # Errors
+    /// Those of [`Trust::check`], and [`ModelError::Package`] for a manifest that its reader refuses.
+    pub fn manifest(&self, manifest: Signed<'_>) -> Result<Manifest, ModelError> {
+        self.check(Part::Manifest, manifest)?;
+        Manifest::parse(manifest.file).map_err(refused(Part::Manifest))
+    }
+
     /// Reads the golden clip of `language`.
     ///
     /// # Errors
@@ -217,9 +226,8 @@ impl Base {
         network: &[u8],
         trust: Trust<'_>,
     ) -> Result<Self, ModelError> {
-        trust.check(Part::Manifest, manifest)?;
         let manifest_sha256 = Digest::of_bytes(manifest.file);
-        let manifest = Manifest::parse(manifest.file).map_err(refused(Part::Manifest))?;
+        let manifest = trust.manifest(manifest)?;
         let expect = |what, expected: Digest, found: Digest| match expected == found {
             true => Ok(()),
             false => Err(ModelError::WrongNetwork {
@@ -296,7 +304,7 @@ impl Base {
         Ok((language, tensors))
     }
 
-    /// The tensors that a delta makes of the base's. Of one without labels, which is no language, there is nothing else; nor does it name a manifest.
+    /// The tensors that a delta makes of the base's. Of one without labels, which is no language, there is nothing else, and it need not name a manifest.
     ///
     /// # Errors
     /// [`ModelError::Package`] for a delta of another base, or one that does not give what it promises.

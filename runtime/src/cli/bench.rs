@@ -98,6 +98,11 @@ struct Measured {
 impl Bench {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         ensure!(self.rounds > 0, "--rounds 0: expected at least 1");
+        if cfg!(all(debug_assertions, feature = "tract")) {
+            eprintln!(
+                "swr: a development build, whose tract is not optimised; measure with `cargo run --release`"
+            );
+        }
         if let Some(hours) = self.soak {
             return self.soak(hours, out);
         }

@@ -203,31 +203,35 @@ impl Pull {
         let shown = || directory.display().to_string();
         let _lock = disk.lock().with_context(shown)?;
         let waiting = directory.join(PULL);
-        let fetch = |disk: &mut Folder, installed: &Installed| -> anyhow::Result<_> {
-            let entries = self.wanted(&index, installed)?;
-            let mut new = Vec::new();
-            for entry in &entries {
-                for file in &entry.files {
-                    let there = directory.join(&file.name);
-                    let from = if digest_of(&there)? == Some(file.sha256) {
-                        there
-                    } else {
-                        new.push((*entry, file));
-                        source.fetch(file, &waiting)?
-                    };
-                    let bytes = read(&from, "check that you may read it")?;
-                    let staged = format!("{RELEASE}/{}", file.name);
-                    disk.write(&staged, &bytes).with_context(shown)?;
+        let pulled = release::pull(
+            &mut disk,
+            &keys,
+            |installed| self.wanted(&index, installed),
+            |disk, installed, entries| -> anyhow::Result<_> {
+                let mut new = Vec::new();
+                for entry in &entries {
+                    for file in &entry.files {
+                        let there = directory.join(&file.name);
+                        let from = if digest_of(&there)? == Some(file.sha256) {
+                            there
+                        } else {
+                            new.push((*entry, file));
+                            source.fetch(file, &waiting)?
+                        };
+                        let bytes = read(&from, "check that you may read it")?;
+                        let staged = format!("{RELEASE}/{}", file.name);
+                        disk.write(&staged, &bytes).with_context(shown)?;
+                    }
+                    // The base alone first: what nobody trusted signed is not worth fetching more of.
+                    if entry.language == index.base.language {
+                        let staged = Models::open_trusting(directory.join(RELEASE), &keys)?;
+                        installed.check_base(&staged)?;
+                    }
                 }
-                // The base alone first: what nobody trusted signed is not worth fetching more of.
-                if entry.language == index.base.language {
-                    let staged = Models::open_trusting(directory.join(RELEASE), &keys)?;
-                    installed.check_base(&staged)?;
-                }
-            }
-            Ok((entries, new))
-        };
-        let pulled = release::pull(&mut disk, &keys, fetch, |_| ());
+                Ok((entries, new))
+            },
+            |_| (),
+        );
         let (entries, new) = pulled.map_err(|error| in_words(error, &shown))?;
 
         for (entry, file) in new {
@@ -284,7 +288,8 @@ impl Remove {
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();
         let _lock = disk.lock().with_context(shown)?;
-        for language in &self.lang {
+        let languages: BTreeSet<&String> = self.lang.iter().collect();
+        for language in languages {
             let version = release::remove(&mut disk, language).map_err(|error| match error {
                 ChangeError::NoLanguage(there) => anyhow!(
                     "{}: has no language `{language}` beside its base (it has {})",
