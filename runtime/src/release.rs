@@ -1,4 +1,4 @@
-//! What is installed, whether a release may take its place, and how it does: [`pull`] and [`remove`] are the only ways to change a directory of models.
+//! What is installed, whether a release may take its place, and how it does: [`pull`] and [`remove`] change a directory of models.
 
 use std::collections::BTreeMap;
 use std::io;

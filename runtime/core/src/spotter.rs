@@ -109,6 +109,29 @@ pub fn hear_recording<N: Streaming<Error: core::error::Error>>(
     Ok(())
 }
 
+/// What each of several `detectors` finds in a whole recording, as [`hear_recording`] lets `network` hear it.
+///
+/// # Errors
+/// As [`hear_recording`].
+pub fn detect_in_recording<N: Streaming<Error: core::error::Error>>(
+    network: &mut N,
+    context_frames: usize,
+    samples: &[f32],
+    detectors: &mut [Detector],
+) -> Result<Vec<Vec<Detection>>, SpotError<N::Error>> {
+    detectors.iter_mut().for_each(Detector::reset);
+    let mut found = vec![Vec::new(); detectors.len()];
+    hear_recording(network, context_frames, samples, |logits| {
+        for (found, detector) in found.iter_mut().zip(&mut *detectors) {
+            found.extend(detector.push(logits));
+        }
+    })?;
+    for (found, detector) in found.iter_mut().zip(detectors) {
+        found.extend(detector.finish());
+    }
+    Ok(found)
+}
+
 /// A keyword that was spoken.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Event {

@@ -12,7 +12,7 @@ use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::matching::{Detected, Matched, match_detections};
 use swr_core::model::Language;
 use swr_core::package::Digest;
-use swr_core::spotter::hear_recording;
+use swr_core::spotter::detect_in_recording;
 use swr_dataset::{audio_below, poisson_interval, wilson_interval};
 
 use super::script::TOLERANCE_SAMPLES;
@@ -104,18 +104,11 @@ impl Sweep {
 
     /// Detections in a recording by every detector, as a stream of its own that a second of silence ends.
     pub(super) fn hear(&mut self, samples: &[f32]) -> anyhow::Result<Vec<Vec<Detected>>> {
-        self.detectors.iter_mut().for_each(Detector::reset);
-        let mut found = vec![Vec::new(); self.detectors.len()];
         let context_frames = self.language.context_frames;
-        hear_recording(&mut self.engine, context_frames, samples, |logits| {
-            for (found, detector) in found.iter_mut().zip(&mut self.detectors) {
-                found.extend(detector.push(logits).into_iter().map(Detected::from));
-            }
-        })?;
-        for (found, detector) in found.iter_mut().zip(&mut self.detectors) {
-            found.extend(detector.finish().map(Detected::from));
-        }
-        Ok(found)
+        let detectors = &mut self.detectors;
+        let found = detect_in_recording(&mut self.engine, context_frames, samples, detectors)?;
+        let detected = |found: Vec<_>| found.into_iter().map(Detected::from).collect();
+        Ok(found.into_iter().map(detected).collect())
     }
 
     /// Measures a stream, and `negatives`: files, or folders with audio anywhere below.

@@ -12,7 +12,7 @@ use swr_core::detector::{Detector, DetectorSettings};
 use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::network::{self as fused, Network};
-use swr_core::spotter::hear_recording;
+use swr_core::spotter::detect_in_recording;
 use swr_core::{CONTEXT_FRAMES, SAMPLE_RATE_HZ};
 use swr_dataset::{Background, Stream, StreamOptions, Task, stream};
 
@@ -78,18 +78,10 @@ fn hear(
     samples: &[f32],
     detectors: &mut [Detector],
 ) -> Result<Vec<Vec<Detected>>> {
-    detectors.iter_mut().for_each(Detector::reset);
-    let mut heard = vec![Vec::new(); detectors.len()];
     let mut network = fused::Stream::new(network, STEP_FRAMES);
-    hear_recording(&mut network, context_frames, samples, |logits| {
-        for (heard, detector) in heard.iter_mut().zip(&mut *detectors) {
-            heard.extend(detector.push(logits).into_iter().map(Detected::from));
-        }
-    })?;
-    for (heard, detector) in heard.iter_mut().zip(detectors) {
-        heard.extend(detector.finish().map(Detected::from));
-    }
-    Ok(heard)
+    let heard = detect_in_recording(&mut network, context_frames, samples, detectors)?;
+    let detected = |found: Vec<_>| found.into_iter().map(Detected::from).collect();
+    Ok(heard.into_iter().map(detected).collect())
 }
 
 /// Detectors with these settings but for the thresholds, of which each has its own.
