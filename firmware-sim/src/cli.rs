@@ -15,7 +15,7 @@ use crate::card;
 use crate::cuts::{Extent, Swept};
 use crate::device::{DEVICES, Device, Storage};
 use crate::flash::TORN_STATES;
-use crate::fleet::{Plan, plot, roll_out};
+use crate::fleet::{Lab, Plan, plot, roll_out};
 use crate::page::{Section, page};
 use crate::publisher::{Catalogue, Packages};
 use crate::report::{ENERGY, TIMES, costs};
@@ -384,7 +384,8 @@ impl Fleet {
 
     fn run(&self, out: &mut dyn Write) -> Result<bool> {
         let catalogue = Catalogue::open(&self.models.models)?;
-        let rollouts = roll_out(&self.plan(self.devices), &catalogue)?;
+        let mut lab = Lab::new(&catalogue)?;
+        let rollouts = roll_out(&self.plan(self.devices), &catalogue, &mut lab)?;
         for rollout in &rollouts {
             if self.json {
                 writeln!(out, "{}", serde_json::to_string(rollout)?)?;
@@ -413,7 +414,7 @@ impl Fleet {
         if let Some(path) = &self.plot {
             let mut curves = Vec::new();
             for exponent in 3..=7 {
-                let [good, _] = roll_out(&self.plan(10u64.pow(exponent)), &catalogue)?;
+                let [good, _] = roll_out(&self.plan(10u64.pow(exponent)), &catalogue, &mut lab)?;
                 curves.push(good);
             }
             std::fs::write(path, plot(&curves)?)

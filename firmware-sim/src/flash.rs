@@ -61,9 +61,15 @@ pub struct Cut {
     pub seed: u64,
 }
 
-/// The power supply of a flash.
-#[derive(Clone, Debug)]
+/// The power supply of a flash. A clone is another one, in the same state: what becomes of a cloned flash leaves the first alone.
+#[derive(Debug)]
 pub struct Power(Arc<AtomicBool>);
+
+impl Clone for Power {
+    fn clone(&self) -> Self {
+        Self(Arc::new(AtomicBool::new(self.is_on())))
+    }
+}
 
 impl Power {
     fn on() -> Self {
@@ -226,9 +232,9 @@ impl<const WRITE: usize, const ERASE: usize> Nor<WRITE, ERASE> {
         self.cut = cut;
     }
 
-    /// The power supply, to be cut from elsewhere.
+    /// This very power supply, to be cut from elsewhere.
     pub fn power(&self) -> Power {
-        self.power.clone()
+        Power(Arc::clone(&self.power.0))
     }
 
     /// Power comes back; contents are as the cut left them.

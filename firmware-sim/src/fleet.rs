@@ -70,7 +70,7 @@ pub struct Rollout {
     pub bytes: u64,
     /// The same, had every update been a whole network a language.
     pub whole_model_bytes: u64,
-    /// Updates really run: different flashes, different cuts.
+    /// Updates really run, which the lab did not know: different flashes, different cuts.
     pub updates_run: usize,
     /// Devices with the new models at the end of each hour.
     #[serde(skip)]
@@ -91,13 +91,15 @@ struct After {
     image: usize,
     status: Status,
     bytes: u32,
+    /// Erasures and writes that it took.
+    operations: u64,
 }
 
 /// A package sent to a flash, both by number, and the operation that is cut with the state it leaves.
 type Sending = (usize, usize, Option<(u64, u32)>);
 
-/// The real updates, by what they began with.
-struct Lab {
+/// The real updates, by what they began with: of one folder of models, for as many fleets as one likes.
+pub struct Lab {
     keys: [PublicKey; 1],
     images: Vec<Flash>,
     numbers: HashMap<[u8; 32], usize>,
@@ -105,6 +107,19 @@ struct Lab {
 }
 
 impl Lab {
+    /// A lab in which nothing has been updated yet.
+    ///
+    /// # Errors
+    /// If the models have no key.
+    pub fn new(catalogue: &Catalogue) -> Result<Self> {
+        Ok(Self {
+            keys: [catalogue.public_key()?],
+            images: Vec::new(),
+            numbers: HashMap::new(),
+            known: HashMap::new(),
+        })
+    }
+
     fn keep(&mut self, flash: Flash) -> usize {
         let images = &mut self.images;
         *self.numbers.entry(flash.digest()).or_insert_with(|| {
@@ -126,8 +141,9 @@ impl Lab {
             return *after;
         }
         let mut flash = self.images[image].clone();
+        let before = flash.operations();
         flash.cut_at(cut.map(|(operation, torn)| Cut {
-            operation: flash.operations() + operation,
+            operation: before + operation,
             torn,
             seed: operation,
         }));
@@ -145,6 +161,7 @@ impl Lab {
         })();
         // After a cut, the device is on again; without one, what it said is what it is.
         let was_cut = !flash.power().is_on();
+        let operations = flash.operations() - before;
         flash.power_on();
         let status = match (sent, was_cut) {
             (Err(UpdateError::Flash { .. } | UpdateError::NotProvisioned), false) => {
@@ -156,6 +173,7 @@ impl Lab {
             image: self.keep(flash),
             status,
             bytes,
+            operations,
         };
         self.known.insert(key, after);
         after
@@ -191,11 +209,11 @@ struct Agent {
     minute: f64,
 }
 
-/// Rolls out a good release and then a bad one.
+/// Rolls out a good release and then a bad one; `lab` is of the same models.
 ///
 /// # Errors
 /// If the models are missing, or the plan is none.
-pub fn roll_out(plan: &Plan, catalogue: &Catalogue) -> Result<[Rollout; 2]> {
+pub fn roll_out(plan: &Plan, catalogue: &Catalogue, lab: &mut Lab) -> Result<[Rollout; 2]> {
     if plan.devices == 0 || plan.languages == 0 || !(0.0..1.0).contains(&plan.loss) {
         bail!("a fleet has devices, languages, and a loss from 0 to below 100 %");
     }
@@ -204,12 +222,6 @@ pub fn roll_out(plan: &Plan, catalogue: &Catalogue) -> Result<[Rollout; 2]> {
     if kinds == 0 {
         bail!("the folder of models has no language beside its base");
     }
-    let mut lab = Lab {
-        keys: [catalogue.public_key()?],
-        images: Vec::new(),
-        numbers: HashMap::new(),
-        known: HashMap::new(),
-    };
     let base = catalogue.package(Item::good(&there[0], SHIPPED))?;
     let mut factory = Vec::new();
     for language in &there[1..] {
@@ -249,7 +261,7 @@ pub fn roll_out(plan: &Plan, catalogue: &Catalogue) -> Result<[Rollout; 2]> {
             number,
             &packages,
             &mut agents,
-            &mut lab,
+            lab,
             &mut random,
             base.bytes.len(),
         ))
@@ -281,13 +293,9 @@ fn stages(
         .map(|language| {
             let agent = agents.iter().find(|agent| agent.language == language);
             agent.map_or(1, |agent| {
-                let after = lab.update(
-                    agent.image,
-                    number * packages.len() + language,
-                    &packages[language],
-                    None,
-                );
-                lab.images[after.image].operations() - lab.images[agent.image].operations()
+                let number = number * packages.len() + language;
+                lab.update(agent.image, number, &packages[language], None)
+                    .operations
             })
         })
         .collect();

@@ -69,6 +69,14 @@ fn update(flash: &mut Flash, package: &Package) -> Result<(), UpdateError> {
 }
 
 #[test]
+fn a_copy_of_a_flash_has_its_own_power() {
+    let flash = Flash::new(8, false);
+    let copy = flash.clone();
+    copy.power().off();
+    assert!(flash.power().is_on() && !copy.power().is_on());
+}
+
+#[test]
 fn a_flash_without_a_record_is_said_to_be_one() {
     let blank = Device::open(&mut Flash::new(512, false), &keys()).unwrap_err();
     assert_eq!(blank, UpdateError::NotProvisioned);

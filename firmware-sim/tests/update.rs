@@ -205,7 +205,7 @@ fn shows(sabotage: Sabotage) -> (&'static str, usize) {
     match sabotage {
         Sabotage::InPlace | Sabotage::EraseFirst | Sabotage::AcknowledgeEarly => ("languages", 7),
         Sabotage::ResumeUnseen | Sabotage::RepairErasesFirst => ("languages", 7),
-        Sabotage::BaseFirst => ("new-base", 1),
+        Sabotage::BaseFirst => ("new-base", 4),
         Sabotage::NoTrial | Sabotage::FloorBeforeTrial => ("bad-release", 13),
         Sabotage::Unsigned => ("unsigned", 13),
         Sabotage::EndlessTrial => ("crash", 13),

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::network::{Network, Pass, Weights, norm, pool};
+use crate::network::{Network, Pass, Weights, norm, per_clip, pool};
 
 /// A DS-CNN.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ impl Network for DsCnn {
 /// A convolution with one input channel per output channel, or one for all, kernels `[C, 1, 3, 3]`: shifted copies, weighted. Centred over bands and
 /// causal over frames, of both of which one in `stride` is kept. Candle's own takes one pass a channel.
 fn shifted(x: &Tensor, kernel: &Tensor, stride: usize) -> Result<Tensor> {
-    let (_, _, bands, frames) = x.dims4()?;
+    let (batch, _, bands, frames) = x.dims4()?;
     let channels = kernel.dim(0)?;
     let x = x
         .pad_with_zeros(2, KERNEL / 2, KERNEL / 2)?
@@ -89,7 +89,7 @@ fn shifted(x: &Tensor, kernel: &Tensor, stride: usize) -> Result<Tensor> {
                 .reshape((1, channels, 1, 1))?;
             let part = rows
                 .index_select(&kept(frames, j)?, 3)?
-                .broadcast_mul(&weight)?;
+                .broadcast_mul(&per_clip(&weight, batch)?)?;
             sum = Some(match sum {
                 Some(sum) => (sum + part)?,
                 None => part,

@@ -265,6 +265,14 @@ fn every_row(x: &Tensor, stride: usize) -> Result<Tensor> {
         .contiguous()
 }
 
+/// `values [1, ...]`, once for each of `batch` clips. Where they meet larger tensors, candle then sums gradients over last dimensions, and over clips
+/// afterwards; over first and last ones together it would divide for the place of every entry (`ReduceSum` of candle-core 0.11.1).
+pub(crate) fn per_clip(values: &Tensor, batch: usize) -> Result<Tensor> {
+    let mut shape = values.dims().to_vec();
+    shape[0] = batch;
+    values.broadcast_as(shape)
+}
+
 /// Norm over `groups` sub-bands per channel (arXiv 2103.13620 for more than one).
 pub(crate) fn norm(
     x: &Tensor,
@@ -280,18 +288,19 @@ pub(crate) fn norm(
     let mut y = x.reshape((b, c * groups, (f / groups) * t))?;
     if let Some(statistics) = mode.statistics() {
         let mean = y.mean_keepdim(2)?.mean_keepdim(0)?;
-        let centred = y.broadcast_sub(&mean)?;
+        let centred = y.broadcast_sub(&per_clip(&mean, b)?)?;
         let variance = centred.sqr()?.mean_keepdim(2)?.mean_keepdim(0)?;
         let count = (b * (f / groups) * t) as f64;
         let unbiased = (&variance * (count / (count - 1.0).max(1.0)))?;
         let values = |t: &Tensor| t.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
         statistics.record(part, values(&mean)?, values(&unbiased)?);
         if mode.standardises() {
-            y = centred.broadcast_div(&(variance + EPSILON)?.sqrt()?)?;
+            let deviation = (variance + EPSILON)?.sqrt()?;
+            y = centred.broadcast_div(&per_clip(&deviation, b)?)?;
         }
     }
-    y.broadcast_mul(&scale)?
-        .broadcast_add(&shift)?
+    y.broadcast_mul(&per_clip(&scale, b)?)?
+        .broadcast_add(&per_clip(&shift, b)?)?
         .reshape((b, c, f, t))
 }
 

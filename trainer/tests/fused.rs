@@ -91,10 +91,14 @@ fn compare_with(
     batch_norm: bool,
     dropout: Option<Dropout>,
 ) {
-    let found: Vec<Result<(), String>> = (1..=4)
-        .map(|seed| compare_once(&architecture, batch, frames, batch_norm, dropout, seed))
-        .collect();
-    assert!(found.iter().any(Result::is_ok), "{found:#?}");
+    let mut differences = Vec::new();
+    for seed in 1..=4 {
+        match compare_once(&architecture, batch, frames, batch_norm, dropout, seed) {
+            Ok(()) => return,
+            Err(difference) => differences.push(difference),
+        }
+    }
+    panic!("{differences:#?}");
 }
 
 fn compare_once(

@@ -257,7 +257,12 @@ impl Change {
             }
             let row = (old.data.len() / old.rows().max(1)) as u32;
             let last = indexes[indexes.len() - 1];
-            let candidates = [last + 1, row, 1, models.last_unit()];
+            let mut candidates = Vec::with_capacity(4);
+            for unit in [last + 1, row, 1, models.last_unit()] {
+                if !candidates.contains(&unit) {
+                    candidates.push(unit);
+                }
+            }
             // So many that a reader takes them for a claim.
             let fits = |unit: &u32| {
                 let mut units: Vec<u32> = indexes.iter().map(|index| index / unit).collect();

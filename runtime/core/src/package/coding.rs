@@ -4,10 +4,10 @@
 mod units;
 mod values;
 
-use units::{code_unit, code_units, most_weights};
+use units::{Gaps, code_unit, code_units, most_weights};
 use values::{code_list, code_step, code_values};
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 
 use super::{
     Change, Edit, MAX_QUANTISED_BITS, PackageError, Values,
@@ -38,9 +38,8 @@ pub(super) struct Models {
     rice: [Bit; 1 << RICE_BITS],
     same_rice: Bit,
     last_rice: u32,
-    /// Per parameter of the Rice code: whether a gap is longer than 1, 2 and more multiples; and the highest bit of what is left.
-    longer: Vec<[Bit; 3]>,
-    rest: Vec<[Bit; 4]>,
+    /// Per parameter of the Rice code.
+    gaps: [Gaps; 1 << RICE_BITS],
     beyond: Number,
     rank: Number,
     dimension: Number,
@@ -71,8 +70,7 @@ impl Models {
             rice: [Bit::NEW; 1 << RICE_BITS],
             same_rice: Bit::NEW,
             last_rice: 0,
-            longer: vec![[Bit::NEW; 3]; 1 << RICE_BITS],
-            rest: vec![[Bit::NEW; 4]; 1 << RICE_BITS],
+            gaps: [Gaps::NEW; 1 << RICE_BITS],
             beyond: Number::NEW,
             rank: Number::NEW,
             dimension: Number::NEW,

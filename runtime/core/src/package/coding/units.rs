@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::{Models, RICE_BITS};
 use crate::package::{
     PackageError, Positions, Values,
-    coder::{Coder, Writer},
+    coder::{Bit, Coder, Number, Writer},
 };
 
 /// Weights that a change may name beyond eight for every bit that is left.
@@ -14,6 +14,22 @@ const FREE_WEIGHTS: usize = 65_536;
 const OTHER_RICE_BITS: usize = 8;
 /// Multiples of the Rice code's parameter that are counted in unary; more are a number.
 const LONG_GAP: u32 = 24;
+
+/// What is learned of gaps under one parameter of the Rice code.
+#[derive(Clone, Copy)]
+pub(super) struct Gaps {
+    /// Whether a gap is longer than 1, 2 and more multiples.
+    longer: [Bit; 3],
+    /// The highest bits of what is left.
+    rest: [Bit; 4],
+}
+
+impl Gaps {
+    pub(super) const NEW: Self = Self {
+        longer: [Bit::NEW; 3],
+        rest: [Bit::NEW; 4],
+    };
+}
 
 /// The groups of weights that a change names, as they stand in the file.
 pub(super) struct Units {
@@ -127,7 +143,9 @@ pub(super) fn code_units<C: Coder>(
     models.last_rice = rice;
     let (mut firsts, mut next) = (Vec::with_capacity(count), 0u32);
     for place in 0..count {
-        let gap = code_gap(coder, models, rice, gaps.get(place).copied().unwrap_or(0))?;
+        let gap = gaps.get(place).copied().unwrap_or(0);
+        let learned = &mut models.gaps[rice as usize];
+        let gap = code_gap(coder, learned, &mut models.beyond, rice, gap)?;
         let at = next.checked_add(gap).filter(|at| *at < u32::MAX);
         let first = at.and_then(|at| at.checked_mul(unit));
         match (at, first.filter(|first| first.checked_add(unit).is_some())) {
@@ -164,14 +182,17 @@ fn best_rice(gaps: &[u32], before: u32) -> u32 {
     let sum: u64 = gaps.iter().copied().map(u64::from).sum();
     let mean = (sum * 7 / 10 / (gaps.len() as u64).max(1)).max(1).ilog2();
     let cost = |rice: &u32| {
-        let (mut writer, mut models) = (Writer::new(), Models::new());
+        let (mut writer, mut learned, mut beyond) = (Writer::new(), Gaps::NEW, Number::NEW);
         for gap in gaps {
-            code_gap(&mut writer, &mut models, *rice, *gap).expect("a writer refuses nothing");
+            code_gap(&mut writer, &mut learned, &mut beyond, *rice, *gap)
+                .expect("a writer refuses nothing");
         }
         writer.bits() + if *rice == before { 0 } else { OTHER_RICE_BITS }
     };
-    [before, mean.saturating_sub(1), mean, mean + 1]
-        .into_iter()
+    let nearest = mean.saturating_sub(1)..=mean + 1;
+    let others = nearest.filter(|rice| *rice != before);
+    core::iter::once(before)
+        .chain(others)
         .min_by_key(cost)
         .unwrap_or(before)
 }
@@ -179,7 +200,8 @@ fn best_rice(gaps: &[u32], before: u32) -> u32 {
 /// A gap in the Rice code of parameter `rice` (R. F. Rice, 1979), its unary part and the highest bit of its rest learned.
 fn code_gap<C: Coder>(
     coder: &mut C,
-    models: &mut Models,
+    learned: &mut Gaps,
+    beyond: &mut Number,
     rice: u32,
     gap: u32,
 ) -> Result<u32, PackageError> {
@@ -187,30 +209,26 @@ fn code_gap<C: Coder>(
     let mut quotient = 0u32;
     while quotient < LONG_GAP
         && coder.bit(
-            &mut models.longer[rice as usize][quotient.min(2) as usize],
+            &mut learned.longer[quotient.min(2) as usize],
             quotient < multiples,
         )?
     {
         quotient += 1;
     }
     if quotient == LONG_GAP {
-        let beyond = multiples.saturating_sub(LONG_GAP);
         quotient = coder
-            .number(&mut models.beyond, beyond)?
+            .number(beyond, multiples.saturating_sub(LONG_GAP))?
             .checked_add(LONG_GAP)
             .ok_or_else(|| coder.damaged("gap between weights"))?;
     }
-    let learned = rice.min(2);
+    let high_bits = rice.min(2);
+    let low_bits = rice - high_bits;
     let rest = gap & ((1u64 << rice) - 1) as u32;
-    let high = coder.tree(
-        &mut models.rest[rice as usize],
-        learned,
-        rest >> (rice - learned),
-    )?;
-    let low = coder.raw(rice - learned, rest & ((1 << (rice - learned)) - 1))?;
+    let high = coder.tree(&mut learned.rest, high_bits, rest >> low_bits)?;
+    let low = coder.raw(low_bits, rest & ((1 << low_bits) - 1))?;
     quotient
         .checked_shl(rice)
         .filter(|shifted| shifted >> rice == quotient)
-        .and_then(|shifted| shifted.checked_add(high << (rice - learned) | low))
+        .and_then(|shifted| shifted.checked_add(high << low_bits | low))
         .ok_or_else(|| coder.damaged("gap between weights"))
 }
