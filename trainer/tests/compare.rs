@@ -33,7 +33,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
         ("aa", [("one", [450.0; 2]), ("two", [2_500.0; 2])]),
         ("bb", [("three", [700.0; 2]), ("four", [1_900.0; 2])]),
     ] {
-        tones::speech(at, Some(language), &words, 50);
+        tones::speech(at, Some(language), &words, 36);
     }
     let base = [
         "base",

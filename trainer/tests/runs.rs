@@ -129,7 +129,7 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
         .concat();
     let mut adapt = vec!["adapt", "--data", other, "--lang", "de", "--budget", "10%"];
     adapt.extend(short.iter().flat_map(|set| ["--set", set]));
-    adapt.extend(["--set", "epoch_clips=100"]);
+    adapt.extend(["--set", "epoch_clips=48"]);
     finish(&adapt, &at("whole-de"), &at("models"));
     // In the middle of dense, of select, of tune and of quantise.
     finish_after_kills(

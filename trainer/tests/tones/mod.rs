@@ -27,7 +27,7 @@ fn write_tones(path: &Path, hz: [f32; 2], level: f32) {
 }
 
 /// Clips of words, each two tones and each clip by another speaker, who has a pitch and a level: `<word>/<speaker>_nohash_0.wav`, or with a language in the
-/// layout of MSWC, `mswc/<language>/clips/<word>/…` with a table of splits: 22 clips of a word TRAIN, then 22 DEV, then TEST.
+/// layout of MSWC, `mswc/<language>/clips/<word>/…` with a table of splits: 22 clips of a word TRAIN, then 8 DEV, then TEST.
 pub(crate) fn speech(
     folder: &Path,
     language: Option<&str>,
@@ -51,7 +51,11 @@ pub(crate) fn speech(
                 }
             };
             write_tones(&path, hz, level);
-            let set = ["TRAIN", "DEV", "TEST"][(n / 22).min(2)];
+            let set = match n {
+                0..22 => "TRAIN",
+                22..30 => "DEV",
+                _ => "TEST",
+            };
             table += &format!("{set},{link},{word},True,speaker{n},NA\n");
         }
     }
