@@ -9,6 +9,7 @@ mod wav;
 use std::fmt;
 
 pub use resample::{MAX_RATE_HZ, MIN_RATE_HZ, to_16k_mono};
+pub use wav::Wav;
 
 use crate::frontend::MAX_SAMPLE_MAGNITUDE;
 
@@ -18,7 +19,7 @@ use crate::frontend::MAX_SAMPLE_MAGNITUDE;
 pub const MAX_SAMPLES: usize = 2 * 3_600 * 48_000;
 
 /// Decoded audio, mixed down to one channel.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Audio {
     /// Mono samples, full scale ±1.
     ///
@@ -29,12 +30,14 @@ pub struct Audio {
     pub sample_rate_hz: u32,
     /// Number of channels the file had.
     pub channels: u16,
+    /// What the file says wrongly and was not believed, and what is missing: a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// A file format that [`decode`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// RIFF WAVE: integers of 8, 16, 24 or 32 bits, or 32-bit float.
+    /// RIFF WAVE, RIFX, RF64, BW64 or Wave64: integers of up to 32 bits, floats of 32 or 64, A-law, mu-law.
     Wav,
     /// FLAC, 4 to 24 bits.
     Flac,
@@ -74,6 +77,9 @@ pub enum AudioError {
         /// The feature that is missing.
         problem: String,
     },
+    /// Reading failed; the reason is the system's.
+    #[error("reading failed: {0}")]
+    Unreadable(String),
     /// There are no bytes or no samples.
     #[error("no audio: the file holds zero samples; record it again")]
     Empty,
@@ -108,12 +114,13 @@ pub enum AudioError {
 /// # Errors
 /// Every variant of [`AudioError`] but `UnsupportedRate`.
 pub fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
+    let untagged = without_tag(bytes);
     let audio = if bytes.is_empty() {
         return Err(AudioError::Empty);
-    } else if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WAVE") {
-        wav::decode(bytes)?
-    } else if bytes.starts_with(b"fLaC") {
-        flac::decode(bytes)?
+    } else if is_wav(bytes) {
+        mixed(Wav::open(bytes)?)?
+    } else if untagged.starts_with(b"fLaC") {
+        flac::decode(untagged)?
     } else if bytes.starts_with(b"OggS") {
         opus::decode(bytes)?
     } else {
@@ -129,6 +136,65 @@ pub fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
 /// Every variant of [`AudioError`].
 pub fn decode_16k_mono(bytes: &[u8]) -> Result<Vec<f32>, AudioError> {
     to_16k_mono(decode(bytes)?)
+}
+
+/// Whether bytes, at least the first twelve of a recording, begin as [`Wav`] does.
+pub fn is_wav(bytes: &[u8]) -> bool {
+    let riff = [b"RIFF", b"RIFX", b"RF64", b"BW64"];
+    let is_riff = riff.iter().any(|name| bytes.starts_with(*name));
+    (is_riff && bytes.get(8..12) == Some(b"WAVE")) || bytes.starts_with(b"riff\x2e\x91\xcf\x11")
+}
+
+/// What follows the ID3v2 tag at the start of a file (id3.org, "ID3 tag version 2.4.0", section 3.1), if there is one and it is not all.
+fn without_tag(bytes: &[u8]) -> &[u8] {
+    let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes else {
+        return bytes;
+    };
+    let Some(size) = size.first_chunk::<4>() else {
+        return bytes;
+    };
+    // Seven bits in each byte.
+    let size = size
+        .iter()
+        .fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+    let footer = if flags & 0x10 == 0 { 0 } else { 10 };
+    bytes.get(10 + size + footer..).unwrap_or(bytes)
+}
+
+/// What begins like `bytes` and is not read here: recordings of other formats, by their names.
+pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    let names: [(&[u8], &str); 9] = [
+        (b"ID3", "MP3"),
+        (b"FORM", "AIFF"),
+        (b"caff", "CAF"),
+        (b".snd", "AU"),
+        (b"\x1a\x45\xdf\xa3", "Matroska or WebM"),
+        (b"#!AMR", "AMR"),
+        (b"wvpk", "WavPack"),
+        (b"MAC ", "Monkey's Audio"),
+        (b"\x30\x26\xb2\x75", "WMA"),
+    ];
+    let named = names.iter().find(|(magic, _)| bytes.starts_with(magic));
+    let mp4 = (bytes.get(4..8) == Some(b"ftyp")).then_some("MP4 or M4A");
+    named.map(|(_, name)| *name).or(mp4)
+}
+
+/// All of a WAV file, as the mean of its channels.
+fn mixed(mut wav: Wav<&[u8]>) -> Result<Audio, AudioError> {
+    let channels = wav.channels();
+    let (mut samples, mut block) = (Vec::new(), Vec::new());
+    while wav.read(&mut block)? {
+        for frame in block.chunks_exact(channels.into()) {
+            push_mean(&mut samples, channels, frame.iter().copied())?;
+        }
+        block.clear();
+    }
+    Ok(Audio {
+        samples,
+        sample_rate_hz: wav.sample_rate_hz(),
+        channels,
+        notes: wav.notes().to_vec(),
+    })
 }
 
 /// Refuses a signal without samples and samples that are no finite, sensible number.

@@ -29,6 +29,13 @@ pub enum Notice {
     },
     /// The first sound after that.
     Sound,
+    /// What a file or stream says wrongly and was not believed, or lacks.
+    Repaired {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -50,6 +57,7 @@ impl fmt::Display for Notice {
                 "nothing but silence for {seconds} s: the microphone may be muted or the wrong one; see `swr devices`"
             ),
             Notice::Sound => formatter.write_str("there is sound again"),
+            Notice::Repaired { name, problem } => write!(formatter, "{name}: {problem}"),
         }
     }
 }

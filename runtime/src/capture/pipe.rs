@@ -2,28 +2,36 @@
 
 use std::io::{BufReader, Cursor, Read};
 
-use hound::{SampleFormat, WavReader};
+use swr_core::audio::{Wav, foreign, is_wav};
 
 use super::resample::Downsampler;
-use super::{CHUNK_SAMPLES, Source};
+use super::{CHUNK_SAMPLES, Notice, Source};
 use crate::error::CaptureError;
 
 type Input = BufReader<Box<dyn Read + Send>>;
 
+/// Bytes by which a stream is recognised: of raw samples 2 ms, all of which are letters in no sound.
+const FIRST_BYTES: u64 = 64;
+
 /// A source that reads a stream to its end.
 ///
-/// A stream that begins with `RIFF` is WAV, anything else is raw: signed 16-bit little-endian samples, 16 kHz, mono.
+/// A stream that begins as a WAV file does is one, anything else is raw: signed 16-bit little-endian samples, 16 kHz, mono.
 pub struct Pipe {
     format: Format,
 }
 
 enum Format {
     Raw(Input),
-    Wav {
-        values: Box<dyn Iterator<Item = Result<f32, hound::Error>> + Send>,
-        channels: usize,
-        downsampler: Downsampler,
-    },
+    Wav(Box<Converted>),
+}
+
+/// A WAV stream on its way to 16 kHz mono.
+struct Converted {
+    wav: Wav<Input>,
+    interleaved: Vec<f32>,
+    downsampler: Downsampler,
+    /// Notes of `wav` that were told.
+    told: usize,
 }
 
 impl Pipe {
@@ -33,46 +41,42 @@ impl Pipe {
     /// [`CaptureError::Pipe`] for a stream that fails or has a WAV header that is not understood, or is FLAC or Ogg;
     /// [`CaptureError::Unconvertible`] for a rate or channel count that makes no sense.
     pub fn new(mut input: impl Read + Send + 'static) -> Result<Pipe, CaptureError> {
-        let mut first = Vec::with_capacity(4);
+        let mut first = Vec::with_capacity(FIRST_BYTES as usize);
         input
             .by_ref()
-            .take(4)
+            .take(FIRST_BYTES)
             .read_to_end(&mut first)
             .map_err(failed)?;
-        match first.as_slice() {
-            b"fLaC" | b"OggS" => Err(CaptureError::Pipe(
+        if first.starts_with(b"fLaC") || first.starts_with(b"OggS") {
+            return Err(CaptureError::Pipe(
                 "it is a FLAC or Ogg file; give its path with --file".into(),
-            )),
-            b"RIFF" => Pipe::wav(rejoined(first, input)),
-            _ => Ok(Pipe {
-                format: Format::Raw(rejoined(first, input)),
-            }),
+            ));
         }
+        if let Some(name) = foreign(&first) {
+            return Err(CaptureError::Pipe(format!("it is {name}")));
+        }
+        if is_text(&first) {
+            return Err(CaptureError::Pipe("it is text".into()));
+        }
+        let wav = is_wav(&first) || first.starts_with(b"RIFF");
+        let input = rejoined(first, input);
+        if wav {
+            return Pipe::wav(input);
+        }
+        Ok(Pipe {
+            format: Format::Raw(input),
+        })
     }
 
     fn wav(input: Input) -> Result<Pipe, CaptureError> {
-        let reader = WavReader::new(input).map_err(failed)?;
-        let hound::WavSpec {
-            channels,
-            sample_rate,
-            bits_per_sample,
-            sample_format,
-        } = reader.spec();
-        let downsampler = Downsampler::new(sample_rate, channels)?;
-        let values: Box<dyn Iterator<Item = _> + Send> = match sample_format {
-            SampleFormat::Float => Box::new(reader.into_samples::<f32>()),
-            SampleFormat::Int => {
-                let full_scale = 2f32.powi(i32::from(bits_per_sample) - 1);
-                let integers = reader.into_samples::<i32>();
-                Box::new(integers.map(move |value| value.map(|value| value as f32 / full_scale)))
-            }
-        };
+        let wav = Wav::open(input).map_err(failed)?;
         Ok(Pipe {
-            format: Format::Wav {
-                values,
-                channels: channels.into(),
-                downsampler,
-            },
+            format: Format::Wav(Box::new(Converted {
+                downsampler: Downsampler::new(wav.sample_rate_hz(), wav.channels())?,
+                interleaved: Vec::new(),
+                wav,
+                told: 0,
+            })),
         })
     }
 }
@@ -94,25 +98,25 @@ impl Source for Pipe {
                 );
                 Ok(bytes.len() == 2 * CHUNK_SAMPLES)
             }
-            Format::Wav {
-                values,
-                channels,
-                downsampler,
-            } => {
-                let mut chunk = Vec::with_capacity(CHUNK_SAMPLES * *channels);
-                let mut more = true;
-                while more && chunk.len() < CHUNK_SAMPLES * *channels {
-                    match values.next() {
-                        Some(Ok(value)) => chunk.push(value),
-                        // The length in the header of a stream is a guess, so its end is where the bytes end.
-                        None | Some(Err(hound::Error::IoError(_))) => more = false,
-                        Some(Err(error)) => return Err(failed(error)),
-                    }
-                }
-                downsampler.push(&chunk, samples);
+            Format::Wav(stream) => {
+                stream.interleaved.clear();
+                let more = stream.wav.read(&mut stream.interleaved).map_err(failed)?;
+                stream.downsampler.push(&stream.interleaved, samples);
                 Ok(more)
             }
         }
+    }
+
+    fn notice(&mut self) -> Option<Notice> {
+        let Format::Wav(stream) = &mut self.format else {
+            return None;
+        };
+        let problem = stream.wav.notes().get(stream.told)?.clone();
+        stream.told += 1;
+        Some(Notice::Repaired {
+            name: "standard input".to_owned(),
+            problem,
+        })
     }
 }
 
@@ -120,9 +124,23 @@ impl std::fmt::Debug for Pipe {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self.format {
             Format::Raw(_) => "Pipe(raw)",
-            Format::Wav { .. } => "Pipe(wav)",
+            Format::Wav(_) => "Pipe(wav)",
         })
     }
+}
+
+/// Whether the start of a stream, which may be all of it, is text.
+fn is_text(first: &[u8]) -> bool {
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        // The last character is cut.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&first[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    let is_written = |letter: char| !letter.is_control() || letter.is_ascii_whitespace();
+    text.len() >= 8 && text.chars().all(is_written)
 }
 
 fn rejoined(first: Vec<u8>, rest: impl Read + Send + 'static) -> Input {
@@ -136,6 +154,7 @@ fn failed(error: impl std::fmt::Display) -> CaptureError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hound::SampleFormat;
 
     fn read_all(bytes: Vec<u8>) -> Result<Vec<f32>, CaptureError> {
         let mut pipe = Pipe::new(Cursor::new(bytes))?;
@@ -193,6 +212,10 @@ mod tests {
             b"OggS....",
             b"RIFF....",
             b"RIFF\0\0\0\0WAVEfmt ",
+            b"ID3\x04\0\0\0\0\0\x23",
+            b"\0\0\0\x20ftypM4A ",
+            b"{\"text\": \"Stra\xc3\x9fe\"}\n",
+            b"\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0",
         ] {
             assert!(matches!(
                 read_all(start.to_vec()),

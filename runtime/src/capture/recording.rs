@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use swr_core::audio::decode_16k_mono;
+use swr_core::audio::{AudioError, decode, to_16k_mono};
 
-use super::{CHUNK_SAMPLES, Source};
+use super::{CHUNK_SAMPLES, Notice, Source};
 use crate::error::CaptureError;
 
 /// Samples in memory, delivered one chunk after another.
@@ -13,12 +13,17 @@ use crate::error::CaptureError;
 pub struct Recording {
     samples: Vec<f32>,
     next: usize,
+    notices: Vec<Notice>,
 }
 
 impl Recording {
     /// A source of `samples`: 16 kHz mono, full scale ±1.
     pub fn new(samples: Vec<f32>) -> Recording {
-        Recording { samples, next: 0 }
+        Recording {
+            samples,
+            next: 0,
+            notices: Vec::new(),
+        }
     }
 
     /// Decodes a file of any rate and channel count.
@@ -31,11 +36,23 @@ impl Recording {
             path: path.to_path_buf(),
             source,
         })?;
-        let samples = decode_16k_mono(&bytes).map_err(|source| CaptureError::Audio {
+        let unusable = |source: AudioError| CaptureError::Audio {
             path: path.to_path_buf(),
             source,
-        })?;
-        Ok(Recording::new(samples))
+        };
+        let mut audio = decode(&bytes).map_err(unusable)?;
+        let notices = std::mem::take(&mut audio.notes)
+            .into_iter()
+            .rev()
+            .map(|problem| Notice::Repaired {
+                name: path.display().to_string(),
+                problem,
+            })
+            .collect();
+        Ok(Recording {
+            notices,
+            ..Recording::new(to_16k_mono(audio).map_err(unusable)?)
+        })
     }
 
     /// All samples, delivered or not.
@@ -50,5 +67,9 @@ impl Source for Recording {
         samples.extend_from_slice(&self.samples[self.next..end]);
         self.next = end;
         Ok(end < self.samples.len())
+    }
+
+    fn notice(&mut self) -> Option<Notice> {
+        self.notices.pop()
     }
 }

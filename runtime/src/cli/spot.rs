@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{ModelsArgs, Outcome, Printed, languages};
+use super::{ModelsArgs, Outcome, Printed, languages, sentence};
 use crate::DEFAULT_STEP_FRAMES;
-use crate::capture::Recording;
+use crate::capture::{Recording, Source};
 use crate::spotter::{Event, Spotter};
 
 /// Find keywords in audio files (WAV, FLAC, Ogg Opus; any rate)
@@ -37,10 +37,16 @@ impl Spot {
         let models = self.models.open()?;
         let languages = languages(&models, &self.languages)?;
         let mut spotter = models.spotter(&languages, DEFAULT_STEP_FRAMES)?;
-        let mut outcome = Outcome::Negative;
+        let (mut outcome, mut unheard) = (Outcome::Negative, Vec::new());
         for file in &self.files {
-            let recording = Recording::open(file)?;
-            for event in events(&mut spotter, recording.samples(), file)? {
+            let found = match hear(&mut spotter, file) {
+                Ok(found) => found,
+                Err(error) => {
+                    unheard.push(error);
+                    continue;
+                }
+            };
+            for event in found {
                 let several = self.json || self.files.len() > 1;
                 Printed {
                     file: several.then_some(file),
@@ -50,8 +56,24 @@ impl Spot {
                 outcome = Outcome::Success;
             }
         }
-        Ok(outcome)
+        // Every file has its turn; the last that could not be heard is what the command ends with.
+        let Some(last) = unheard.pop() else {
+            return Ok(outcome);
+        };
+        for error in &unheard {
+            eprintln!("swr: {}", sentence(error));
+        }
+        Err(last)
     }
+}
+
+/// What `spotter` finds in a file, whose faults are told.
+fn hear(spotter: &mut Spotter, file: &Path) -> anyhow::Result<Vec<Event>> {
+    let mut recording = Recording::open(file)?;
+    while let Some(notice) = recording.notice() {
+        eprintln!("swr: {notice}");
+    }
+    events(spotter, recording.samples(), file)
 }
 
 /// What `spotter` finds in the whole of `samples`, in order of time; `file` is for messages.

@@ -52,6 +52,21 @@ pub(crate) fn json(lines: &str) -> Vec<Value> {
 }
 
 #[test]
+fn spot_goes_on_after_a_file_that_it_cannot_hear() {
+    let directory = fixture();
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (good, empty) = (at("demo/de.wav"), at("empty.wav"));
+    std::fs::write(&empty, []).unwrap();
+    let spot = |files: &[&str]| {
+        let arguments = [&["spot", "--lang", "de"], files].concat();
+        swr(directory.path(), &arguments)
+    };
+    let (code, alone) = spot(&[&good, &good]);
+    assert_eq!(code, 0);
+    assert_eq!(spot(&[&good, &empty, &at("none.wav"), &good]), (2, alone));
+}
+
+#[test]
 fn spot_prints_what_was_spoken() {
     let directory = fixture();
     let audio = directory.path().join("demo/de.wav");

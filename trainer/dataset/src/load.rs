@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use swr_core::audio::decode_16k_mono;
+use swr_core::audio::{AudioError, Format, decode, to_16k_mono};
 
 use crate::error::DatasetError;
 use crate::task::{Clip, Source};
@@ -107,7 +107,15 @@ pub fn fit_one_second(samples: &[f32]) -> Vec<f32> {
 /// For a file that cannot be read, or is no WAV, FLAC or Ogg Opus.
 pub fn decode_file(path: &Path) -> Result<Vec<f32>, DatasetError> {
     let bytes = fs::read(path).map_err(DatasetError::io(path))?;
-    let mut samples = decode_16k_mono(&bytes).map_err(|source| DatasetError::Audio {
+    let whole = decode(&bytes).and_then(|audio| match audio.notes.as_slice() {
+        [] => to_16k_mono(audio),
+        // Half a word is worse than none.
+        notes => Err(AudioError::Damaged {
+            format: Format::Wav,
+            problem: notes.join("; "),
+        }),
+    });
+    let mut samples = whole.map_err(|source| DatasetError::Audio {
         path: path.to_path_buf(),
         source,
     })?;

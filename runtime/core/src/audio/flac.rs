@@ -21,7 +21,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
     let mut samples = Vec::new();
     let mut buffer = Vec::new();
     let mut blocks = reader.blocks();
-    while let Some(block) = blocks.read_next_or_eof(buffer).map_err(refusal)? {
+    loop {
+        let next = blocks.read_next_or_eof(buffer);
+        // Behind the last sample stand tags that other programs have put there.
+        let is_whole = info.samples == Some(samples.len() as u64);
+        let block = match next {
+            Ok(Some(block)) => block,
+            Ok(None) => break,
+            Err(claxon::Error::FormatError(_)) if is_whole => break,
+            Err(error) => return Err(refusal(error)),
+        };
         if block.channels() != info.channels {
             return Err(damaged(format!(
                 "a block of {} channels after sample {}, expected {} as the header says",
@@ -57,6 +66,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
             samples,
             sample_rate_hz: info.sample_rate,
             channels,
+            notes: Vec::new(),
         }),
     }
 }

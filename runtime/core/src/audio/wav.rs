@@ -1,93 +1,465 @@
-//! WAV: the bytes of a RIFF WAVE file enter, mono samples at the file's rate leave.
+//! WAV and its kin (RIFX, RF64, BW64, Wave64): bytes enter as they come, interleaved samples leave.
+//!
+//! No library at hand reads what people's programs write: lengths that a pipe could not fill in, files beyond 4 GiB, padded chunks, headers that are longer than they
+//! need be, 24 bits in containers of 32 (hound 3.5.1 and symphonia 0.6.1 refuse most of these). The layout is that of "Multimedia Programming Interface and Data
+//! Specifications 1.0" (1991), EBU Tech 3306 (RF64) and Sony's Wave64.
 
-use hound::{SampleFormat, WavReader};
+use std::io::{ErrorKind, Read};
 
-use super::{Audio, AudioError, Format, integer_scale, push_mean};
+use super::{AudioError, Format, integer_scale};
 
-/// Programs that write to a pipe cannot go back to fill in the length; they claim about 2 GiB, or 4 GiB, instead.
-/// From this claim on, the end of the file is taken for the end of the samples.
-const UNKNOWN_LENGTH_BYTES: u64 = 0x7FFF_0000;
+/// From this claim on, a 32-bit length is that of a program which could not go back to fill it in: about 2 GiB (sox, arecord) or 4 GiB (ffmpeg).
+const UNKNOWN_BYTES: u32 = 0x7FFF_0000;
+/// Bytes of a `fmt ` chunk that are looked at.
+const FORMAT_BYTES: usize = 40;
+/// Bytes that are read at once.
+const BLOCK_BYTES: usize = 1 << 14;
+/// How sub-formats of the extensible form end behind their tag: Microsoft's, and ambisonic ones.
+const SUBFORMATS: [[u8; 14]; 2] = [
+    *b"\x00\x00\x00\x00\x10\x00\x80\x00\x00\xaa\x00\x38\x9b\x71",
+    *b"\x00\x00\x21\x07\xd3\x11\x86\x44\xc8\xc1\xca\x00\x00\x00",
+];
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
-    let mut reader = WavReader::new(bytes).map_err(refusal)?;
-    let hound::WavSpec {
-        channels,
-        sample_rate,
-        bits_per_sample,
-        sample_format,
-    } = reader.spec();
-    let claimed = reader.len();
-    let samples = match sample_format {
-        SampleFormat::Int => {
-            let scale = integer_scale(u32::from(bits_per_sample).clamp(1, 32));
-            let values = reader
-                .samples::<i32>()
-                .map(|value| value.map(|value| value as f32 * scale));
-            mix(values, channels, bits_per_sample, claimed)?
-        }
-        SampleFormat::Float => mix(reader.samples::<f32>(), channels, bits_per_sample, claimed)?,
-    };
-    Ok(Audio {
-        samples,
-        sample_rate_hz: sample_rate,
-        channels,
-    })
+/// How a sample is coded; the lowest byte is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// Unsigned.
+    Int8,
+    Int16,
+    Int24,
+    Int32,
+    Float32,
+    Float64,
+    ALaw,
+    MuLaw,
 }
 
-/// Mixes interleaved `values` down to mono.
-fn mix(
-    mut values: impl Iterator<Item = Result<f32, hound::Error>>,
-    channels: u16,
-    bits_per_sample: u16,
-    claimed: u32,
-) -> Result<Vec<f32>, AudioError> {
-    let mut samples = Vec::new();
-    let mut frame = Vec::with_capacity(usize::from(channels));
-    loop {
-        frame.clear();
-        for value in values.by_ref().take(usize::from(channels)) {
-            match value {
-                Ok(value) => frame.push(value),
-                Err(hound::Error::IoError(_)) => {
-                    let claimed_bytes = u64::from(claimed) * u64::from(bits_per_sample) / 8;
-                    if claimed_bytes >= UNKNOWN_LENGTH_BYTES {
-                        return Ok(samples);
-                    }
-                    let found = samples.len() * usize::from(channels) + frame.len();
-                    return Err(AudioError::Damaged {
-                        format: Format::Wav,
-                        problem: format!(
-                            "it ends after {found} values, expected {claimed} as its header says"
-                        ),
-                    });
-                }
-                Err(error) => return Err(refusal(error)),
-            }
+impl Coding {
+    /// By tag of the format and bits of a sample; `bytes` are those of its container.
+    fn new(tag: u16, bits: u16, bytes: usize) -> Result<Self, AudioError> {
+        Ok(match (tag, bits, bytes) {
+            (1, 1.., 1) => Self::Int8,
+            (1, _, 2) => Self::Int16,
+            (1, _, 3) => Self::Int24,
+            (1, _, 4) => Self::Int32,
+            (3, 32, _) => Self::Float32,
+            (3, 64, _) => Self::Float64,
+            (6, 8, _) => Self::ALaw,
+            (7, 8, _) => Self::MuLaw,
+            (1 | 3 | 6 | 7, ..) => return Err(unsupported(&format!("samples of {bits} bits"))),
+            (2, ..) => return Err(unsupported("Microsoft ADPCM")),
+            (0x11, ..) => return Err(unsupported("IMA ADPCM")),
+            (0x31, ..) => return Err(unsupported("GSM 6.10")),
+            (0x50 | 0x55, ..) => return Err(unsupported("MPEG audio in a WAV file")),
+            _ => return Err(unsupported(&format!("the encoding with tag {tag:#06x}"))),
+        })
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Int8 | Self::ALaw | Self::MuLaw => 1,
+            Self::Int16 => 2,
+            Self::Int24 => 3,
+            Self::Int32 | Self::Float32 => 4,
+            Self::Float64 => 8,
         }
-        if frame.is_empty() {
-            return Ok(samples);
+    }
+
+    /// Appends the samples that `bytes` are, integers in [-1, 1).
+    fn append(self, bytes: &[u8], samples: &mut Vec<f32>) {
+        fn each<const N: usize>(
+            bytes: &[u8],
+            samples: &mut Vec<f32>,
+            sample: impl Fn([u8; N]) -> f32,
+        ) {
+            samples.extend(bytes.as_chunks().0.iter().map(|bytes| sample(*bytes)));
         }
-        push_mean(&mut samples, channels, frame.iter().copied())?;
+        let scale = |bits| integer_scale(bits);
+        match self {
+            Self::Int8 => each(bytes, samples, |[byte]| {
+                (f32::from(byte) - 128.0) * scale(8)
+            }),
+            Self::Int16 => each(bytes, samples, |bytes| {
+                f32::from(i16::from_le_bytes(bytes)) * scale(16)
+            }),
+            Self::Int24 => each(bytes, samples, |[low, middle, high]| {
+                (i32::from_le_bytes([0, low, middle, high]) >> 8) as f32 * scale(24)
+            }),
+            Self::Int32 => each(bytes, samples, |bytes| {
+                i32::from_le_bytes(bytes) as f32 * scale(32)
+            }),
+            Self::Float32 => each(bytes, samples, f32::from_le_bytes),
+            Self::Float64 => each(bytes, samples, |bytes| f64::from_le_bytes(bytes) as f32),
+            Self::ALaw => each(bytes, samples, |[code]| f32::from(a_law(code)) * scale(16)),
+            Self::MuLaw => each(bytes, samples, |[code]| f32::from(mu_law(code)) * scale(16)),
+        }
     }
 }
 
-fn refusal(error: hound::Error) -> AudioError {
-    let format = Format::Wav;
-    match error {
-        hound::Error::Unsupported | hound::Error::TooWide | hound::Error::InvalidSampleFormat => {
-            AudioError::Unsupported {
-                format,
-                problem: "an encoding other than integers of 8, 16, 24, 32 bits or 32-bit float"
-                    .to_owned(),
+/// ITU-T G.711, table 1: 13 bits, to the full scale of 16.
+fn a_law(code: u8) -> i16 {
+    let code = code ^ 0x55;
+    let (exponent, mantissa) = (code >> 4 & 7, i16::from(code & 15));
+    let size = match exponent {
+        0 => (mantissa << 4) + 8,
+        _ => ((mantissa << 4) + 0x108) << (exponent - 1),
+    };
+    if code & 0x80 == 0 { -size } else { size }
+}
+
+/// ITU-T G.711, table 2: 14 bits, to the full scale of 16.
+fn mu_law(code: u8) -> i16 {
+    let code = !code;
+    let (exponent, mantissa) = (code >> 4 & 7, i16::from(code & 15));
+    let size = (((mantissa << 3) + 0x84) << exponent) - 0x84;
+    if code & 0x80 == 0 { size } else { -size }
+}
+
+/// The order of bytes, and the sizes of chunks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Riff,
+    /// The highest byte first.
+    Rifx,
+    /// Lengths of 64 bits stand in a chunk of their own.
+    Rf64,
+    /// Lengths are of 64 bits, names of 16 bytes.
+    Wave64,
+}
+
+/// Name, and length in bytes.
+type Chunk = ([u8; 4], u64);
+
+/// A WAV file or stream, from which samples are read.
+pub struct Wav<R> {
+    input: R,
+    kind: Kind,
+    channels: u16,
+    sample_rate_hz: u32,
+    coding: Coding,
+    /// Bytes of samples that the header claims and that were not read; none if it does not know.
+    claimed: Option<u64>,
+    /// Read, but not yet taken.
+    buffer: Vec<u8>,
+    ended: bool,
+    notes: Vec<String>,
+}
+
+impl<R: Read> Wav<R> {
+    /// Reads the header, to the first sample.
+    ///
+    /// # Errors
+    /// [`AudioError::Damaged`] for what is no header, [`AudioError::Unsupported`] for codings that are not read, [`AudioError::Unreadable`].
+    pub fn open(mut input: R) -> Result<Self, AudioError> {
+        let mut name = [0; 4];
+        header(&mut input, &mut name)?;
+        let kind = match &name {
+            b"RIFF" => Kind::Riff,
+            b"RIFX" => Kind::Rifx,
+            b"RF64" | b"BW64" => Kind::Rf64,
+            b"riff" => Kind::Wave64,
+            _ => return Err(damaged("it begins with no name of a WAV file")),
+        };
+        // Bytes from the start of the file.
+        let mut position: u64 = match kind {
+            Kind::Wave64 => 40,
+            _ => 12,
+        };
+        let mut rest = vec![0; position as usize - 4];
+        header(&mut input, &mut rest)?;
+        let (length, form) = match kind {
+            Kind::Wave64 => (0, &rest[20..24]),
+            _ => (kind.u32(&rest[..4]), &rest[4..8]),
+        };
+        if form != b"WAVE" && form != b"wave" {
+            return Err(damaged("it is a RIFF file, but holds no sound"));
+        }
+
+        let mut wav = Self {
+            input,
+            kind,
+            channels: 0,
+            sample_rate_hz: 0,
+            coding: Coding::Int8,
+            claimed: None,
+            buffer: Vec::new(),
+            ended: false,
+            notes: Vec::new(),
+        };
+        let (mut real_length, mut has_format, mut left_over) = (None, false, None);
+        loop {
+            let (name, bytes) = wav.chunk(left_over.take())?;
+            position += kind.chunk_header_bytes();
+            if &name == b"data" {
+                if !has_format {
+                    return Err(damaged("its samples stand before their format"));
+                }
+                wav.claimed = match kind {
+                    Kind::Rf64 if bytes == u64::from(u32::MAX) => {
+                        real_length.filter(|length| *length > 0 && *length < u64::MAX >> 1)
+                    }
+                    Kind::Wave64 => Some(bytes).filter(|bytes| *bytes < u64::MAX >> 1),
+                    // Where the file's length leaves room for nothing, nobody came back to fill it in.
+                    _ if bytes == 0 && u64::from(length) + 8 <= position => None,
+                    _ => Some(bytes).filter(|bytes| *bytes < u64::from(UNKNOWN_BYTES)),
+                };
+                return Ok(wav);
+            }
+            let kept = match &name {
+                b"fmt " => bytes.min(FORMAT_BYTES as u64) as usize,
+                b"ds64" => bytes.min(16) as usize,
+                _ => 0,
+            };
+            let mut fields = vec![0; kept];
+            header(&mut wav.input, &mut fields)?;
+            if &name == b"fmt " {
+                wav.format(&fields)?;
+                has_format = true;
+            } else if let (b"ds64", Some(length)) = (&name, fields.get(8..16)) {
+                real_length = length.try_into().ok().map(u64::from_le_bytes);
+            }
+            wav.skip(bytes - kept as u64)?;
+            position = position.saturating_add(bytes);
+            // Chunks are padded, but for those of some careless programs.
+            match kind {
+                Kind::Wave64 => wav.skip(bytes.wrapping_neg() % 8)?,
+                _ if bytes % 2 == 1 => {
+                    let mut padding = [0];
+                    header(&mut wav.input, &mut padding)?;
+                    left_over = Some(padding[0]).filter(|byte| *byte != 0);
+                    position += 1;
+                }
+                _ => {}
             }
         }
-        hound::Error::FormatError(problem) => AudioError::Damaged {
-            format,
-            problem: problem.to_owned(),
-        },
-        hound::Error::IoError(_) | hound::Error::UnfinishedSample => AudioError::Damaged {
-            format,
-            problem: "it ends inside its header".to_owned(),
-        },
+    }
+
+    /// Samples per second.
+    pub fn sample_rate_hz(&self) -> u32 {
+        self.sample_rate_hz
+    }
+
+    /// Channels, at least one.
+    pub fn channels(&self) -> u16 {
+        self.channels
+    }
+
+    /// What the header claims wrongly and was not believed, and what is missing; complete when all is read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Appends about a tenth of a second or less of interleaved samples, whole frames, in full scale ±1; false if there are no more.
+    ///
+    /// # Errors
+    /// [`AudioError::Unreadable`].
+    pub fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
+        let sample_bytes = self.coding.bytes();
+        let frame_bytes = usize::from(self.channels) * sample_bytes;
+        while !self.ended && self.buffer.len() < frame_bytes {
+            self.fill(frame_bytes.max(BLOCK_BYTES))?;
+        }
+        let whole = self.buffer.len() / frame_bytes * frame_bytes;
+        if self.kind == Kind::Rifx {
+            let values = self.buffer[..whole].chunks_exact_mut(sample_bytes);
+            values.for_each(<[u8]>::reverse);
+        }
+        self.coding.append(&self.buffer[..whole], samples);
+        self.buffer.drain(..whole);
+        if whole > 0 {
+            return Ok(true);
+        }
+        if !self.buffer.is_empty() {
+            self.notes.push(format!(
+                "it ends inside a sample, of which {} bytes are left out",
+                self.buffer.len()
+            ));
+            self.buffer.clear();
+        }
+        Ok(false)
+    }
+
+    /// Reads what is there, and waits only for the first byte.
+    fn fill(&mut self, most: usize) -> Result<(), AudioError> {
+        let most = self
+            .claimed
+            .map_or(most, |left| left.min(most as u64) as usize);
+        if most == 0 {
+            return self.beyond();
+        }
+        let before = self.buffer.len();
+        self.buffer.resize(before + most, 0);
+        let read = loop {
+            match self.input.read(&mut self.buffer[before..]) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        let read = read
+            .inspect_err(|_| self.buffer.truncate(before))
+            .map_err(unreadable)?;
+        self.buffer.truncate(before + read);
+        if let Some(left) = &mut self.claimed {
+            *left -= read as u64;
+        }
+        if read == 0 {
+            self.ended = true;
+            if let Some(left) = self.claimed.filter(|left| *left > 0) {
+                self.notes
+                    .push(format!("it ends {left} bytes before its header says"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what follows the claimed samples: other chunks, or the samples of a file that is too long for its header.
+    fn beyond(&mut self) -> Result<(), AudioError> {
+        let mut next = Vec::with_capacity(8);
+        (&mut self.input)
+            .take(8)
+            .read_to_end(&mut next)
+            .map_err(unreadable)?;
+        let is_name = |bytes: &[u8]| bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
+        let tail = next.len() < 8 || is_name(&next[..4]) || (next[0] == 0 && is_name(&next[1..5]));
+        if tail || self.kind == Kind::Wave64 {
+            self.ended = true;
+            return Ok(());
+        }
+        self.notes
+            .push("its samples go on beyond what its header says".to_owned());
+        self.claimed = None;
+        self.buffer.extend(next);
+        Ok(())
+    }
+
+    /// The next chunk's name and length; `first` is its first byte if that is read already.
+    fn chunk(&mut self, first: Option<u8>) -> Result<Chunk, AudioError> {
+        let mut bytes = vec![0; self.kind.chunk_header_bytes() as usize];
+        let known = usize::from(first.is_some());
+        if let Some(first) = first {
+            bytes[0] = first;
+            self.notes
+                .push("a chunk of odd length has no padding behind it".to_owned());
+        }
+        header(&mut self.input, &mut bytes[known..])?;
+        let name = [bytes[0], bytes[1], bytes[2], bytes[3]];
+        let length = match self.kind {
+            Kind::Wave64 => {
+                let length: [u8; 8] = bytes[16..].try_into().unwrap_or_default();
+                let header = self.kind.chunk_header_bytes();
+                u64::from_le_bytes(length)
+                    .checked_sub(header)
+                    .ok_or_else(|| damaged("a chunk is shorter than its own name"))?
+            }
+            kind => kind.u32(&bytes[4..8]).into(),
+        };
+        Ok((name, length))
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), AudioError> {
+        let skipped = std::io::copy(&mut (&mut self.input).take(bytes), &mut std::io::sink());
+        match skipped.map_err(unreadable)? {
+            skipped if skipped < bytes => Err(damaged("it ends before its samples")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the fields of a `fmt ` chunk.
+    fn format(&mut self, fields: &[u8]) -> Result<(), AudioError> {
+        if fields.len() < 16 {
+            return Err(damaged("its format takes less than 16 bytes"));
+        }
+        let u16_at = |at: usize| self.kind.u16(&fields[at..at + 2]);
+        let u32_at = |at: usize| self.kind.u32(&fields[at..at + 4]);
+        let (mut tag, channels, rate_hz) = (u16_at(0), u16_at(2), u32_at(4));
+        let (byte_rate, frame_bytes, bits) = (u32_at(8), u16_at(12), u16_at(14));
+        let extensible = tag == 0xFFFE;
+        if extensible {
+            let known = fields
+                .get(26..40)
+                .is_some_and(|end| SUBFORMATS.iter().any(|of| of == end));
+            if !known {
+                return Err(unsupported("an extensible form whose coding is not told"));
+            }
+            tag = u16_at(24);
+        }
+        if channels == 0 {
+            return Err(damaged("it has no channel"));
+        }
+        // 24 bits in containers of 32 are told by the length of a frame, which else repeats what is known.
+        let least = usize::from(bits.div_ceil(8));
+        let container = usize::from(frame_bytes / channels);
+        let bytes = match (least, container) {
+            (3, 4) => 4,
+            _ => least,
+        };
+        let coding = Coding::new(tag, bits, bytes)?;
+        let frame = u32::from(channels) * coding.bytes() as u32;
+        if u32::from(frame_bytes) != frame {
+            self.notes.push(format!(
+                "its header says {frame_bytes} bytes for a sample of all channels, they are {frame}"
+            ));
+        }
+        if byte_rate != rate_hz.wrapping_mul(frame) {
+            self.notes.push(format!(
+                "its header says {byte_rate} bytes a second, they are {}",
+                u64::from(rate_hz) * u64::from(frame)
+            ));
+        }
+        (self.channels, self.sample_rate_hz, self.coding) = (channels, rate_hz, coding);
+        Ok(())
+    }
+}
+
+impl Kind {
+    fn chunk_header_bytes(self) -> u64 {
+        match self {
+            Self::Wave64 => 24,
+            _ => 8,
+        }
+    }
+
+    /// Of exactly two bytes.
+    fn u16(self, bytes: &[u8]) -> u16 {
+        let bytes = bytes.try_into().unwrap_or_default();
+        match self {
+            Self::Rifx => u16::from_be_bytes(bytes),
+            _ => u16::from_le_bytes(bytes),
+        }
+    }
+
+    /// Of exactly four bytes.
+    fn u32(self, bytes: &[u8]) -> u32 {
+        let bytes = bytes.try_into().unwrap_or_default();
+        match self {
+            Self::Rifx => u32::from_be_bytes(bytes),
+            _ => u32::from_le_bytes(bytes),
+        }
+    }
+}
+
+/// Fills `bytes` with what must be there before the first sample.
+fn header(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), AudioError> {
+    input.read_exact(bytes).map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => damaged("it ends inside its header"),
+        _ => unreadable(error),
+    })
+}
+
+fn unreadable(error: std::io::Error) -> AudioError {
+    AudioError::Unreadable(error.to_string())
+}
+
+fn damaged(problem: &str) -> AudioError {
+    AudioError::Damaged {
+        format: Format::Wav,
+        problem: problem.to_owned(),
+    }
+}
+
+fn unsupported(problem: &str) -> AudioError {
+    AudioError::Unsupported {
+        format: Format::Wav,
+        problem: problem.to_owned(),
     }
 }
