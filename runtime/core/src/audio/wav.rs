@@ -206,13 +206,14 @@ impl<R: Read> Wav<R> {
                 return Ok(wav);
             }
             let kept = match &name {
-                b"fmt " => bytes.min(FORMAT_BYTES as u64) as usize,
+                // The first counts.
+                b"fmt " if !has_format => bytes.min(FORMAT_BYTES as u64) as usize,
                 b"ds64" => bytes.min(16) as usize,
                 _ => 0,
             };
             let mut fields = vec![0; kept];
             header(&mut wav.input, &mut fields)?;
-            if &name == b"fmt " {
+            if &name == b"fmt " && !has_format {
                 wav.format(&fields)?;
                 has_format = true;
             } else if let (b"ds64", Some(length)) = (&name, fields.get(8..16)) {
@@ -270,7 +271,7 @@ impl<R: Read> Wav<R> {
             return Ok(true);
         }
         if !self.buffer.is_empty() {
-            self.notes.push(format!(
+            self.note(format!(
                 "it ends inside a sample, of which {} bytes are left out",
                 self.buffer.len()
             ));
@@ -305,8 +306,7 @@ impl<R: Read> Wav<R> {
         if read == 0 {
             self.ended = true;
             if let Some(left) = self.claimed.filter(|left| *left > 0) {
-                self.notes
-                    .push(format!("it ends {left} bytes before its header says"));
+                self.note(format!("it ends {left} bytes before its header says"));
             }
         }
         Ok(())
@@ -325,8 +325,7 @@ impl<R: Read> Wav<R> {
             self.ended = true;
             return Ok(());
         }
-        self.notes
-            .push("its samples go on beyond what its header says".to_owned());
+        self.note("its samples go on beyond what its header says");
         self.claimed = None;
         self.buffer.extend(next);
         Ok(())
@@ -338,8 +337,7 @@ impl<R: Read> Wav<R> {
         let known = usize::from(first.is_some());
         if let Some(first) = first {
             bytes[0] = first;
-            self.notes
-                .push("a chunk of odd length has no padding behind it".to_owned());
+            self.note("a chunk of odd length has no padding behind it");
         }
         header(&mut self.input, &mut bytes[known..])?;
         let name = [bytes[0], bytes[1], bytes[2], bytes[3]];
@@ -354,6 +352,14 @@ impl<R: Read> Wav<R> {
             kind => kind.u32(&bytes[4..8]).into(),
         };
         Ok((name, length))
+    }
+
+    /// Once: a file may have the same fault a million times.
+    fn note(&mut self, problem: impl Into<String>) {
+        let problem = problem.into();
+        if !self.notes.contains(&problem) {
+            self.notes.push(problem);
+        }
     }
 
     fn skip(&mut self, bytes: u64) -> Result<(), AudioError> {
@@ -396,12 +402,12 @@ impl<R: Read> Wav<R> {
         let coding = Coding::new(tag, bits, bytes)?;
         let frame = u32::from(channels) * coding.bytes() as u32;
         if u32::from(frame_bytes) != frame {
-            self.notes.push(format!(
+            self.note(format!(
                 "its header says {frame_bytes} bytes for a sample of all channels, they are {frame}"
             ));
         }
         if byte_rate != rate_hz.wrapping_mul(frame) {
-            self.notes.push(format!(
+            self.note(format!(
                 "its header says {byte_rate} bytes a second, they are {}",
                 u64::from(rate_hz) * u64::from(frame)
             ));
