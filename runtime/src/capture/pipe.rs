@@ -38,7 +38,7 @@ impl Pipe {
     /// Waits for the first bytes of `input` and recognises the format by them.
     ///
     /// # Errors
-    /// [`CaptureError::Pipe`] for a stream that fails or has a WAV header that is not understood, or is FLAC or Ogg;
+    /// [`CaptureError::Pipe`] for a stream that fails or has a WAV header that is not understood, or is text or a recording of another format;
     /// [`CaptureError::Unconvertible`] for a rate or channel count that makes no sense.
     pub fn new(mut input: impl Read + Send + 'static) -> Result<Pipe, CaptureError> {
         let mut first = Vec::with_capacity(FIRST_BYTES as usize);

@@ -42,6 +42,8 @@ impl Spot {
             let found = match hear(&mut spotter, file) {
                 Ok(found) => found,
                 Err(error) => {
+                    // Nothing of it is heard in the next.
+                    spotter.reset();
                     unheard.push(error);
                     continue;
                 }
