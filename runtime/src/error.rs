@@ -220,8 +220,13 @@ pub enum CaptureError {
         source: AudioError,
     },
     /// A pipe failed, or what comes through it is not understood.
-    #[error("standard input: {0}; expected WAV or raw 16-bit samples at 16 kHz, mono")]
+    #[error(
+        "standard input: {0}; expected WAV, FLAC, Ogg Opus, MP3, M4A or raw 16-bit samples at 16 kHz, mono"
+    )]
     Pipe(String),
+    /// The channel that was asked for is not there.
+    #[error("--channel: {0}")]
+    Channel(String),
     /// A rate or channel count that is not converted.
     #[error(
         "the audio has {channels} channels at {rate_hz} Hz; expected at least 1 channel at {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"

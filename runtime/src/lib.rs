@@ -18,6 +18,7 @@ pub mod install;
 mod models;
 mod release;
 mod spotter;
+mod words;
 
 pub use clip::{CLIP_SAMPLES, ClipRunner};
 #[cfg(feature = "tract")]

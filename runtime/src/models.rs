@@ -17,6 +17,7 @@ use crate::engine::{Engine, merged_onnx};
 use crate::error::{EngineError, ModelsError};
 use crate::install::{Disk, Folder, PULL, READY, locate};
 use crate::spotter::{Listener, Spotter};
+use crate::words::nfc;
 
 /// Largest file that is read. The largest network of the project has some megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -406,7 +407,13 @@ impl Model {
     /// As [`Model::engine`], and [`ModelsError::Detector`] when the settings do not fit it.
     pub fn listener(&self, step_frames: usize) -> Result<Listener, ModelsError> {
         let engine = self.engine(step_frames)?;
-        Listener::new(&self.language, engine).map_err(|source| ModelsError::Detector {
+        let mut language = self.language.clone();
+        let labels: Vec<String> = language.labels.iter().map(|label| nfc(label)).collect();
+        // Keywords are told in NFC, however a model that was made elsewhere spells them; one that has a word in both ways keeps them apart.
+        if labels.iter().collect::<BTreeSet<_>>().len() == labels.len() {
+            language.labels = labels;
+        }
+        Listener::new(&language, engine).map_err(|source| ModelsError::Detector {
             path: self.path.clone(),
             source: Box::new(source),
         })

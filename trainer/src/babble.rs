@@ -26,6 +26,7 @@ pub fn fill(task: &mut Task) -> Result<Option<usize>> {
     let recording = Arc::new(Background {
         path: PathBuf::from("<babble>"),
         samples,
+        split: None,
     });
     // TRAIN and DEV hear other voices and syllables.
     let border = recording.samples.len() / 5 * 4;
@@ -85,6 +86,7 @@ mod tests {
             test: Vec::new(),
             own_words,
             background: Vec::new(),
+            negatives: Vec::new(),
             report: Default::default(),
         }
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::architecture::MEL_BINS;
 use crate::base::{base_learner, base_loss};
 use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
-use crate::examples::{Batch, Language};
+use crate::examples::{Batch, Data, Language};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
 use crate::network::initial_weights;
@@ -306,7 +306,15 @@ pub(crate) fn run(a: &BenchArguments, progress: &Progress) -> Result<()> {
     let input = match &a.data {
         Some(data) => Some(measure_input(
             &config,
-            &Language::load(data, &[], &a.lang, 1, progress)?,
+            &Language::load(
+                &Data {
+                    data: data.clone(),
+                    ..Data::default()
+                },
+                &a.lang,
+                1,
+                progress,
+            )?,
             &options,
         )?),
         None => None,

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use swr_core::labels::check_labels;
+use swr_core::labels::{NOT_KEYWORDS, check_labels};
 use swr_core::package::{
     Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
 };
+use swr_dataset::TaskOptions;
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
 use crate::architecture::{Architecture, TimePadding};
@@ -26,7 +27,7 @@ use crate::config::{
     EvaluateSplit, resolve,
 };
 use crate::evaluate::{Evaluation, evaluate};
-use crate::examples::{Examples, Language};
+use crate::examples::{Data, Examples, Language};
 use crate::files::write_package;
 use crate::golden::{self, GoldenArguments};
 use crate::languages;
@@ -109,12 +110,8 @@ enum Command {
 /// Where speech comes from and how a run is configured.
 #[derive(Args)]
 struct Common {
-    /// Folder with speech: gsc/ mswc/ synth/, a Speech Commands or MSWC folder, or <word>/*.wav
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-    /// Further folder whose TRAIN clips are added; may be repeated
-    #[arg(long, value_name = "DIR")]
-    extra: Vec<PathBuf>,
+    #[command(flatten)]
+    data: Data,
     /// Configuration file; the built-in one if absent
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -286,7 +283,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
     config.check()?;
-    let language = Language::load(&common.data, &common.extra, &a.lang, 1, progress)?;
+    let language = Language::load(&common.data, &a.lang, 1, progress)?;
     check_labels(&language.labels)?;
     let run = Run::open(
         &common.work("base"),
@@ -339,7 +336,7 @@ fn adapt_languages(a: &AdaptArguments, progress: &Progress) -> Result<()> {
     config.check()?;
     let base = read_base(&common.models)?;
     let own = &base.manifest().language;
-    let codes = languages::named(&a.lang, &common.data, &common.extra, own)?;
+    let codes = languages::named(&a.lang, &common.data.data, &common.data.extra, own)?;
     let one = |code: &str, work: PathBuf| adapt_language(a, &config, &base, code, &work, progress);
     let name = |code: &str| format!("{code}-{}", a.budget);
     match (&codes[..], &common.work) {
@@ -374,14 +371,8 @@ fn adapt_language(
     progress: &Progress,
 ) -> Result<()> {
     let common = &a.common;
-    let language = Language::load(
-        &common.data,
-        &common.extra,
-        lang,
-        config.unknown_pool,
-        progress,
-    )?
-    .with_epochs_of(config.epoch_clips);
+    let language = Language::load(&common.data, lang, config.unknown_pool, progress)?
+        .with_epochs_of(config.epoch_clips);
     if !a.no_dev {
         language.check_development()?;
     }
@@ -539,26 +530,28 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
     config.split = a.split.unwrap_or(config.split);
     ensure!(config.batch > 0, "batch = 0: expected at least 1");
     let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
-    let task = swr_dataset::task(&a.data, &a.lang, &Default::default())?;
-    if task.labels != labels {
-        bail!(
-            "{}: its labels for `{}` are not the model's; evaluate on the data it was made for",
-            a.data.display(),
-            a.lang
-        );
-    }
-    let clips = match config.split {
+    // What is there is measured: words without training clips are keywords of the model as well.
+    let options = TaskOptions {
+        keywords: Some(labels[..labels.len() - NOT_KEYWORDS].to_vec()),
+        ..TaskOptions::default()
+    };
+    let mut task = swr_dataset::task(&a.data, &a.lang, &options)?;
+    let faults = &mut task.report.faults;
+    let mut clips = match config.split {
         EvaluateSplit::Dev => task.dev,
         EvaluateSplit::Test => task.test,
         EvaluateSplit::DevTest => [task.dev, task.test].concat(),
     };
-    let found = evaluate(
-        &architecture,
-        &weights,
-        &Examples::load(&clips, progress, "decoding")?,
-        &labels,
-        config.batch,
-    )?;
+    let examples = Examples::load(&mut clips, faults, progress, "decoding");
+    progress.say(&task.report.to_string());
+    let keywords = labels.len() - NOT_KEYWORDS;
+    ensure!(
+        clips.iter().any(|clip| clip.label < keywords),
+        "{}: no clips of keywords of `{}` to measure on; give another --split, or add recordings of more speakers",
+        a.data.display(),
+        a.lang
+    );
+    let found = evaluate(&architecture, &weights, &examples, &labels, config.batch)?;
     if a.json {
         let mut line = summary(&found);
         line["lang"] = json!(a.lang);

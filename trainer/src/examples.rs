@@ -2,10 +2,11 @@
 //! training step. Which example a batch holds, and how it is varied, depends only on seed, stage and epoch.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
+use clap::Args;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
@@ -13,7 +14,9 @@ use serde_json::{Value, json};
 use swr_core::FrontendSettings;
 use swr_core::frontend::Frontend;
 use swr_core::package::Digest;
-use swr_dataset::{Clip, SILENCE, Source, Task, TaskOptions, UNKNOWN, load_all_i16};
+use swr_dataset::{
+    Clip, Faults, SILENCE, Source, Split, Task, TaskOptions, UNKNOWN, load_readable_i16,
+};
 use thread_priority::ThreadPriority;
 
 use crate::architecture::MEL_BINS;
@@ -37,12 +40,17 @@ pub struct Examples {
 }
 
 impl Examples {
-    /// Decodes clips on all cores.
-    pub fn load(clips: &[Clip], progress: &Progress, what: &str) -> Result<Self> {
+    /// Decodes clips on all cores. One that cannot be decoded is taken out of `clips` and named among the faults.
+    pub fn load(
+        clips: &mut Vec<Clip>,
+        faults: &mut Faults,
+        progress: &Progress,
+        what: &str,
+    ) -> Self {
         let bar = progress.bar(what, clips.len());
-        let decoded = load_all_i16(clips, |done| bar.set_position(done as u64))?;
+        let decoded = load_readable_i16(clips, faults, |done| bar.set_position(done as u64));
         bar.finish_and_clear();
-        Ok(Self {
+        Self {
             powers: decoded.par_iter().map(|clip| speech_power(clip)).collect(),
             clips: decoded,
             labels: clips.iter().map(|c| c.label as u32).collect(),
@@ -57,7 +65,7 @@ impl Examples {
                     } => format!("{} from sample {start_samples}", recording.path.display()),
                 })
                 .collect(),
-        })
+        }
     }
 
     /// The clips with these indexes.
@@ -85,6 +93,23 @@ impl Examples {
         let names = indexes.iter().map(|i| &self.names[*i % self.len()]);
         names.map(String::as_str).collect()
     }
+}
+
+/// Where speech comes from.
+#[derive(Args, Default)]
+pub struct Data {
+    /// Folder with speech: gsc/ mswc/ synth/, a Speech Commands or MSWC folder, or <word>/*.wav
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Further folder whose TRAIN clips are added; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub extra: Vec<PathBuf>,
+    /// Add the DEV clips of the further folders as well
+    #[arg(long)]
+    pub extra_dev: bool,
+    /// Stop if a clip cannot be read, instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Everything a language is trained and judged on.
@@ -118,26 +143,25 @@ pub struct Batch {
 }
 
 impl Language {
-    /// Reads and decodes the training and development clips of `language` below `data`; `extra` folders add training clips.
+    /// Reads and decodes the training and development clips of `language`.
     /// There are `unknown_pool` times as many unknown training clips as an epoch uses, at least 1.
     pub fn load(
-        data: &Path,
-        extra: &[PathBuf],
+        data: &Data,
         language: &str,
         unknown_pool: usize,
         progress: &Progress,
     ) -> Result<Self> {
         let options = TaskOptions {
-            extra: extra.to_vec(),
+            extra: data.extra.clone(),
+            extra_dev: data.extra_dev,
             unknown_pool: unknown_pool.max(1),
             ..TaskOptions::default()
         };
-        let mut task = swr_dataset::task(data, language, &options)?;
-        progress.say(&task.report.to_string());
+        let mut task = swr_dataset::task(&data.data, language, &options)?;
         if task.train.is_empty() {
             bail!(
                 "{}: no training clips for `{language}`; point --data at a folder that holds them",
-                data.display()
+                data.data.display()
             );
         }
         let clips = task.train.len();
@@ -145,16 +169,42 @@ impl Language {
         if task.train.len() > clips {
             progress.say("synthetic speech without words is added to `_unknown_`; recordings of other words, in a folder `_unknown_` or with --extra, make it better");
         }
-        Self::of(task, filled.unwrap_or(unknown_pool), progress)
+        let language = Self::of(task, filled.unwrap_or(unknown_pool), progress)?;
+        progress.say(&language.task.report.to_string());
+        let faults = &language.task.report.faults;
+        ensure!(
+            !data.strict || faults.unread.is_empty(),
+            "{faults}; replace them, or leave out --strict"
+        );
+        Ok(language)
     }
 
-    /// Decodes the training and development clips of a task, which was read with this pool of unknown clips.
-    pub fn of(task: Task, unknown_pool: usize, progress: &Progress) -> Result<Self> {
+    /// Decodes the training and development clips of a task, which was read with this pool of unknown clips. What cannot be decoded is left out and in the task's
+    /// report; a word that is lost by it is an error.
+    pub fn of(mut task: Task, unknown_pool: usize, progress: &Progress) -> Result<Self> {
+        let words =
+            |clips: &[Clip]| -> BTreeSet<usize> { clips.iter().map(|clip| clip.label).collect() };
+        let before = words(&task.train);
+        let faults = &mut task.report.faults;
+        let train = Examples::load(&mut task.train, faults, progress, "decoding training clips");
+        let dev = Examples::load(
+            &mut task.dev,
+            faults,
+            progress,
+            "decoding development clips",
+        );
+        if let Some(lost) = before.difference(&words(&task.train)).next() {
+            bail!(
+                "none of the training clips of \"{}\" can be used: {}; convert them to WAV, or remove the word",
+                task.labels[*lost],
+                task.report.faults
+            );
+        }
         Ok(Self {
             code: task.language.clone(),
             labels: task.labels.clone(),
-            train: Examples::load(&task.train, progress, "decoding training clips")?,
-            dev: Examples::load(&task.dev, progress, "decoding development clips")?,
+            train,
+            dev,
             synthetic: task
                 .test
                 .iter()
@@ -261,7 +311,8 @@ impl Language {
             .task
             .background
             .iter()
-            .map(|b| b.train_part())
+            .map(|b| b.part(Split::Train))
+            .filter(|part| !part.is_empty())
             .collect();
         let material = Material {
             clips: &self.train.clips,

@@ -1,6 +1,7 @@
 //! The commands of `swr-train` that turn weights into packages and back, whoever trained them: a base, a language, a delta between any two
 //! networks, and merged networks as ONNX and safetensors.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -207,9 +208,14 @@ fn read_tensors(path: &Path) -> Result<Tensors> {
     }
 }
 
+/// The f32 tensors. Integers, such as the number of batches that a norm has counted, are no weights; they are refused only where they differ ([`check_same_integers`]).
 fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
     let file = SafeTensors::deserialize(bytes).context("not a safetensors file")?;
-    let convert = |(name, view): (String, TensorView)| {
+    let mut tensors = Tensors::new();
+    for (name, view) in file.tensors() {
+        if is_integer(view.dtype()) {
+            continue;
+        }
         ensure!(
             view.dtype() == Dtype::F32,
             "tensor {name}: expected F32, found {:?}; convert it when it is saved",
@@ -217,9 +223,54 @@ fn read_safetensors(bytes: &[u8]) -> Result<Tensors> {
         );
         let values = view.data().chunks_exact(4);
         let values = values.map(|v| f32::from_le_bytes([v[0], v[1], v[2], v[3]]));
-        Ok((name, Tensor::new(view.shape().to_vec(), values.collect())))
+        let tensor = Tensor::new(view.shape().to_vec(), values.collect());
+        tensors.insert(name, tensor);
+    }
+    ensure!(
+        !tensors.is_empty(),
+        "it has no F32 tensor; give an f32 model"
+    );
+    Ok(tensors)
+}
+
+fn is_integer(kind: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    [BOOL, I8, I16, I32, I64, U8, U16, U32, U64].contains(&kind)
+}
+
+/// Refuses two safetensors files whose integers are not the same: a delta does not hold them.
+fn check_same_integers(base: &Path, tuned: &Path) -> Result<()> {
+    if !is_safetensors(base) || !is_safetensors(tuned) {
+        return Ok(());
+    }
+    let (base_bytes, tuned_bytes) = (read(base)?, read(tuned)?);
+    let [base_file, tuned_file] =
+        [(base, &base_bytes), (tuned, &tuned_bytes)].map(|(path, bytes)| {
+            SafeTensors::deserialize(bytes).with_context(|| path.display().to_string())
+        });
+    let (base_file, tuned_file) = (base_file?, tuned_file?);
+    let integers = |file: &SafeTensors| -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+        let all = file.tensors().into_iter();
+        all.filter(|(_, view)| is_integer(view.dtype()))
+            .map(|(name, view)| {
+                (
+                    name,
+                    (view.dtype(), view.shape().to_vec(), view.data().to_vec()),
+                )
+            })
+            .collect()
     };
-    file.tensors().into_iter().map(convert).collect()
+    let (before, after) = (integers(&base_file), integers(&tuned_file));
+    let names = before.keys().chain(after.keys());
+    let mut differing = names.filter(|name| before.get(*name) != after.get(*name));
+    match differing.next() {
+        Some(name) => bail!(
+            "{}: integer tensor {name} is not that of {}; a delta changes f32 weights only, give both the same",
+            tuned.display(),
+            base.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Writes the merged weights of a language as safetensors.
@@ -356,6 +407,7 @@ pub(crate) fn delta(a: &DeltaArguments) -> Result<()> {
     if [&a.base, &a.tuned].iter().all(|path| !is_safetensors(path)) {
         check_same_graph(&read(&a.base)?, &read(&a.tuned)?)?;
     }
+    check_same_integers(&a.base, &a.tuned)?;
     let header = DeltaHeader {
         language: "und".into(),
         model_version: a.model_version,

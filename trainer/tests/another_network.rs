@@ -8,7 +8,7 @@ use swr_trainer::baselines::Method;
 use swr_trainer::checkpoint::Run;
 use swr_trainer::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
 use swr_trainer::ds_cnn::DsCnn;
-use swr_trainer::examples::Language;
+use swr_trainer::examples::{Data, Language};
 use swr_trainer::network::{Network, initial_weights_of};
 use swr_trainer::progress::Progress;
 use swr_trainer::weights::to_package;
@@ -106,7 +106,11 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
         30,
     );
     let load = |name: &str| {
-        Language::load(&at(name), &[], "und", 1, &quiet)
+        let data = Data {
+            data: at(name),
+            ..Data::default()
+        };
+        Language::load(&data, "und", 1, &quiet)
             .expect("a language")
             .with_epochs_of(160)
     };

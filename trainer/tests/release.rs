@@ -178,6 +178,41 @@ fn a_delta_between_any_two_networks_is_exact_unless_asked_otherwise() {
     assert!(refuses(&["delta", &at("a.onnx"), &at("ar.swr"), "-o", &at("x.swr")]).contains("onnx"));
 }
 
+/// A norm counts its batches in an integer, which two trainings may have in common.
+#[test]
+fn equal_integers_in_safetensors_are_no_obstacle() {
+    use safetensors::{Dtype, tensor::TensorView};
+    let (_folder, at) = folder();
+    let write = |name: &str, weight: f32, batches: i64| {
+        let (weight, batches) = (weight.to_le_bytes(), batches.to_le_bytes());
+        let tensors = [
+            (
+                "weight",
+                TensorView::new(Dtype::F32, vec![1], &weight).unwrap(),
+            ),
+            (
+                "batches",
+                TensorView::new(Dtype::I64, vec![], &batches).unwrap(),
+            ),
+        ];
+        fs::write(at(name), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    };
+    write("a.safetensors", 1.0, 7);
+    write("b.safetensors", 1.5, 7);
+    write("c.safetensors", 1.5, 8);
+    let delta = |tuned: &str| {
+        let (base, tuned, out) = (at("a.safetensors"), at(tuned), at("d.swr"));
+        train(&["delta", &base, &tuned, "--out", &out])
+    };
+    assert!(delta("b.safetensors").status.success());
+    let refused = delta("c.safetensors");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        refused.status.code() == Some(2) && told.contains("integer tensor batches"),
+        "{told}"
+    );
+}
+
 #[test]
 fn a_base_is_packed_from_a_network_as_it_is_or_smaller() {
     let (_folder, at) = folder();

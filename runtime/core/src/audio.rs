@@ -1,17 +1,23 @@
-//! Reading audio: the bytes of a WAV, FLAC or Ogg Opus file enter, mono samples leave, at the file's rate or at 16 kHz.
+//! Reading audio: the bytes of a recording enter, whole or as they come, samples leave, at its own rate or at 16 kHz. Formats are recognised by how a file begins.
 //! Opens no file; who does adds the path to the error.
 
 mod flac;
+mod input;
+mod mixer;
+mod mpeg;
 mod opus;
 mod resample;
 mod wav;
 
 use std::fmt;
+use std::io::Read;
 
+pub use mixer::Mixer;
 pub use resample::{MAX_RATE_HZ, MIN_RATE_HZ, to_16k_mono};
-pub use wav::Wav;
 
 use crate::frontend::MAX_SAMPLE_MAGNITUDE;
+use input::Input;
+use mixer::mean;
 
 /// Most samples that [`decode`] returns: two hours at 48 kHz, six at 16 kHz (1.4 GB).
 ///
@@ -30,8 +36,39 @@ pub struct Audio {
     pub sample_rate_hz: u32,
     /// Number of channels the file had.
     pub channels: u16,
-    /// What the file says wrongly and was not believed, and what is missing: a sentence each.
-    pub notes: Vec<String>,
+    /// What is to be told of the file.
+    pub notes: Vec<Note>,
+}
+
+/// What is to be told of a recording that is used nevertheless: what it says wrongly and was not believed, what is missing, what may not be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// A sentence.
+    pub problem: String,
+    /// Sound is missing: the recording ends early, or a part cannot be decoded.
+    pub lost: bool,
+}
+
+impl Note {
+    fn repaired(problem: impl Into<String>) -> Self {
+        Self {
+            problem: problem.into(),
+            lost: false,
+        }
+    }
+
+    fn lost(problem: impl Into<String>) -> Self {
+        Self {
+            problem: problem.into(),
+            lost: true,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.problem)
+    }
 }
 
 /// A file format that [`decode`] reads.
@@ -41,8 +78,14 @@ pub enum Format {
     Wav,
     /// FLAC, 4 to 24 bits.
     Flac,
-    /// Opus in an Ogg container (RFC 7845), mono or stereo.
+    /// Opus in an Ogg container (RFC 7845), mapping families 0, 1 and 255, one stream or several one after another.
     OggOpus,
+    /// MPEG 1, 2 and 2.5, layer III.
+    Mp3,
+    /// AAC-LC, mono or stereo, with a header for every frame (ADTS).
+    Aac,
+    /// AAC-LC or MP3 in MP4, mono or stereo.
+    M4a,
 }
 
 impl fmt::Display for Format {
@@ -50,7 +93,10 @@ impl fmt::Display for Format {
         formatter.write_str(match self {
             Format::Wav => "WAV",
             Format::Flac => "FLAC",
-            Format::OggOpus => "Ogg Opus",
+            Format::OggOpus => "Ogg",
+            Format::Mp3 => "MP3",
+            Format::Aac => "AAC",
+            Format::M4a => "M4A",
         })
     }
 }
@@ -59,8 +105,19 @@ impl fmt::Display for Format {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AudioError {
     /// The first bytes are those of no format that is read here.
-    #[error("not a WAV, FLAC or Ogg file; convert it to one of these")]
+    #[error("not a WAV, FLAC, Ogg, MP3 or M4A file; convert it to one of these")]
     UnknownFormat,
+    /// The first bytes are those of something else, which is named.
+    #[error("this is {0}, which is not read; convert it to WAV, FLAC, Ogg Opus, MP3 or M4A")]
+    Foreign(&'static str),
+    /// There is no channel of that number.
+    #[error("there is no channel {wanted}, expected 1 to {found}")]
+    NoChannel {
+        /// The channel that was asked for, from 1.
+        wanted: u16,
+        /// How many there are.
+        found: u16,
+    },
     /// The file breaks the rules of its format, or ends too early.
     #[error("damaged {format} file: {problem}; fetch or record it again")]
     Damaged {
@@ -106,28 +163,152 @@ pub enum AudioError {
     },
 }
 
-/// Decodes a whole file, whose format is recognised by its first bytes, to mono at the rate of the file.
+/// A recording of one format on its way to samples.
+trait Samples: Send {
+    /// Samples per second of each channel.
+    fn sample_rate_hz(&self) -> u32;
+    /// At least one.
+    fn channels(&self) -> u16;
+    /// Samples of each channel, if the header claims to know.
+    fn length(&self) -> Option<u64> {
+        None
+    }
+    /// Complete when all is read.
+    fn notes(&self) -> &[Note];
+    /// Appends some interleaved samples, whole frames; false if there are no more.
+    fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError>;
+}
+
+/// A recording of any format, from a file or a pipe, whose samples come as its bytes do.
+pub struct Decoder<'a>(Box<dyn Samples + 'a>);
+
+impl<'a> Decoder<'a> {
+    /// Reads the header of a recording, whose format is recognised by its first bytes.
+    ///
+    /// # Errors
+    /// [`AudioError::Empty`], [`AudioError::UnknownFormat`], [`AudioError::Foreign`], [`AudioError::Damaged`], [`AudioError::Unsupported`],
+    /// [`AudioError::Unreadable`]; for M4A, which is read whole, [`AudioError::TooLong`].
+    pub fn open(bytes: impl Read + Send + Sync + 'a) -> Result<Self, AudioError> {
+        let mut input = Input::new(bytes);
+        if input.peek(1).map_err(unreadable)?.is_empty() {
+            return Err(AudioError::Empty);
+        }
+        let format = recognise(&mut input)?.ok_or(AudioError::UnknownFormat)?;
+        Self::of(format, input)
+    }
+
+    /// As [`Decoder::open`]; what has no first bytes of its own, and is no text, are signed 16-bit samples (the lowest byte first) of one channel at 16 kHz.
+    ///
+    /// # Errors
+    /// As [`Decoder::open`], without `Empty` and `UnknownFormat`.
+    pub fn open_or_raw(bytes: impl Read + Send + Sync + 'a) -> Result<Self, AudioError> {
+        let mut input = Input::new(bytes);
+        if is_text(input.peek(TEXT_BYTES).map_err(unreadable)?) {
+            return Err(AudioError::Foreign("text"));
+        }
+        match recognise(&mut input)? {
+            Some(format) => Self::of(format, input),
+            None => Ok(Self(Box::new(wav::Wav::raw(input)))),
+        }
+    }
+
+    fn of(format: Format, input: Input<'a>) -> Result<Self, AudioError> {
+        Ok(Self(match format {
+            Format::Wav => Box::new(wav::Wav::open(input)?),
+            Format::Flac => Box::new(flac::Flac::open(input)?),
+            Format::OggOpus => Box::new(opus::OggOpus::open(input)?),
+            Format::Mp3 => Box::new(mpeg::Mpeg::mp3(input)?),
+            Format::Aac => Box::new(mpeg::Mpeg::aac(input)?),
+            Format::M4a => Box::new(mpeg::Mpeg::m4a(input)?),
+        }))
+    }
+
+    /// Samples per second of each channel, as the recording claims: perhaps 0.
+    pub fn sample_rate_hz(&self) -> u32 {
+        self.0.sample_rate_hz()
+    }
+
+    /// Channels, at least one.
+    pub fn channels(&self) -> u16 {
+        self.0.channels()
+    }
+
+    /// What is to be told of the recording; complete when all is read.
+    pub fn notes(&self) -> &[Note] {
+        self.0.notes()
+    }
+
+    /// Appends some interleaved samples, whole frames in full scale ±1, as soon as there are any; false if there are no more.
+    ///
+    /// What is appended at once lasts a tenth of a second to a few seconds, by the format; memory does not grow with the length of the recording.
+    ///
+    /// # Errors
+    /// [`AudioError::Damaged`], [`AudioError::Unsupported`], [`AudioError::Unreadable`]; the samples before stay valid.
+    pub fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
+        self.0.read(samples)
+    }
+
+    /// All that is left, as one channel: the mean of all, or the one of this number (from 1).
+    fn whole(mut self, channel: Option<u16>) -> Result<Audio, AudioError> {
+        if self
+            .0
+            .length()
+            .is_some_and(|length| length > MAX_SAMPLES as u64)
+        {
+            return Err(AudioError::TooLong);
+        }
+        let mut mixer = Mixer::new(self.channels(), channel)?;
+        let (mut samples, mut interleaved) = (Vec::new(), Vec::new());
+        loop {
+            let more = self.read(&mut interleaved)?;
+            mixer.push(&interleaved, &mut samples);
+            interleaved.clear();
+            if samples.len() > MAX_SAMPLES {
+                return Err(AudioError::TooLong);
+            }
+            if !more {
+                break;
+            }
+        }
+        check_samples(&samples)?;
+        let mut notes = self.notes().to_vec();
+        notes.extend(mixer.warning().map(Note::repaired));
+        Ok(Audio {
+            samples,
+            sample_rate_hz: self.sample_rate_hz(),
+            channels: self.channels(),
+            notes,
+        })
+    }
+}
+
+impl fmt::Debug for Decoder<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Decoder")
+            .field("sample_rate_hz", &self.sample_rate_hz())
+            .field("channels", &self.channels())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decodes a whole file, whose format is recognised by its first bytes, to mono at the rate of the file: the mean of its channels.
 ///
-/// Whatever a header claims, the samples take at most four times the file's size for WAV, and four bytes times
-/// [`MAX_SAMPLES`] for FLAC and Opus; a growing buffer may take three times that for a moment, and tags of FLAC up to 10 MiB.
+/// Whatever a header claims, the samples take at most four times the file's size for WAV, and four bytes times [`MAX_SAMPLES`] for
+/// others; a growing buffer may take three times that for a moment, and tags of FLAC and Opus 10 and 16 MiB.
+///
+/// # Errors
+/// Every variant of [`AudioError`] but `UnsupportedRate` and `NoChannel`.
+pub fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
+    decode_channel(bytes, None)
+}
+
+/// As [`decode`], of one channel alone if there is a number, which counts from 1.
 ///
 /// # Errors
 /// Every variant of [`AudioError`] but `UnsupportedRate`.
-pub fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
-    let untagged = without_tag(bytes);
-    let audio = if bytes.is_empty() {
-        return Err(AudioError::Empty);
-    } else if is_wav(bytes) {
-        mixed(Wav::open(bytes)?)?
-    } else if untagged.starts_with(b"fLaC") {
-        flac::decode(untagged)?
-    } else if bytes.starts_with(b"OggS") {
-        opus::decode(bytes)?
-    } else {
-        return Err(AudioError::UnknownFormat);
-    };
-    check_samples(&audio.samples)?;
-    Ok(audio)
+pub fn decode_channel(bytes: &[u8], channel: Option<u16>) -> Result<Audio, AudioError> {
+    Decoder::open(bytes)?.whole(channel)
 }
 
 /// [`decode`] followed by [`to_16k_mono`].
@@ -138,33 +319,83 @@ pub fn decode_16k_mono(bytes: &[u8]) -> Result<Vec<f32>, AudioError> {
     to_16k_mono(decode(bytes)?)
 }
 
-/// Whether bytes, at least the first twelve of a recording, begin as [`Wav`] does.
-pub fn is_wav(bytes: &[u8]) -> bool {
+/// The format of a recording by its first bytes; tags in front are taken away.
+fn recognise(input: &mut Input<'_>) -> Result<Option<Format>, AudioError> {
+    let mut tagged = false;
+    while let Some(length) = tag_bytes(input.peek(10).map_err(unreadable)?) {
+        let skipped = std::io::copy(&mut input.take(length), &mut std::io::sink());
+        skipped.map_err(unreadable)?;
+        tagged = true;
+    }
+    let first = input.peek(12).map_err(unreadable)?;
+    let known = if is_wav(first) {
+        Some(Format::Wav)
+    } else if first.starts_with(b"fLaC") {
+        Some(Format::Flac)
+    } else if first.starts_with(b"OggS") {
+        Some(Format::OggOpus)
+    } else if first.get(4..8) == Some(b"ftyp") {
+        Some(Format::M4a)
+    } else if let Some(name) = foreign(first) {
+        return Err(AudioError::Foreign(name));
+    } else if repeats(input, mpeg::adts_frame_bytes)? {
+        Some(Format::Aac)
+    } else if repeats(input, |header| mpeg::frame_bytes(3, header))? {
+        Some(Format::Mp3)
+    } else if repeats(input, |header| mpeg::frame_bytes(2, header))? {
+        return Err(AudioError::Foreign("MPEG audio of layer II"));
+    } else {
+        // The first frame may stand further behind.
+        match (tagged, input.peek(1).map_err(unreadable)?) {
+            (true, []) => return Err(AudioError::UnknownFormat),
+            (tagged, _) => tagged.then_some(Format::Mp3),
+        }
+    };
+    Ok(known)
+}
+
+/// Whether a frame begins here, and behind it another of the same kind: two bytes alone may be samples as well.
+fn repeats(
+    input: &mut Input<'_>,
+    frame_bytes: impl Fn(&[u8]) -> Option<usize>,
+) -> Result<bool, AudioError> {
+    const HEADER_BYTES: usize = 7;
+    let Some(length) = frame_bytes(input.peek(HEADER_BYTES).map_err(unreadable)?) else {
+        return Ok(false);
+    };
+    let frames = input.peek(length + HEADER_BYTES).map_err(unreadable)?;
+    let next = frames.get(length..).unwrap_or_default();
+    Ok(match next {
+        // A single one.
+        [] => frames.len() == length,
+        _ => next.get(..2) == frames.get(..2) && frame_bytes(next).is_some(),
+    })
+}
+
+/// Whether bytes, the first twelve of a recording, begin as a WAV file or one of its kin does.
+fn is_wav(bytes: &[u8]) -> bool {
     let riff = [b"RIFF", b"RIFX", b"RF64", b"BW64"];
     let is_riff = riff.iter().any(|name| bytes.starts_with(*name));
     (is_riff && bytes.get(8..12) == Some(b"WAVE")) || bytes.starts_with(b"riff\x2e\x91\xcf\x11")
 }
 
-/// What follows the ID3v2 tag at the start of a file (id3.org, "ID3 tag version 2.4.0", section 3.1), if there is one and it is not all.
-fn without_tag(bytes: &[u8]) -> &[u8] {
-    let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes else {
-        return bytes;
-    };
-    let Some(size) = size.first_chunk::<4>() else {
-        return bytes;
+/// Length of the ID3v2 tag that begins with these ten bytes (id3.org, "ID3 tag version 2.4.0", section 3.1), if they are one's.
+fn tag_bytes(bytes: &[u8]) -> Option<u64> {
+    let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes.first_chunk::<10>()? else {
+        return None;
     };
     // Seven bits in each byte.
     let size = size
         .iter()
-        .fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+        .fold(0, |size, byte| size << 7 | u64::from(byte & 0x7f));
     let footer = if flags & 0x10 == 0 { 0 } else { 10 };
-    bytes.get(10 + size + footer..).unwrap_or(bytes)
+    Some(10 + size + footer)
 }
 
-/// What begins like `bytes` and is not read here: recordings of other formats, by their names.
-pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    let names: [(&[u8], &str); 9] = [
-        (b"ID3", "MP3"),
+/// What begins like `bytes` and is not read here, by its name.
+fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    let names: [(&[u8], &str); 10] = [
+        (b"RIFF", "a RIFF file without sound"),
         (b"FORM", "AIFF"),
         (b"caff", "CAF"),
         (b".snd", "AU"),
@@ -173,28 +404,27 @@ pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
         (b"wvpk", "WavPack"),
         (b"MAC ", "Monkey's Audio"),
         (b"\x30\x26\xb2\x75", "WMA"),
+        (b"TTA1", "True Audio"),
     ];
     let named = names.iter().find(|(magic, _)| bytes.starts_with(magic));
-    let mp4 = (bytes.get(4..8) == Some(b"ftyp")).then_some("MP4 or M4A");
-    named.map(|(_, name)| *name).or(mp4)
+    named.map(|(_, name)| *name)
 }
 
-/// All of a WAV file, as the mean of its channels.
-fn mixed(mut wav: Wav<&[u8]>) -> Result<Audio, AudioError> {
-    let channels = wav.channels();
-    let (mut samples, mut block) = (Vec::new(), Vec::new());
-    while wav.read(&mut block)? {
-        for frame in block.chunks_exact(channels.into()) {
-            push_mean(&mut samples, channels, frame.iter().copied())?;
+/// Bytes by which text is recognised: of raw samples 2 ms, all of which are letters in no sound.
+const TEXT_BYTES: usize = 64;
+
+/// Whether the start of a stream, which may be all of it, is text.
+fn is_text(first: &[u8]) -> bool {
+    let text = match std::str::from_utf8(first) {
+        Ok(text) => text,
+        // The last character is cut.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&first[..error.valid_up_to()]).unwrap_or_default()
         }
-        block.clear();
-    }
-    Ok(Audio {
-        samples,
-        sample_rate_hz: wav.sample_rate_hz(),
-        channels,
-        notes: wav.notes().to_vec(),
-    })
+        Err(_) => return false,
+    };
+    let is_written = |letter: char| !letter.is_control() || letter.is_ascii_whitespace();
+    text.len() >= 8 && text.chars().all(is_written)
 }
 
 /// Refuses a signal without samples and samples that are no finite, sensible number.
@@ -213,17 +443,8 @@ fn check_samples(samples: &[f32]) -> Result<(), AudioError> {
     }
 }
 
-/// Appends the mean of one sample per channel, unless [`MAX_SAMPLES`] is reached.
-fn push_mean(
-    samples: &mut Vec<f32>,
-    channels: u16,
-    values: impl Iterator<Item = f32>,
-) -> Result<(), AudioError> {
-    if samples.len() == MAX_SAMPLES {
-        return Err(AudioError::TooLong);
-    }
-    samples.push(values.sum::<f32>() / f32::from(channels));
-    Ok(())
+fn unreadable(error: std::io::Error) -> AudioError {
+    AudioError::Unreadable(error.to_string())
 }
 
 /// The factor that brings integers of `bits` bits (1 to 32) to [-1, 1): 2^-(bits-1).

@@ -184,17 +184,19 @@ fn opus_and_flac_of_one_word_are_aligned_at_16_khz() {
 
 #[test]
 fn opus_streams_one_after_another_are_all_heard() {
-    let expected: Vec<f32> = [OPUS, STEREO_OPUS, OPUS]
-        .map(|file| decode(file).expect("a sound file").samples)
-        .concat();
-    let chained = decode(&[OPUS, STEREO_OPUS, OPUS].concat()).expect("a sound file");
-    assert_eq!(chained.samples.len(), expected.len());
-    assert!(chained.samples == expected && chained.channels == 2);
-    assert!(chained.notes.is_empty());
+    for files in [[OPUS, STEREO_OPUS, OPUS], [STEREO_OPUS, OPUS, STEREO_OPUS]] {
+        let each = files.map(|file| decode(file).expect("a sound file"));
+        let expected = each.each_ref().map(|audio| &audio.samples[..]).concat();
+        let chained = decode(&files.concat()).expect("a sound file");
+        assert_eq!(chained.samples.len(), expected.len());
+        assert!(chained.samples == expected && chained.channels == each[0].channels);
+        assert!(chained.notes.is_empty());
+    }
     // What is no Ogg behind it is told, and no reason to leave out what was heard.
     let tagged = decode(&[OPUS, &[b'x'; 70_000]].concat()).expect("a sound file");
     assert!(tagged.samples == decode(OPUS).expect("a sound file").samples);
-    assert!(tagged.notes[0].contains("is not Ogg"), "{:?}", tagged.notes);
+    let note = tagged.notes[0].to_string();
+    assert!(note.contains("is not Ogg"), "{note}");
 }
 
 #[test]
@@ -297,10 +299,17 @@ fn refusals_are_told_apart() {
         decode(b"\xff\xfb\x90\x00 an mp3 file"),
         Err(AudioError::UnknownFormat)
     );
-    assert_eq!(
-        decode(b"RIFF\x04\0\0\0AVI "),
-        Err(AudioError::UnknownFormat)
-    );
+    for (start, name) in [
+        (&b"RIFF\x04\0\0\0AVI "[..], "RIFF"),
+        (b"FORM\0\0\0\x20AIFF", "AIFF"),
+        (b"\x1a\x45\xdf\xa3 webm", "Matroska"),
+    ] {
+        let refused = decode(start);
+        assert!(
+            matches!(refused, Err(AudioError::Foreign(found)) if found.contains(name)),
+            "{refused:?}"
+        );
+    }
 
     assert_damaged(b"RIFF\x04\0\0\0WAVE", Format::Wav);
     assert_damaged(b"fLaC", Format::Flac);

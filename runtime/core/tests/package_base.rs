@@ -198,6 +198,65 @@ fn model(initializer: Vec<TensorProto>) -> Vec<u8> {
     .to_bytes()
 }
 
+/// A model whose weights are `Constant` nodes, as some exporters write them; `shift` is added to every weight.
+fn constants(shift: f32) -> (Tensors, Vec<u8>) {
+    use prost::Message;
+    let tensors: Tensors = [("w", 60), ("bias", 3)]
+        .map(|(name, length)| {
+            let data = (0..length).map(|n| n as f32 * 0.37 + shift).collect();
+            (name.to_string(), Tensor::new(vec![length], data))
+        })
+        .into();
+    let node = |name: &str, value: TensorProto| {
+        // Attribute 5 of a node: its name, the tensor, and that it is one (type 4).
+        let mut attribute = Vec::new();
+        prost::encoding::string::encode(1, &"value".to_owned(), &mut attribute);
+        prost::encoding::message::encode(5, &value, &mut attribute);
+        prost::encoding::int32::encode(20, &4, &mut attribute);
+        let mut node = NodeProto {
+            output: vec![name.to_owned()],
+            op_type: "Constant".into(),
+            ..NodeProto::default()
+        }
+        .encode_to_vec();
+        prost::encoding::bytes::encode(5, &attribute, &mut node);
+        node
+    };
+    let mut nodes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(name, tensor)| node(name, TensorProto::f32("", tensor)))
+        .collect();
+    nodes.push(node("axes", TensorProto::int64("", &[1, -1])));
+    let mut graph = Vec::new();
+    for node in &nodes {
+        prost::encoding::bytes::encode(1, node, &mut graph);
+    }
+    let mut model = Vec::new();
+    prost::encoding::bytes::encode(7, &graph, &mut model);
+    (tensors, model)
+}
+
+#[test]
+fn weights_in_constant_nodes_are_read() {
+    let ((tensors, a), (shifted, b)) = (constants(0.0), constants(1.0));
+    assert_eq!(onnx::initializers(&a).unwrap(), tensors);
+    assert_eq!(onnx::initializers(&b).unwrap(), shifted);
+    onnx::check_same_graph(&a, &b).unwrap();
+    // A constant of a model with initialisers is no weight of it.
+    let other = TensorProto::f32("other", &Tensor::new(vec![1], vec![2.0]));
+    let both = [a.clone(), model(vec![other])].concat();
+    assert_eq!(onnx::initializers(&both).unwrap().len(), 1);
+    assert!(onnx::check_same_graph(&both, &[b, both.clone()].concat()).is_err());
+    let small = onnx::store(&a, Storage::F16).unwrap();
+    assert!(small.len() < a.len());
+    let read = onnx::initializers(&small).unwrap();
+    assert_eq!(
+        read.keys().collect::<Vec<_>>(),
+        tensors.keys().collect::<Vec<_>>()
+    );
+    assert_eq!(read["bias"], tensors["bias"]);
+}
+
 proptest! {
     #[test]
     fn initialisers_are_read_as_written(
@@ -248,7 +307,7 @@ fn initialisers_that_cannot_be_are_refused() {
     refuse(&|proto| proto.raw_data.truncate(23), "no whole number");
     refuse(&|proto| proto.float_data.push(1.0), "twice");
     refuse(&|proto| proto.data_location = 1, "another file");
-    refuse(&|proto| proto.data_type = 7, "no f32 initialiser");
+    refuse(&|proto| proto.data_type = 7, "no f32 weight");
     let twice = vec![TensorProto::f32("w", &tensor); 2];
     assert!(onnx::initializers(&model(twice)).is_err());
     assert!(onnx::initializers(b"").is_err());

@@ -148,5 +148,27 @@ fn what_is_no_key_or_signature_is_refused_with_a_reason() {
         assert!(matches!(error, PackageError::BadKeyFile { .. }), "{error}");
     }
     let legacy = LEGACY.parse::<DetachedSignature>().unwrap_err().to_string();
-    assert!(legacy.contains("minisign"), "{legacy}");
+    for part in ["older form", "`-l`", "`prehash=True`"] {
+        assert!(legacy.contains(part), "{legacy}");
+    }
+}
+
+/// As editors and mails leave them; the common tool reads these as well.
+#[test]
+fn key_and_signature_files_may_have_marks_blank_lines_and_other_line_ends() {
+    for changed in [
+        |text: &str| format!("\u{feff}{text}\n\n  \n"),
+        |text: &str| text.replace('\n', "\r\n"),
+        |text: &str| text.replace('\n', "\r"),
+        |text: &str| format!("\n{}", text.replace('\n', "\n\n")),
+    ] {
+        let read: PublicKey = changed(KEY).parse().unwrap();
+        assert_eq!(read, key());
+        let signature: DetachedSignature = changed(DELTA_SIGNATURE).parse().unwrap();
+        key().check(DELTA, &signature).unwrap();
+    }
+    // A blank in the comment is signed with it.
+    let longer = DELTA_SIGNATURE.replace("trusted comment: golden", "trusted comment: golden ");
+    let signature: DetachedSignature = longer.parse().unwrap();
+    assert!(key().check(DELTA, &signature).is_err());
 }

@@ -3,7 +3,7 @@
 
 use std::io::Cursor;
 
-use swr_core::audio::{AudioError, Wav, decode};
+use swr_core::audio::{AudioError, Decoder, decode};
 
 /// A WAV file of one channel at 16 kHz: the fields of its format behind tag and channels, the chunks in between, the length that it claims, the bytes of its samples.
 fn made(tag: u16, bits: u16, more: &[u8], between: &[u8], claimed: u32, samples: &[u8]) -> Vec<u8> {
@@ -43,7 +43,8 @@ fn heard(file: &[u8]) -> (Vec<i16>, Vec<String>) {
         .samples
         .iter()
         .map(|sample| (sample * 32_768.0) as i16);
-    (values.collect(), audio.notes)
+    let notes = audio.notes.iter().map(ToString::to_string);
+    (values.collect(), notes.collect())
 }
 
 const VALUES: [i16; 5] = [1, -2, 300, -32_768, 32_767];
@@ -296,7 +297,7 @@ fn a_wav_stream_is_read_beyond_4_gib() {
     let header = Cursor::new(made(1, 16, &[], &[], u32::MAX, &[]));
     // The reader asks for 16 KiB at a time.
     let blocks = (4 << 30) / (1 << 14) + 7;
-    let mut wav = Wav::open(Long { header, blocks }).expect("a header");
+    let mut wav = Decoder::open(Long { header, blocks }).expect("a header");
     let (mut samples, mut count) = (Vec::new(), 0u64);
     while wav.read(&mut samples).expect("samples") {
         count += samples.len() as u64;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
@@ -77,6 +77,8 @@ pub fn devices() -> Result<Vec<Device>, CaptureError> {
 pub struct Microphone {
     /// The device that was asked for; the default one if none was.
     wanted: Option<String>,
+    /// The one of its channels that is heard, from 1; the mean of all if none was asked for.
+    channel: Option<u16>,
     name: String,
     rate_hz: u32,
     /// None while the device is gone.
@@ -105,15 +107,17 @@ struct Recording {
 
 impl Microphone {
     /// Opens the device whose name or id is `wanted`, or the only one whose name contains it in any case; the default device if none is asked for. At
-    /// 16 kHz mono if it can, otherwise at its own rate.
+    /// 16 kHz mono if it can, otherwise at its own rate. With a `channel`, from 1, it is opened with all that it has, and that one is heard.
     ///
     /// # Errors
-    /// [`CaptureError::NoMicrophone`] when there is none or it may not be used, [`CaptureError::Unconvertible`] for a rate that makes no sense.
-    pub fn open(wanted: Option<&str>) -> Result<Microphone, CaptureError> {
+    /// [`CaptureError::NoMicrophone`] when there is none or it may not be used, [`CaptureError::Unconvertible`] for a rate that makes no sense,
+    /// [`CaptureError::Channel`] for a channel that is not there.
+    pub fn open(wanted: Option<&str>, channel: Option<u16>) -> Result<Microphone, CaptureError> {
         let device = find(wanted)?;
-        let recording = Recording::start(&device)?;
+        let recording = Recording::start(&device, channel)?;
         Ok(Microphone {
             wanted: wanted.map(String::from),
+            channel,
             name: name(&device),
             rate_hz: recording.rate_hz,
             recording: Some(recording),
@@ -151,7 +155,8 @@ impl Microphone {
         }
         self.next_try = Instant::now() + RETRY;
         let found = find(self.wanted.as_deref());
-        let opened = found.and_then(|device| Ok((name(&device), Recording::start(&device)?)));
+        let opened =
+            found.and_then(|device| Ok((name(&device), Recording::start(&device, self.channel)?)));
         if let Ok((name, recording)) = opened {
             (self.name, self.rate_hz) = (name, recording.rate_hz);
             self.recording = Some(recording);
@@ -175,6 +180,12 @@ impl Source for Microphone {
             Ok(()) => {
                 let heard = &samples[start..];
                 self.notices.extend(self.watch.hear(heard));
+                if let Some(problem) = recording.downsampler.warning(false) {
+                    self.notices.push_back(Notice::Recording {
+                        name: self.name.clone(),
+                        problem,
+                    });
+                }
                 let lost = recording.lost_milliseconds();
                 let due = recording.next_told_lost <= Instant::now();
                 if lost > recording.told_lost && due {
@@ -195,25 +206,36 @@ impl Source for Microphone {
 }
 
 impl Recording {
-    fn start(device: &cpal::Device) -> Result<Recording, CaptureError> {
+    fn start(device: &cpal::Device, channel: Option<u16>) -> Result<Recording, CaptureError> {
+        if channel.is_some() {
+            return Recording::start_as_it_is(device, channel);
+        }
         let wanted = StreamConfig {
             channels: 1,
             sample_rate: SAMPLE_RATE_HZ,
             buffer_size: BufferSize::Fixed(BUFFER_FRAMES),
         };
-        match Recording::start_as(device, wanted, SampleFormat::F32) {
+        match Recording::start_as(device, wanted, SampleFormat::F32, None) {
             Ok(recording) => recording,
             Err(error) if error.kind() == ErrorKind::UnsupportedConfig => {
-                let supported = device.default_input_config().map_err(no_microphone)?;
-                let own = StreamConfig {
-                    buffer_size: BufferSize::Fixed(supported.sample_rate() / 50),
-                    ..supported.config()
-                };
-                Recording::start_as(device, own, supported.sample_format())
-                    .map_err(no_microphone)?
+                Recording::start_as_it_is(device, None)
             }
             Err(error) => Err(no_microphone(error)),
         }
+    }
+
+    /// At the rate and with the channels that the device records in by itself.
+    fn start_as_it_is(
+        device: &cpal::Device,
+        channel: Option<u16>,
+    ) -> Result<Recording, CaptureError> {
+        let supported = device.default_input_config().map_err(no_microphone)?;
+        let own = StreamConfig {
+            buffer_size: BufferSize::Fixed(supported.sample_rate() / 50),
+            ..supported.config()
+        };
+        let format = supported.sample_format();
+        Recording::start_as(device, own, format, channel).map_err(no_microphone)?
     }
 
     /// The outer error is cpal's, the inner one ours, so that the caller can try another configuration.
@@ -221,14 +243,15 @@ impl Recording {
         device: &cpal::Device,
         config: StreamConfig,
         format: SampleFormat,
+        channel: Option<u16>,
     ) -> Result<Result<Recording, CaptureError>, cpal::Error> {
         let (rate_hz, channels) = (config.sample_rate, config.channels);
-        let downsampler = match Downsampler::new(rate_hz, channels) {
+        let downsampler = match Downsampler::new(rate_hz, channels, channel) {
             Ok(downsampler) => downsampler,
             Err(error) => return Ok(Err(error)),
         };
         let (producer, ring) = RingBuffer::new(RING_S * rate_hz as usize * usize::from(channels));
-        let (report, errors) = channel();
+        let (report, errors) = mpsc::channel();
         let lost_values = Arc::new(AtomicU64::new(0));
         let lost = Arc::clone(&lost_values);
         let stream = match format {

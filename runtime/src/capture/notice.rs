@@ -29,8 +29,8 @@ pub enum Notice {
     },
     /// The first sound after that.
     Sound,
-    /// What a file or stream says wrongly and was not believed, or lacks.
-    Repaired {
+    /// What a file or stream says wrongly and was not believed, or lacks, or whose channels are of very different loudness.
+    Recording {
         /// Its name.
         name: String,
         /// What is wrong.
@@ -57,7 +57,7 @@ impl fmt::Display for Notice {
                 "nothing but silence for {seconds} s: the microphone may be muted or the wrong one; see `swr devices`"
             ),
             Notice::Sound => formatter.write_str("there is sound again"),
-            Notice::Repaired { name, problem } => write!(formatter, "{name}: {problem}"),
+            Notice::Recording { name, problem } => write!(formatter, "{name}: {problem}"),
         }
     }
 }

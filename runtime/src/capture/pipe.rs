@@ -1,150 +1,70 @@
-//! Audio from a pipe, as it arrives: raw 16-bit samples at 16 kHz, or a WAV stream of any rate and channel count.
+//! Audio from a pipe, as it arrives: a recording of any format, rate and channel count, or raw 16-bit samples at 16 kHz.
 
-use std::io::{BufReader, Cursor, Read};
+use std::io::Read;
 
-use swr_core::audio::{Wav, foreign, is_wav};
+use swr_core::audio::Decoder;
 
 use super::resample::Downsampler;
-use super::{CHUNK_SAMPLES, Notice, Source};
+use super::{Notice, Source};
 use crate::error::CaptureError;
-
-type Input = BufReader<Box<dyn Read + Send>>;
-
-/// Bytes by which a stream is recognised: of raw samples 2 ms, all of which are letters in no sound.
-const FIRST_BYTES: u64 = 64;
 
 /// A source that reads a stream to its end.
 ///
-/// A stream that begins as a WAV file does is one, anything else is raw: signed 16-bit little-endian samples, 16 kHz, mono.
+/// A stream is what its first bytes say; without any that are known, and if it is no text, it is raw: signed 16-bit little-endian samples, 16 kHz, mono.
+#[derive(Debug)]
 pub struct Pipe {
-    format: Format,
-}
-
-enum Format {
-    Raw(Input),
-    Wav(Box<Converted>),
-}
-
-/// A WAV stream on its way to 16 kHz mono.
-struct Converted {
-    wav: Wav<Input>,
-    interleaved: Vec<f32>,
+    decoder: Decoder<'static>,
     downsampler: Downsampler,
-    /// Notes of `wav` that were told.
+    interleaved: Vec<f32>,
+    ended: bool,
+    /// Notes of the decoder that were told.
     told: usize,
 }
 
 impl Pipe {
-    /// Waits for the first bytes of `input` and recognises the format by them.
+    /// Waits for the first bytes of `input` and recognises the format by them. Of several channels the mean is heard, or the one numbered `channel`, from 1.
     ///
     /// # Errors
-    /// [`CaptureError::Pipe`] for a stream that fails or has a WAV header that is not understood, or is text or a recording of another format;
-    /// [`CaptureError::Unconvertible`] for a rate or channel count that makes no sense.
-    pub fn new(mut input: impl Read + Send + 'static) -> Result<Pipe, CaptureError> {
-        let mut first = Vec::with_capacity(FIRST_BYTES as usize);
-        input
-            .by_ref()
-            .take(FIRST_BYTES)
-            .read_to_end(&mut first)
-            .map_err(failed)?;
-        if first.starts_with(b"fLaC") || first.starts_with(b"OggS") {
-            return Err(CaptureError::Pipe(
-                "it is a FLAC or Ogg file; give its path with --file".into(),
-            ));
-        }
-        if let Some(name) = foreign(&first) {
-            return Err(CaptureError::Pipe(format!("it is {name}")));
-        }
-        if is_text(&first) {
-            return Err(CaptureError::Pipe("it is text".into()));
-        }
-        let wav = is_wav(&first) || first.starts_with(b"RIFF");
-        let input = rejoined(first, input);
-        if wav {
-            return Pipe::wav(input);
-        }
+    /// [`CaptureError::Pipe`] for a stream that fails, has a header that is not understood, or is text or a recording of a format that is not read;
+    /// [`CaptureError::Unconvertible`] for a rate or channel count that makes no sense, [`CaptureError::Channel`] for a channel that is not there.
+    pub fn new(
+        input: impl Read + Send + Sync + 'static,
+        channel: Option<u16>,
+    ) -> Result<Pipe, CaptureError> {
+        let decoder = Decoder::open_or_raw(input).map_err(failed)?;
         Ok(Pipe {
-            format: Format::Raw(input),
-        })
-    }
-
-    fn wav(input: Input) -> Result<Pipe, CaptureError> {
-        let wav = Wav::open(input).map_err(failed)?;
-        Ok(Pipe {
-            format: Format::Wav(Box::new(Converted {
-                downsampler: Downsampler::new(wav.sample_rate_hz(), wav.channels())?,
-                interleaved: Vec::new(),
-                wav,
-                told: 0,
-            })),
+            downsampler: Downsampler::new(decoder.sample_rate_hz(), decoder.channels(), channel)?,
+            decoder,
+            interleaved: Vec::new(),
+            ended: false,
+            told: 0,
         })
     }
 }
 
 impl Source for Pipe {
     fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, CaptureError> {
-        match &mut self.format {
-            Format::Raw(input) => {
-                let mut bytes = Vec::with_capacity(2 * CHUNK_SAMPLES);
-                input
-                    .take(2 * CHUNK_SAMPLES as u64)
-                    .read_to_end(&mut bytes)
-                    .map_err(failed)?;
-                let (whole, _) = bytes.as_chunks::<2>();
-                samples.extend(
-                    whole
-                        .iter()
-                        .map(|&b| f32::from(i16::from_le_bytes(b)) / 32_768.0),
-                );
-                Ok(bytes.len() == 2 * CHUNK_SAMPLES)
-            }
-            Format::Wav(stream) => {
-                stream.interleaved.clear();
-                let more = stream.wav.read(&mut stream.interleaved).map_err(failed)?;
-                stream.downsampler.push(&stream.interleaved, samples);
-                Ok(more)
-            }
-        }
+        self.interleaved.clear();
+        let more = self.decoder.read(&mut self.interleaved).map_err(failed)?;
+        self.downsampler.push(&self.interleaved, samples);
+        self.ended = !more;
+        Ok(more)
     }
 
     fn notice(&mut self) -> Option<Notice> {
-        let Format::Wav(stream) = &mut self.format else {
-            return None;
+        let note = self.decoder.notes().get(self.told);
+        let problem = match note {
+            Some(note) => {
+                self.told += 1;
+                note.problem.clone()
+            }
+            None => self.downsampler.warning(self.ended)?,
         };
-        let problem = stream.wav.notes().get(stream.told)?.clone();
-        stream.told += 1;
-        Some(Notice::Repaired {
+        Some(Notice::Recording {
             name: "standard input".to_owned(),
             problem,
         })
     }
-}
-
-impl std::fmt::Debug for Pipe {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self.format {
-            Format::Raw(_) => "Pipe(raw)",
-            Format::Wav(_) => "Pipe(wav)",
-        })
-    }
-}
-
-/// Whether the start of a stream, which may be all of it, is text.
-fn is_text(first: &[u8]) -> bool {
-    let text = match std::str::from_utf8(first) {
-        Ok(text) => text,
-        // The last character is cut.
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&first[..error.valid_up_to()]).unwrap_or_default()
-        }
-        Err(_) => return false,
-    };
-    let is_written = |letter: char| !letter.is_control() || letter.is_ascii_whitespace();
-    text.len() >= 8 && text.chars().all(is_written)
-}
-
-fn rejoined(first: Vec<u8>, rest: impl Read + Send + 'static) -> Input {
-    BufReader::new(Box::new(Cursor::new(first).chain(rest)))
 }
 
 fn failed(error: impl std::fmt::Display) -> CaptureError {
@@ -153,11 +73,14 @@ fn failed(error: impl std::fmt::Display) -> CaptureError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Cursor;
+
     use hound::SampleFormat;
 
+    use super::*;
+
     fn read_all(bytes: Vec<u8>) -> Result<Vec<f32>, CaptureError> {
-        let mut pipe = Pipe::new(Cursor::new(bytes))?;
+        let mut pipe = Pipe::new(Cursor::new(bytes), None)?;
         let mut samples = Vec::new();
         while pipe.read(&mut samples)? {}
         Ok(samples)

@@ -1,9 +1,9 @@
-//! A whole recording as a source: the samples of a WAV, FLAC or Ogg Opus file, handed out in chunks of 40 ms.
+//! A whole recording as a source: the samples of a file, handed out in chunks of 40 ms.
 
 use std::fs;
 use std::path::Path;
 
-use swr_core::audio::{AudioError, decode, to_16k_mono};
+use swr_core::audio::{AudioError, decode_channel, to_16k_mono};
 
 use super::{CHUNK_SAMPLES, Notice, Source};
 use crate::error::CaptureError;
@@ -26,11 +26,11 @@ impl Recording {
         }
     }
 
-    /// Decodes a file of any rate and channel count.
+    /// Decodes a file of any format, rate and channel count: the mean of its channels, or the one numbered `channel`, from 1.
     ///
     /// # Errors
     /// [`CaptureError::Read`] and [`CaptureError::Audio`], with the path.
-    pub fn open(path: impl AsRef<Path>) -> Result<Recording, CaptureError> {
+    pub fn open(path: impl AsRef<Path>, channel: Option<u16>) -> Result<Recording, CaptureError> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|source| CaptureError::Read {
             path: path.to_path_buf(),
@@ -40,13 +40,13 @@ impl Recording {
             path: path.to_path_buf(),
             source,
         };
-        let mut audio = decode(&bytes).map_err(unusable)?;
+        let mut audio = decode_channel(&bytes, channel).map_err(unusable)?;
         let notices = std::mem::take(&mut audio.notes)
             .into_iter()
             .rev()
-            .map(|problem| Notice::Repaired {
+            .map(|note| Notice::Recording {
                 name: path.display().to_string(),
-                problem,
+                problem: note.problem,
             })
             .collect();
         Ok(Recording {

@@ -6,7 +6,7 @@ use rubato::{
     Async, FixedAsync, Resampler, SincInterpolationParameters, WindowFunction, calculate_cutoff,
 };
 use swr_core::SAMPLE_RATE_HZ;
-use swr_core::audio::{MAX_RATE_HZ, MIN_RATE_HZ};
+use swr_core::audio::{MAX_RATE_HZ, MIN_RATE_HZ, Mixer};
 
 use crate::error::CaptureError;
 
@@ -14,9 +14,15 @@ use crate::error::CaptureError;
 const FILTER_SAMPLES: usize = 128;
 const WINDOW: WindowFunction = WindowFunction::BlackmanHarris;
 
+/// Seconds after which it is told that channels are of very different loudness.
+const LEVELS_S: u64 = 10;
+
 /// Mixes to mono and resamples, chunk by chunk of 10 ms.
 pub(super) struct Downsampler {
+    mixer: Mixer,
     channels: usize,
+    /// Frames until the channels' loudness is looked at; none when that is done.
+    until_levels: Option<u64>,
     /// `None` at 16 kHz, where samples pass as they are.
     converter: Option<Async<f32>>,
     /// Mono samples at the input's rate that do not fill a chunk yet.
@@ -25,8 +31,12 @@ pub(super) struct Downsampler {
 }
 
 impl Downsampler {
-    /// For input of `rate_hz` and `channels` interleaved channels.
-    pub(super) fn new(rate_hz: u32, channels: u16) -> Result<Downsampler, CaptureError> {
+    /// For input of `rate_hz` and `channels` interleaved channels, of which the mean is heard or the one numbered `channel`, from 1.
+    pub(super) fn new(
+        rate_hz: u32,
+        channels: u16,
+        channel: Option<u16>,
+    ) -> Result<Downsampler, CaptureError> {
         if channels == 0 || !(MIN_RATE_HZ..=MAX_RATE_HZ).contains(&rate_hz) {
             return Err(CaptureError::Unconvertible { rate_hz, channels });
         }
@@ -41,8 +51,11 @@ impl Downsampler {
             )
         });
         let output_frames = converter.as_ref().map_or(0, Resampler::output_frames_max);
+        let mixer = Mixer::new(channels, channel);
         Ok(Downsampler {
+            mixer: mixer.map_err(|error| CaptureError::Channel(error.to_string()))?,
             channels: channels.into(),
+            until_levels: Some(LEVELS_S * u64::from(rate_hz)),
             converter,
             pending: Vec::new(),
             output: vec![0.0; output_frames],
@@ -51,13 +64,12 @@ impl Downsampler {
 
     /// Takes whole interleaved frames and appends what they make at 16 kHz to `samples`.
     pub(super) fn push(&mut self, interleaved: &[f32], samples: &mut Vec<f32>) {
-        let mono = interleaved
-            .chunks_exact(self.channels)
-            .map(|frame| frame.iter().sum::<f32>() / self.channels as f32);
+        let frames = (interleaved.len() / self.channels) as u64;
+        self.until_levels = self.until_levels.map(|left| left.saturating_sub(frames));
         let Some(converter) = &mut self.converter else {
-            return samples.extend(mono);
+            return self.mixer.push(interleaved, samples);
         };
-        self.pending.extend(mono);
+        self.mixer.push(interleaved, &mut self.pending);
         loop {
             let needed = converter.input_frames_next();
             if self.pending.len() < needed {
@@ -76,6 +88,17 @@ impl Downsampler {
             samples.extend_from_slice(&self.output[..made]);
             self.pending.drain(..used);
         }
+    }
+}
+
+impl Downsampler {
+    /// What to tell of the channels, once: after ten seconds or when all is heard.
+    pub(super) fn warning(&mut self, ended: bool) -> Option<String> {
+        if self.until_levels? > 0 && !ended {
+            return None;
+        }
+        self.until_levels = None;
+        self.mixer.warning()
     }
 }
 
@@ -101,11 +124,14 @@ mod tests {
             let stereo: Vec<f32> = (0..rate_hz)
                 .flat_map(|i| [(TAU * 440.0 * i as f32 / rate_hz as f32).sin(), 0.0])
                 .collect();
-            let mut downsampler = Downsampler::new(rate_hz, 2)?;
+            let mut downsampler = Downsampler::new(rate_hz, 2, None)?;
             let mut samples = Vec::new();
             for chunk in stereo.chunks(2 * 213) {
                 downsampler.push(chunk, &mut samples);
             }
+            let warning = downsampler.warning(true).expect("one channel is silent");
+            assert!(warning.contains("channel 2 is silent"), "{warning}");
+            assert_eq!(downsampler.warning(true), None);
             assert!(
                 (15_600..=16_000).contains(&samples.len()),
                 "{rate_hz} Hz: {}",
@@ -133,7 +159,7 @@ mod tests {
     fn impossible_formats_are_refused() {
         for (rate_hz, channels) in [(0, 1), (1_000, 1), (1_000_000, 1), (16_000, 0)] {
             assert!(matches!(
-                Downsampler::new(rate_hz, channels),
+                Downsampler::new(rate_hz, channels, None),
                 Err(CaptureError::Unconvertible { .. })
             ));
         }

@@ -202,7 +202,7 @@ impl Bench {
         let models = self.models.open_directory(&directory)?;
         let language = self.lang.as_ref().unwrap_or(&models.manifest().language);
         let audio = directory.join(format!("demo/{language}.wav"));
-        let audio = Recording::open(&audio)
+        let audio = Recording::open(&audio, None)
             .context("--soak listens to the demo's audio; give a --lang that has some")?;
         let mut spotter = models.spotter(&[language], self.step_frames)?;
         let soaked = soak(&mut spotter, audio.samples(), hours)?;

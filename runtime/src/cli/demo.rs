@@ -123,7 +123,7 @@ impl Demo {
     ) -> anyhow::Result<Sums> {
         let script = Script::read(path, language)?;
         let audio = path.with_extension("wav");
-        let recording = Recording::open(&audio)?;
+        let recording = Recording::open(&audio, None)?;
         let mut spotter = models.spotter(&[language], DEFAULT_STEP_FRAMES)?;
         let labels = spotter.listeners()[0].labels().to_vec();
         let spoken = script.spoken(&labels, path)?;

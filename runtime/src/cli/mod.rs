@@ -85,6 +85,14 @@ struct ModelsArgs {
     keys: Vec<String>,
 }
 
+/// Which of several channels is heard.
+#[derive(Debug, Args)]
+struct ChannelArgs {
+    /// Channel to hear alone, from 1, as of a microphone array [default: the mean of all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    channel: Option<u16>,
+}
+
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {

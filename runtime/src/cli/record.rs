@@ -7,9 +7,11 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use swr_core::SAMPLE_RATE_HZ;
 
-use super::listen::{default_source, write_wav};
-use super::{Outcome, json_line};
+use super::listen::{default_source, wav};
+use super::{ChannelArgs, Outcome, json_line};
 use crate::capture::{Recording, Source};
+use crate::files::write_new;
+use crate::words::{is_letter, nfc};
 
 /// Samples of a recording: a clip's second.
 const CLIP_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
@@ -61,6 +63,8 @@ pub(super) struct Record {
     /// Microphone, as `swr devices` lists them [default: the system's]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     device: Option<String>,
+    #[command(flatten)]
+    channel: ChannelArgs,
     /// One JSON object per recording
     #[arg(long)]
     json: bool,
@@ -83,22 +87,22 @@ impl Record {
             ("--word", &self.word, "-' "),
             ("--speaker", &self.speaker, ""),
         ] {
-            let plain = |c: char| c.is_alphanumeric() || more.contains(c);
+            let plain = |c: char| is_letter(c) || more.contains(c);
             ensure!(
                 !name.is_empty() && name.trim() == name && name.chars().all(plain),
-                "{what} \"{name}\": expected letters and digits, since it becomes a file's name"
+                "{what} \"{name}\": expected letters and digits of any script, since it becomes a file's name"
             );
         }
         let mut source: Box<dyn Source> = match &self.file {
-            Some(path) => Box::new(Recording::open(path)?),
+            Some(path) => Box::new(Recording::open(path, self.channel.channel)?),
             None => {
-                let (source, name) = default_source(self.device.as_deref())?;
+                let (source, name) = default_source(self.device.as_deref(), self.channel.channel)?;
                 eprintln!("recording from {name}; be quiet for half a second");
                 source
             }
         };
         // In a folder's name, `_` stands for a space.
-        let folder = self.out.join(self.word.replace(' ', "_"));
+        let folder = self.out.join(nfc(&self.word).replace(' ', "_"));
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let mut words = Words::default();
         let mut kept = 0;
@@ -120,8 +124,10 @@ impl Record {
                 words.forget();
                 continue;
             }
-            let path = self.free_path(&folder);
-            write_wav(&path, &spoken.clip())?;
+            // Recordings are added, never replaced.
+            let named = |n: usize| folder.join(format!("{}_nohash_{n}.wav", nfc(&self.speaker)));
+            let path = write_new(&mut (0..).map(named), &wav(&spoken.clip())?)?;
+            let path = path.context("as many recordings as there are numbers")?;
             kept += 1;
             let written = Kept {
                 file: &path,
@@ -142,15 +148,6 @@ impl Record {
             0 => Outcome::Negative,
             _ => Outcome::Success,
         })
-    }
-
-    /// The first name that is not taken: recordings are added, never replaced.
-    fn free_path(&self, folder: &Path) -> PathBuf {
-        let named = |n: usize| folder.join(format!("{}_nohash_{n}.wav", self.speaker));
-        (0..)
-            .map(named)
-            .find(|path| !path.exists())
-            .unwrap_or_default()
     }
 }
 

@@ -15,7 +15,7 @@ use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
 
 use super::{ModelsArgs, Outcome, json_line};
 use crate::install::{Disk, Folder, PULL, RELEASE, locate};
-use crate::models::{Models, read};
+use crate::models::{BASE_FILES, Models, read};
 use crate::release::{self, ChangeError, Installed};
 
 const INDEX: &str = "index.json";
@@ -57,8 +57,8 @@ pub(super) struct List {
   swr models pull https://example.org/swr/ --lang ar,zh --models models
   swr models pull /media/usb/models --key publisher.pub
 
-Languages that are installed already are updated along with the base, since a delta fits one base only. An older model than the installed
-one is refused. An interrupted pull goes on where it stopped when it is run again.")]
+Languages that are installed already are updated along with the base, since a delta fits one base only. Languages of your own, which the release does not
+know, stay; they need the base that they were made for, so that another one is taken with --force only. An older model than the installed one is refused. An interrupted pull goes on where it stopped when it is run again.")]
 pub(super) struct Pull {
     /// Directory or URL that holds index.json
     #[arg(value_name = "SOURCE")]
@@ -66,6 +66,9 @@ pub(super) struct Pull {
     /// Languages to fetch, with commas between [default: all]
     #[arg(long, value_name = "L", value_delimiter = ',')]
     lang: Vec<String>,
+    /// Take another base although languages of your own stop working with it
+    #[arg(long)]
+    force: bool,
     /// One JSON object per file put in place
     #[arg(long)]
     json: bool,
@@ -206,7 +209,7 @@ impl Pull {
         let pulled = release::pull(
             &mut disk,
             &keys,
-            |installed| self.wanted(&index, installed),
+            |installed| self.wanted(&index, installed, &directory),
             |disk, installed, entries| -> anyhow::Result<_> {
                 let mut new = Vec::new();
                 for entry in &entries {
@@ -253,13 +256,37 @@ impl Pull {
         &self,
         index: &'a Index,
         installed: &Installed,
+        directory: &Path,
     ) -> anyhow::Result<Vec<&'a Entry>> {
         let mut asked: Vec<String> = if self.lang.is_empty() {
             index.languages.iter().map(|e| e.language.clone()).collect()
         } else {
             self.lang.clone()
         };
-        asked.extend(installed.versions.keys().cloned());
+        let (known, own): (Vec<&String>, Vec<&String>) = installed
+            .versions
+            .keys()
+            .filter(|language| !asked.contains(language))
+            .partition(|language| index.languages.iter().any(|e| e.language == **language));
+        asked.extend(known.into_iter().cloned());
+        let mut changed = false;
+        for file in &index.base.files {
+            let there = digest_of(&locate(directory, &file.name))?;
+            changed |= there.is_some_and(|digest| digest != file.sha256)
+                && BASE_FILES.contains(&file.name.as_str());
+        }
+        if changed && !own.is_empty() {
+            let own: Vec<&str> = own.iter().map(|language| language.as_str()).collect();
+            let own = own.join(", ");
+            ensure!(
+                self.force,
+                "{}: its base is another one than is installed, and {own} (which it does not have) would stop working; nothing was changed: train them anew for the new base, and give --force to take it",
+                self.source
+            );
+            eprintln!(
+                "swr: {own}: no longer working with the new base; train anew, or remove with `swr models remove`"
+            );
+        }
         let mut entries = vec![&index.base];
         for language in asked {
             let entry = index.languages.iter().find(|e| e.language == language);
@@ -268,7 +295,7 @@ impl Pull {
                 Some(entry) => entries.push(entry),
                 None if language == index.base.language => {}
                 None => bail!(
-                    "{}: the release has no language `{language}` (it has {}); leave it out, or remove {language}.swr if it is installed",
+                    "{}: the release has no language `{language}` (it has {}); leave it out",
                     self.source,
                     index
                         .entries()
@@ -333,11 +360,20 @@ enum Source {
 }
 
 impl Source {
+    /// What was typed, or copied from somewhere: perhaps in capitals, and up to the index.
     fn new(typed: &str) -> Self {
-        if typed.starts_with("http://") || typed.starts_with("https://") {
-            Self::Url(typed.trim_end_matches('/').to_owned())
-        } else {
-            Self::Directory(typed.into())
+        let typed = typed.trim();
+        let above = typed.strip_suffix(INDEX).unwrap_or(typed);
+        let (scheme, rest) = above.split_once("://").unwrap_or_default();
+        match scheme.to_ascii_lowercase().as_str() {
+            scheme @ ("http" | "https") => {
+                Self::Url(format!("{scheme}://{}", rest.trim_end_matches('/')))
+            }
+            "file" => Self::Directory(rest.into()),
+            // A folder that is called so is one.
+            _ if Path::new(typed).is_dir() => Self::Directory(typed.into()),
+            _ if above.is_empty() => Self::Directory(".".into()),
+            _ => Self::Directory(above.into()),
         }
     }
 
@@ -363,22 +399,57 @@ impl Source {
                     cfg!(feature = "https") || !url.starts_with("https:"),
                     "{url}: this program was built without TLS; build it with `--features https`, or give an http: address or a directory (whatever comes is verified)"
                 );
-                let mut request = ureq::get(self.place(name))
-                    .config()
-                    .timeout_connect(Some(Duration::from_secs(30)))
-                    .timeout_recv_response(Some(Duration::from_secs(60)))
-                    .timeout_recv_body(Some(LONGEST_DOWNLOAD))
-                    .build();
                 if from > 0 {
-                    request = request.header("Range", format!("bytes={from}-"));
+                    let response = self.get(name, Some(from))?;
+                    let header = |name: &str| response.headers().get(name)?.to_str().ok();
+                    let goes_on = header("content-range")
+                        .is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
+                        && header("content-encoding").is_none();
+                    if response.status() == 206 && goes_on {
+                        return Ok((Box::new(response.split().2), from));
+                    }
+                    if response.status() == 200 {
+                        return Ok((Box::new(response.split().2), 0));
+                    }
+                    // What is there is more than the server has, or of another file: anew.
                 }
-                let response = request
-                    .call()
-                    .with_context(|| format!("{}: cannot be fetched", self.place(name)))?;
-                let from = if response.status() == 206 { from } else { 0 };
-                Ok((Box::new(response.into_body().into_reader()), from))
+                let response = self.get(name, None)?;
+                ensure!(
+                    response.is_success(),
+                    "{}: cannot be fetched: the server answers {}",
+                    self.place(name),
+                    response.status()
+                );
+                Ok((Box::new(response.split().2), 0))
             }
         }
+    }
+
+    /// A file of a release behind a URL, from a byte on. Proxies are those of the environment; an answer that is compressed unasked is read.
+    fn get(&self, name: &str, from: Option<u64>) -> anyhow::Result<attohttpc::Response> {
+        let place = self.place(name);
+        let named = || format!("{place}: cannot be fetched");
+        let mut request = attohttpc::RequestBuilder::try_new(attohttpc::Method::GET, &place)
+            .with_context(named)?
+            .connect_timeout(Duration::from_secs(30))
+            .read_timeout(Duration::from_secs(60))
+            .timeout(LONGEST_DOWNLOAD)
+            .allow_compression(false);
+        if let Some(from) = from {
+            request = request.header("Range", format!("bytes={from}-"));
+        }
+        request.send().map_err(|error| {
+            let slow = |kind| [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&kind);
+            match error.kind() {
+                attohttpc::ErrorKind::Io(error) if slow(error.kind()) => {
+                    anyhow!(
+                        "{}: the server takes longer than a minute to answer",
+                        named()
+                    )
+                }
+                _ => anyhow::Error::new(error).context(named()),
+            }
+        })
     }
 
     fn index(&self) -> anyhow::Result<Index> {

@@ -9,6 +9,7 @@ use swr_core::matching::{Detected, Spoken};
 use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 
 use crate::spotter::Event;
+use crate::words::nfc;
 
 /// How long after a word's end its detection still counts: the posterior peaks when the word fills the average over one second.
 pub(super) const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
@@ -64,7 +65,8 @@ impl Script {
     pub(super) fn spoken(&self, labels: &[String], path: &Path) -> anyhow::Result<Vec<Spoken>> {
         let samples = |seconds: f64| (seconds * f64::from(SAMPLE_RATE_HZ)) as usize;
         let spoken = |keyword: &Keyword| {
-            let label = labels.iter().position(|label| *label == keyword.word);
+            let word = nfc(&keyword.word);
+            let label = labels.iter().position(|label| nfc(label) == word);
             Ok(Spoken {
                 label: label.with_context(|| {
                     format!(

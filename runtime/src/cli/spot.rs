@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{ModelsArgs, Outcome, Printed, languages, sentence};
+use super::{ChannelArgs, ModelsArgs, Outcome, Printed, languages, sentence};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Recording, Source};
 use crate::spotter::{Event, Spotter};
 
-/// Find keywords in audio files (WAV, FLAC, Ogg Opus; any rate)
+/// Find keywords in audio files (WAV and its kin, FLAC, Ogg Opus, MP3, M4A; any rate)
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   swr spot recording.wav
   swr spot --lang de,pl --json interview.flac lecture.opus
   swr spot --lang all models/demo/de.wav
+  swr spot --lang de --channel 2 array.wav
 
 Prints time, language, score (posterior) and keyword. Exits with 1 if no keyword was found.")]
 pub(super) struct Spot {
@@ -25,6 +26,8 @@ pub(super) struct Spot {
     /// One JSON object per keyword found
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    channel: ChannelArgs,
     #[command(flatten)]
     models: ModelsArgs,
     /// Audio files
@@ -39,7 +42,7 @@ impl Spot {
         let mut spotter = models.spotter(&languages, DEFAULT_STEP_FRAMES)?;
         let (mut outcome, mut unheard) = (Outcome::Negative, Vec::new());
         for file in &self.files {
-            let found = match hear(&mut spotter, file) {
+            let found = match hear(&mut spotter, file, self.channel.channel) {
                 Ok(found) => found,
                 Err(error) => {
                     // Nothing of it is heard in the next.
@@ -70,8 +73,8 @@ impl Spot {
 }
 
 /// What `spotter` finds in a file, whose faults are told.
-fn hear(spotter: &mut Spotter, file: &Path) -> anyhow::Result<Vec<Event>> {
-    let mut recording = Recording::open(file)?;
+fn hear(spotter: &mut Spotter, file: &Path, channel: Option<u16>) -> anyhow::Result<Vec<Event>> {
+    let mut recording = Recording::open(file, channel)?;
     while let Some(notice) = recording.notice() {
         eprintln!("swr: {notice}");
     }

@@ -49,11 +49,17 @@ pub(super) fn measure(
     options: &StreamOptions,
 ) -> anyhow::Result<Measured> {
     let stream = swr_dataset::stream(task, clips, options)?;
+    for faults in [&task.report.faults, &stream.faults] {
+        if !faults.is_empty() {
+            eprintln!("swr: {faults}");
+        }
+    }
     let mut spotter = models.spotter(&[&task.language], DEFAULT_STEP_FRAMES)?;
     let mut events = Vec::new();
     spotter.push(&stream.samples, &mut events)?;
     spotter.finish(&mut events)?;
-    let detected = detected(&events, &task.labels);
+    let labels = spotter.listeners()[0].labels();
+    let detected = detected(&events, labels);
     let Matched {
         hits, false_alarms, ..
     } = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);

@@ -18,7 +18,7 @@ use swr_dataset::{audio_below, poisson_interval, wilson_interval};
 use super::script::TOLERANCE_SAMPLES;
 use super::stream::{CONFIDENCE, Measured};
 use crate::DEFAULT_STEP_FRAMES;
-use crate::capture::Recording;
+use crate::capture::{Recording, Source};
 use crate::engine::Engine;
 use crate::models::Model;
 
@@ -129,13 +129,16 @@ impl Sweep {
         }
         ensure!(
             negatives.is_empty() || !files.is_empty(),
-            "--negatives: no WAV, FLAC or Ogg Opus file there"
+            "--negatives: no audio file there"
         );
         let (mut seen, mut samples, mut copies) = (BTreeSet::new(), 0, 0);
         let mut alarms = vec![Vec::new(); self.detectors.len()];
         for (number, path) in files.iter().enumerate() {
             progress(number, files.len());
-            let recording = Recording::open(path)?;
+            let mut recording = Recording::open(path, None)?;
+            while let Some(notice) = recording.notice() {
+                eprintln!("swr: {notice}");
+            }
             let bytes: Vec<u8> = recording
                 .samples()
                 .iter()

@@ -134,10 +134,11 @@ fn replace(graph: &mut pb::GraphProto, merged: &Tensors) -> Result<(), EngineErr
             what,
         };
         let Some(index) = places.get(name) else {
-            // A weight stored in f16 or int8, which a node makes f32: the merged one takes the node's place.
+            // A weight stored in f16 or int8, which a node makes f32, or in a node itself: the merged one takes the node's place.
             let makes_it = |node: &&pb::NodeProto| node.output.iter().any(|output| output == name);
             let node = graph.node.iter().find(makes_it);
-            if !node.is_some_and(|n| ["Cast", "DequantizeLinear"].contains(&n.op_type.as_str())) {
+            let kinds = ["Cast", "DequantizeLinear", "Constant"];
+            if !node.is_some_and(|node| kinds.contains(&node.op_type.as_str())) {
                 return Err(EngineError::UnknownTensor { name: name.clone() });
             }
             restored.insert(name);

@@ -193,6 +193,100 @@ fn recorded_words_are_a_folder_to_train_on() {
     assert_eq!(cli::run(bad, &mut out), 2);
 }
 
+/// Two programs at once, and words of scripts whose letters carry marks.
+#[test]
+fn recordings_of_several_programs_are_all_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let audio = folder.path().join("all.wav");
+    let words: Vec<(f32, f32)> = (0..10).map(|n| (1.0 + 1.5 * n as f32, 500.0)).collect();
+    write_wav(&audio, &tones(17.0, &words));
+    for word in ["नमस्ते", "cafe\u{301}"] {
+        let record = || {
+            let file = audio.to_str().unwrap();
+            let out = folder.path().to_str().unwrap();
+            let arguments = [
+                "swr", "record", "--word", word, "--file", file, "--out", out,
+            ];
+            cli::run(arguments, &mut Vec::new())
+        };
+        let codes = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(record)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(codes, [0; 4]);
+        // One spelling, however it was typed.
+        let spelt = word.replace("e\u{301}", "\u{e9}");
+        let kept = fs::read_dir(folder.path().join(&spelt)).unwrap();
+        let kept: Vec<_> = kept.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(kept.len(), 40, "{spelt}");
+        for path in kept {
+            assert_eq!(hound::WavReader::open(&path).unwrap().duration(), 16_000);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_not_there_is_told_at_the_start() {
+    let directory = fixture();
+    let here = directory.path().join("light.sh");
+    fs::write(&here, "#!/bin/sh\n").unwrap();
+    let audio = directory.path().join("demo/de.wav");
+    for program in [
+        "no-such-program-of-anybody",
+        "./no/such.sh",
+        here.to_str().unwrap(),
+    ] {
+        let file = audio.to_str().unwrap();
+        let listen = ["listen", "--lang", "de", "--file", file, "--exec", program];
+        assert_eq!(
+            swr(directory.path(), &listen),
+            (2, String::new()),
+            "{program}"
+        );
+    }
+    let file = audio.to_str().unwrap();
+    let listen = ["listen", "--lang", "de", "--file", file, "--exec", "true"];
+    assert_eq!(swr(directory.path(), &listen).0, 0);
+}
+
+/// An array of microphones of which one hears the words, and the others noise.
+#[test]
+fn a_channel_can_be_chosen() {
+    let directory = fixture();
+    let path = directory.path().join("array.wav");
+    let heard = tones(6.0, &[(1.5, 500.0), (4.0, 3_000.0)]);
+    let spec = hound::WavSpec {
+        channels: 3,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    for sample in heard {
+        for factor in [0.0, 32_767.0, 0.0] {
+            writer.write_sample((sample * factor) as i16).unwrap();
+        }
+    }
+    writer.finalize().unwrap();
+    let file = path.to_str().unwrap();
+    let mut found = Vec::new();
+    for command in ["spot", "listen"] {
+        for channel in ["1", "2", "3", "4"] {
+            let named = match command {
+                "spot" => vec!["spot", file],
+                _ => vec!["listen", "--file", file],
+            };
+            let arguments = [&named[..], &["--lang", "de", "--channel", channel]].concat();
+            let (code, out) = swr(directory.path(), &arguments);
+            found.push((code, out.lines().count()));
+        }
+    }
+    assert_eq!(found, [(1, 0), (0, 2), (1, 0), (2, 0)].repeat(2));
+}
+
 #[test]
 fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
     use std::os::unix::fs::PermissionsExt;
@@ -261,10 +355,9 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
         assert_eq!(configured(&[]).0, 2, "{bad}");
     }
 
-    // A program that is not there is told; listening goes on.
-    let mut missing = arguments;
-    missing[7] = "/nowhere/program";
-    assert_eq!(swr(directory.path(), &missing).0, 0);
+    // A program that cannot be started when a keyword is spoken is told; listening goes on.
+    fs::write(&program, "#!/nowhere/shell\n").unwrap();
+    assert_eq!(swr(directory.path(), &arguments).0, 0);
 
     // No word reaches 1, and all come near it.
     let misses = folder.path().join("misses");

@@ -6,3 +6,4 @@ mod engine;
 mod listening;
 mod models;
 mod release;
+mod servers;

@@ -1,11 +1,7 @@
 //! Claims about releases: signatures that are required, what `verify`, `diff`, `export` say, and a `pull` that ends with all or nothing.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use minisign::KeyPair;
 use serde_json::Value;
@@ -42,13 +38,13 @@ fn refused(result: Result<impl Sized, ModelsError>) -> PackageError {
 }
 
 /// Exit code and standard output of `swr`.
-fn swr(arguments: &[&str]) -> (u8, String) {
+pub(crate) fn swr(arguments: &[&str]) -> (u8, String) {
     let mut out = Vec::new();
     let code = cli::run([&["swr"], arguments].concat(), &mut out);
     (code, String::from_utf8(out).unwrap())
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
@@ -281,7 +277,7 @@ fn a_base_in_f16_or_int8_is_merged_and_runs() {
 }
 
 /// Writes `index.json` for what lies in a directory.
-fn write_index(directory: &Path) {
+pub(crate) fn write_index(directory: &Path) {
     let entry = |language: &str, version, names: &[&str]| Entry {
         language: language.into(),
         model_version: version,
@@ -315,7 +311,7 @@ fn write_index(directory: &Path) {
 }
 
 /// A release of model version `version`.
-fn release(version: u32) -> tempfile::TempDir {
+pub(crate) fn release(version: u32) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let base = crafted(BASE_LABELS.len(), 0, 1);
     let network = onnx(&base);
@@ -334,12 +330,12 @@ fn release(version: u32) -> tempfile::TempDir {
     directory
 }
 
-fn pull(source: &str, to: &Path, more: &[&str]) -> u8 {
+pub(crate) fn pull(source: &str, to: &Path, more: &[&str]) -> u8 {
     swr(&[&["models", "pull", source, "--models", &text(to)], more].concat()).0
 }
 
 /// All files of a directory with their contents.
-fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -509,84 +505,30 @@ fn a_pull_with_a_key_takes_signed_releases_only() {
     );
 }
 
-/// Serves a directory over HTTP with ranges; answer `number` `cut` breaks off in the middle. Gives the address and the bytes sent.
-fn serve(directory: &Path, cut: usize) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let (directory, sent) = (directory.to_path_buf(), Arc::new(AtomicUsize::new(0)));
-    let counter = Arc::clone(&sent);
-    std::thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
-            let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let (mut path, mut from) = (String::new(), 0);
-            for (place, line) in reader.by_ref().lines().map_while(Result::ok).enumerate() {
-                if place == 0 {
-                    path = line.split_whitespace().nth(1).unwrap_or("/")[1..].to_owned();
-                }
-                if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
-                    from = range.trim_end_matches('-').parse().unwrap();
-                }
-                if line.is_empty() {
-                    break;
-                }
-            }
-            let Ok(bytes) = fs::read(directory.join(path)) else {
-                let _ = stream.write_all(
-                    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                );
-                continue;
-            };
-            let body = &bytes[from..];
-            let status = if from > 0 {
-                "206 Partial Content"
-            } else {
-                "200 OK"
-            };
-            let _ = write!(
-                stream,
-                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
-            let body = if number == cut {
-                &body[..body.len() / 2]
-            } else {
-                body
-            };
-            counter.fetch_add(body.len(), Ordering::Relaxed);
-            let _ = stream.write_all(body);
-        }
-    });
-    (address, sent)
-}
-
+/// A delta that somebody trained for this base, beside a release that does not know its language.
 #[test]
-fn a_pull_over_http_goes_on_where_it_broke_off() {
+fn languages_of_ones_own_stay_while_their_base_does() {
     let source = release(3);
     let target = tempfile::tempdir().unwrap();
     let installed = target.path().join("models");
-    // Answers: the index, base.json, base.onnx, which breaks off. What came before is kept as well.
-    let (address, sent) = serve(source.path(), 2);
-    assert_eq!(pull(&address, &installed, &[]), 2);
-    assert!(
-        !installed.join("base.json").exists(),
-        "half a release is in place"
-    );
-    let before = sent.load(Ordering::Relaxed);
-    assert_eq!(pull(&address, &installed, &[]), 0);
+    assert_eq!(pull(&text(source.path()), &installed, &[]), 0);
+    let german = Delta::read(&fs::read(installed.join("de.swr")).unwrap()).unwrap();
+    let mut header = german.header().clone();
+    header.language = "xx".into();
+    let own = german.with_header(header).unwrap().write();
+    fs::write(installed.join("xx.swr"), &own).unwrap();
+
+    for more in [&[][..], &["--lang", "de"]] {
+        assert_eq!(pull(&text(source.path()), &installed, more), 0);
+        assert!(Models::open(&installed).unwrap().load("xx").is_ok());
+    }
+    // Another base: nothing is replaced unless that is asked for.
+    let newer = release(4);
+    let before = contents(&installed);
+    assert_eq!(pull(&text(newer.path()), &installed, &[]), 2);
+    assert_eq!(contents(&installed), before);
+    assert_eq!(pull(&text(newer.path()), &installed, &["--force"]), 0);
     let models = Models::open(&installed).unwrap();
-    assert!(models.load("de").is_ok());
-    // The half that was there did not come again.
-    let whole = fs::metadata(installed.join("base.onnx")).unwrap().len() as usize;
-    let index = fs::metadata(source.path().join("index.json"))
-        .unwrap()
-        .len() as usize;
-    let language = fs::metadata(installed.join("de.swr")).unwrap().len() as usize;
-    let after = sent.load(Ordering::Relaxed) - before;
-    assert!(
-        after <= index + whole.div_ceil(2) + language,
-        "{after} bytes came"
-    );
-    assert_eq!(pull("http://127.0.0.1:9", &installed, &[]), 2);
-    assert_eq!(pull(&format!("{address}/nowhere"), &installed, &[]), 2);
+    assert!(models.load("de").is_ok() && models.load("xx").is_err());
+    assert_eq!(fs::read(installed.join("xx.swr")).unwrap(), own);
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use swr_core::audio::AudioError;
 use thiserror::Error;
 
+use crate::load::Faults;
+
 /// Everything that can go wrong between a data folder and its samples.
 #[derive(Debug, Error)]
 pub enum DatasetError {
@@ -91,16 +93,6 @@ pub enum DatasetError {
         /// The word.
         word: String,
     },
-    /// A keyword of an explicit list has no training clip.
-    #[error("{path}: keyword \"{word}\" has no training clip in language \"{language}\"; correct the keyword list or add data", path = .path.display())]
-    NoClipsOfKeyword {
-        /// First data folder.
-        path: PathBuf,
-        /// Language asked for.
-        language: String,
-        /// The keyword without clips.
-        word: String,
-    },
     /// A language folder in the MSWC layout without any table.
     #[error("{path}: no such table, and none per set either; unpack MSWC's split files there, beside the folder, or into splits/ beside it", path = .0.display())]
     NoTable(PathBuf),
@@ -142,6 +134,27 @@ pub enum DatasetError {
         path: PathBuf,
         /// What the decoder found.
         source: AudioError,
+    },
+    /// A clip or recording that ends early, or of which a part cannot be decoded.
+    #[error("{path}: {problem}; replace the file or remove it from the data", path = .path.display())]
+    Incomplete {
+        /// The audio file.
+        path: PathBuf,
+        /// What is missing.
+        problem: String,
+    },
+    /// Files of which none may be missing.
+    #[error("{0}; replace them or remove them from the data")]
+    Unread(Faults),
+    /// The keywords that are to be measured have no clip.
+    #[error("{path}: no clips of any keyword in language \"{language}\" (expected: {words}); give the folder that holds recordings of these words", path = .path.display())]
+    NoClipsOfKeywords {
+        /// First data folder.
+        path: PathBuf,
+        /// Language asked for.
+        language: String,
+        /// The keywords.
+        words: String,
     },
     /// A stream cannot be made of what was given.
     #[error("test stream: {0}")]

@@ -1,5 +1,5 @@
 //! Finds what a data folder holds, in any of the known layouts: folders in, corpora (entries with word, speaker, split) and noise files out.
-//! It opens tables, never audio.
+//! It opens tables, never audio. Words are NFC, however folders and tables spell them; hidden files and what archivers of Apple add are no data.
 //!
 //! | Layout | Recognised by | Splits |
 //! |---|---|---|
@@ -8,17 +8,23 @@
 //! | MSWC | `<language>/clips/`, or `clips/` in the folder itself | `<language>_splits.csv`, else one CSV per set, in the language's folder, beside it, or in `splits/` beside it |
 //! | plain | `<word>/` folders with audio; `_unknown_/` holds other words | by speaker: a stable hash, 80 % TRAIN, 10 % DEV, 10 % TEST |
 //!
-//! Where a plain folder has too few speakers for TRAIN and DEV, the recordings of every word are divided instead, one in five to DEV and one in ten to
-//! TEST: what is measured then holds for these voices only.
+//! Where the hash leaves a set of a plain folder without speakers and there are three, some are given to it. Where there are fewer, the recordings of
+//! every word are divided instead, one in five to DEV and one in ten to TEST: what is measured then holds for these voices only.
+//!
+//! Beside the words, `_background_noise_/` holds recordings of rooms, `noise/{train,dev,test}/` such that are of one set only, and
+//! `negatives/{train,dev,test}/` and `negatives/<language>/{train,dev,test}/` running speech without the keywords.
 //!
 //! In plain and Speech Commands folders the speaker is the file name up to `_nohash_`, else up to the first `_` or `-`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::DatasetError;
 use swr_core::labels::UNKNOWN;
+use unicode_normalization::UnicodeNormalization;
+
+use crate::error::DatasetError;
+use crate::folders::{AUDIO_EXTENSIONS, audio_below, audio_files, folders, name, word_files};
 
 /// Which part of the data a clip belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,8 +90,17 @@ pub(crate) struct Corpus {
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) corpora: Vec<Corpus>,
-    pub(crate) noise_files: Vec<PathBuf>,
+    pub(crate) noise: Vec<RoleFile>,
+    pub(crate) negatives: Vec<RoleFile>,
     pub(crate) missing_clips: usize,
+}
+
+/// A recording without words to learn.
+#[derive(Debug, Clone)]
+pub(crate) struct RoleFile {
+    pub(crate) path: PathBuf,
+    /// The set that it is for; none if it is for all.
+    pub(crate) split: Option<Split>,
 }
 
 /// What to look for in a folder.
@@ -133,14 +148,38 @@ pub(crate) fn scan(root: &Path, wanted: &Wanted<'_>) -> Result<Found, DatasetErr
     }
     for folder in [root.join(NOISE_FOLDER), root.join("gsc").join(NOISE_FOLDER)] {
         if folder.is_dir() {
-            found.noise_files.extend(audio_files(&folder)?);
+            let files = audio_files(&folder)?.into_iter();
+            found
+                .noise
+                .extend(files.map(|path| RoleFile { path, split: None }));
         }
     }
-    if found.corpora.iter().all(|corpus| corpus.entries.is_empty()) && found.noise_files.is_empty()
-    {
+    found.noise.extend(by_role(&root.join("noise"))?);
+    let negatives = root.join("negatives");
+    found.negatives = by_role(&negatives)?;
+    found
+        .negatives
+        .extend(by_role(&negatives.join(wanted.language))?);
+    let words = found.corpora.iter().map(|corpus| corpus.entries.len());
+    if words.sum::<usize>() + found.noise.len() + found.negatives.len() == 0 {
         return Err(DatasetError::NothingFound(root.to_path_buf()));
     }
     Ok(found)
+}
+
+/// Recordings below the folders of the sets in `folder`.
+fn by_role(folder: &Path) -> Result<Vec<RoleFile>, DatasetError> {
+    let mut files = Vec::new();
+    for split in Split::ALL {
+        let of_split = folder.join(split.name().to_lowercase());
+        if of_split.is_dir() {
+            files.extend(audio_below(&of_split)?.into_iter().map(|path| RoleFile {
+                path,
+                split: Some(split),
+            }));
+        }
+    }
+    Ok(files)
 }
 
 const NOISE_FOLDER: &str = "_background_noise_";
@@ -148,7 +187,6 @@ const LISTS: [(&str, Split); 2] = [
     ("validation_list.txt", Split::Dev),
     ("testing_list.txt", Split::Test),
 ];
-const AUDIO_EXTENSIONS: [&str; 4] = ["wav", "flac", "opus", "ogg"];
 
 /// Speech Commands: `<word>/<speaker>_nohash_<n>.wav` and two lists. The lists are compared without the extension, so that FLAC copies fit them.
 fn speech_commands(
@@ -167,16 +205,13 @@ fn speech_commands(
             .zip(text.lines())
             .filter(|(_, entry)| !entry.trim().is_empty())
         {
-            let key = Path::new(entry.trim())
-                .with_extension("")
-                .to_string_lossy()
-                .into_owned();
+            let key = nfc(&Path::new(entry.trim()).with_extension("").to_string_lossy());
             listed.insert(key, (split, table.clone(), line, entry.trim().to_owned()));
         }
     }
     let mut entries = Vec::new();
     for (word, file) in word_files(root)? {
-        let stem = stem(&file);
+        let (word, stem) = (nfc(&word), stem(&file));
         let key = format!("{word}/{stem}");
         let split = listed
             .remove(&key)
@@ -357,14 +392,11 @@ fn mswc_table(
             continue;
         };
         let speaker = speaker.and_then(field).unwrap_or(NO_SPEAKER).to_owned();
-        let key = Path::new(link)
-            .with_extension("")
-            .to_string_lossy()
-            .into_owned();
+        let key = nfc(&Path::new(link).with_extension("").to_string_lossy());
         entries.push(Entry {
             path,
             key,
-            word: word.to_owned(),
+            word: nfc(word),
             speaker,
             split,
         });
@@ -382,7 +414,7 @@ fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), Data
     }
     let mut entries = Vec::new();
     for (word, file) in files {
-        let stem = stem(&file);
+        let (word, stem) = (nfc(&word), stem(&file));
         let speaker = speaker_of(&stem).to_owned();
         let split = by_share(stable_hash(&format!("speaker:{speaker}")), 80, 10);
         entries.push(Entry {
@@ -396,10 +428,7 @@ fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), Data
             split,
         });
     }
-    let by_recording = [Split::Train, Split::Dev].iter().any(|split| {
-        let mut of_split = entries.iter().filter(|entry| entry.split == *split);
-        of_split.all(|entry| entry.word == UNKNOWN)
-    });
+    let by_recording = !divide_speakers(&mut entries);
     if by_recording {
         divide_recordings(&mut entries);
     }
@@ -412,6 +441,48 @@ fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), Data
         entries,
     });
     Ok(())
+}
+
+/// Gives speakers to the sets that have none; false if there are too few.
+fn divide_speakers(entries: &mut [Entry]) -> bool {
+    let words = entries.iter().filter(|entry| entry.word != UNKNOWN);
+    let found: BTreeMap<&str, Split> = words
+        .map(|entry| (entry.speaker.as_str(), entry.split))
+        .collect();
+    let count = |splits: &[(String, Split)], wanted: Split| {
+        splits.iter().filter(|(_, split)| *split == wanted).count()
+    };
+    let mut speakers: Vec<(String, Split)> = found
+        .into_iter()
+        .map(|(speaker, split)| (speaker.to_owned(), split))
+        .collect();
+    if speakers.len() < Split::ALL.len() {
+        return [Split::Train, Split::Dev]
+            .iter()
+            .all(|split| count(&speakers, *split) > 0);
+    }
+    // About a tenth, as by the hash, from the set that has most.
+    speakers.sort_by_key(|(speaker, _)| stable_hash(&format!("speaker:{speaker}")));
+    let share = (speakers.len() / 10).max(1);
+    for empty in Split::ALL {
+        if count(&speakers, empty) > 0 {
+            continue;
+        }
+        let sizes = Split::ALL.map(|split| (count(&speakers, split), split));
+        let (most, from) = sizes.into_iter().max().unwrap_or((0, empty));
+        let of_it = speakers.iter_mut().filter(|(_, split)| *split == from);
+        // Something stays.
+        for (_, split) in of_it.take(share.min(most - 1)) {
+            *split = empty;
+        }
+    }
+    let speakers: BTreeMap<String, Split> = speakers.into_iter().collect();
+    for entry in entries {
+        if let Some(split) = speakers.get(&entry.speaker) {
+            entry.split = *split;
+        }
+    }
+    true
 }
 
 /// Of every word, one recording in five goes to DEV and one in ten to TEST, in an order that is random but the same everywhere.
@@ -451,77 +522,13 @@ fn missing(
     Ok(())
 }
 
-/// Audio files of the word folders of `root`, with the folder's name, sorted. Folders whose name begins with `_` or `.` are no words.
-fn word_files(root: &Path) -> Result<Vec<(String, PathBuf)>, DatasetError> {
-    let mut files = Vec::new();
-    for folder in folders(root)? {
-        let word = name(&folder);
-        if !word.starts_with(['_', '.']) {
-            files.extend(
-                audio_files(&folder)?
-                    .into_iter()
-                    .map(|file| (word.clone(), file)),
-            );
-        }
-    }
-    Ok(files)
-}
-
-fn folders(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    Ok(listing(root)?
-        .into_iter()
-        .filter(|path| path.is_dir())
-        .collect())
-}
-
-fn audio_files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let is_audio = |path: &PathBuf| {
-        let extension = path
-            .extension()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
-        AUDIO_EXTENSIONS.contains(&extension.as_str()) && path.is_file()
-    };
-    Ok(listing(folder)?.into_iter().filter(is_audio).collect())
-}
-
-/// Audio files at `path`, or anywhere below it, sorted by name.
-///
-/// # Errors
-/// For a folder that cannot be read. A file is taken as it is named.
-pub fn audio_below(path: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
-    let mut files = audio_files(path)?;
-    for folder in folders(path)? {
-        files.extend(audio_below(&folder)?);
-    }
-    Ok(files)
-}
-
-/// What a folder holds, sorted by name, since the system's order differs between machines.
-fn listing(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let entries = fs::read_dir(folder).map_err(DatasetError::io(folder))?;
-    let sorted: BTreeSet<PathBuf> = entries
-        .map(|entry| Ok(entry.map_err(DatasetError::io(folder))?.path()))
-        .collect::<Result<_, DatasetError>>()?;
-    Ok(sorted.into_iter().collect())
-}
-
-fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+/// The one way in which letters are composed here: a folder of a Mac and a table of somebody else's spell a word differently.
+pub fn nfc(text: &str) -> String {
+    text.nfc().collect()
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    nfc(&path.file_stem().unwrap_or_default().to_string_lossy())
 }
 
 fn speaker_of(stem: &str) -> &str {

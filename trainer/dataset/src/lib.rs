@@ -12,6 +12,7 @@
 //! ```
 
 mod error;
+mod folders;
 mod interval;
 mod layout;
 mod load;
@@ -22,9 +23,13 @@ mod task;
 mod unknown;
 
 pub use error::DatasetError;
+pub use folders::audio_below;
 pub use interval::{poisson_interval, poisson_upper, wilson_interval};
-pub use layout::{NO_SPEAKER, Split, audio_below, stable_hash};
-pub use load::{CLIP_SAMPLES, decode_file, fit_one_second, load, load_all, load_all_i16};
+pub use layout::{NO_SPEAKER, Split, nfc, stable_hash};
+pub use load::{
+    CLIP_SAMPLES, Faults, decode_file, fit_one_second, load, load_all, load_readable,
+    load_readable_i16,
+};
 pub use noise::{Background, pink_noise, white_noise};
 pub use stream::{Stream, StreamOptions, active_span, stream};
 pub use swr_core::matching::{Detected, Matched, Spoken, match_detections};

@@ -10,7 +10,8 @@ use rand_chacha::rand_core::SeedableRng;
 use swr_core::matching::Spoken;
 
 use crate::error::DatasetError;
-use crate::load::{CLIP_SAMPLES, load_all};
+use crate::layout::Split;
+use crate::load::{CLIP_SAMPLES, Faults, load_readable};
 use crate::noise::Background;
 use crate::task::{Clip, Task};
 
@@ -50,6 +51,8 @@ pub struct Stream {
     pub events: Vec<Spoken>,
     /// Unknown words, in order of time: whatever is detected there is a false alarm.
     pub unknown: Vec<Spoken>,
+    /// Clips that could not be loaded, and are not in it.
+    pub faults: Faults,
 }
 
 impl Stream {
@@ -66,14 +69,15 @@ impl Stream {
 /// lies so low that a clip of median power keeps its level at the middle of the ratio's range. Clips are drawn without repetition until none is left.
 /// What exceeds full scale is clipped.
 ///
-/// Errors: no keyword clip, a clip that cannot be loaded, options out of range.
+/// Errors: no keyword clip that can be loaded, options out of range.
 pub fn stream(
     task: &Task,
     clips: &[Clip],
     options: &StreamOptions,
 ) -> Result<Stream, DatasetError> {
     check(options)?;
-    let (keywords, unknown): (Vec<_>, Vec<_>) = audible(task, clips)?
+    let mut faults = Faults::default();
+    let (keywords, unknown): (Vec<_>, Vec<_>) = audible(task, clips, &mut faults)
         .into_iter()
         .partition(|clip| clip.label != task.unknown_label());
     let mut powers: Vec<f64> = keywords.iter().map(|clip| clip.power).collect();
@@ -92,6 +96,7 @@ pub fn stream(
         samples,
         events: Vec::new(),
         unknown: Vec::new(),
+        faults,
     };
     let (mut keywords, mut unknown) = (Deck::new(keywords), Deck::new(unknown));
     let gap = |rng: &mut ChaCha8Rng| {
@@ -179,13 +184,13 @@ struct Audible {
 }
 
 /// The clips that speak, loaded: no silence crops and no files of digital silence.
-fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Audible>, DatasetError> {
-    let clips: Vec<Clip> = clips
+fn audible(task: &Task, clips: &[Clip], faults: &mut Faults) -> Vec<Audible> {
+    let mut clips: Vec<Clip> = clips
         .iter()
         .filter(|clip| clip.label <= task.unknown_label())
         .cloned()
         .collect();
-    let loaded = load_all(&clips, |_| ())?;
+    let loaded = load_readable(&mut clips, faults, |_| ());
     let spoken = clips.into_iter().zip(loaded).filter_map(|(clip, samples)| {
         let span = active_span(&samples, ACTIVE_RANGE_DB)?;
         let power = mean_power(&samples[span.0..span.1]);
@@ -197,7 +202,7 @@ fn audible(task: &Task, clips: &[Clip]) -> Result<Vec<Audible>, DatasetError> {
             power,
         })
     });
-    Ok(spoken.collect())
+    spoken.collect()
 }
 
 /// Draws without repetition, then shuffles anew.
@@ -232,8 +237,13 @@ fn noise(
     rng: &mut ChaCha8Rng,
 ) -> Vec<f32> {
     let mut samples = vec![0.0; total_samples];
+    let parts: Vec<&[f32]> = background
+        .iter()
+        .map(|recording| recording.part(Split::Test))
+        .filter(|part| !part.is_empty())
+        .collect();
     for start in (0..total_samples).step_by(SCENE_SAMPLES) {
-        let part = background[rng.random_range(0..background.len() as u64) as usize].test_part();
+        let part = parts[rng.random_range(0..parts.len() as u64) as usize];
         let offset = rng.random_range(0..part.len() as u64) as usize;
         let looped: Vec<f32> = part
             .iter()

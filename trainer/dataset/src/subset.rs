@@ -194,6 +194,7 @@ mod tests {
             dev: said(10..12),
             test: said(12..14),
             background: Vec::new(),
+            negatives: Vec::new(),
             own_words: false,
             report: Report::default(),
         }

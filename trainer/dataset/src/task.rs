@@ -19,11 +19,10 @@ use std::sync::Arc;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use unicode_normalization::UnicodeNormalization;
 
 use crate::error::DatasetError;
-use crate::layout::{Corpus, Found, NO_SPEAKER, Split, Wanted, scan, stable_hash};
-use crate::load::CLIP_SAMPLES;
+use crate::layout::{Corpus, Found, NO_SPEAKER, RoleFile, Split, Wanted, nfc, scan, stable_hash};
+use crate::load::{CLIP_SAMPLES, Faults};
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
 
@@ -32,13 +31,16 @@ pub use swr_core::labels::{SILENCE, UNKNOWN};
 /// How a task is built from data folders.
 #[derive(Debug, Clone)]
 pub struct TaskOptions {
-    /// Further data folders, in any layout, of which only the TRAIN clips are used; their background recordings count only if no earlier folder has any. Default: none.
+    /// Further data folders, in any layout, of which only the TRAIN clips are used; their background recordings count only if no earlier folder has any,
+    /// but for those that are for TRAIN alone. Default: none.
     pub extra: Vec<PathBuf>,
+    /// Of the further folders, the DEV clips are used as well. Default: false.
+    pub extra_dev: bool,
     /// TRAIN clips a recorded word needs to be a keyword; at most three in a plain folder, where every word is somebody's own. Default: 20.
     pub min_train_clips: usize,
     /// Keep only so many keywords, those with most TRAIN clips. Default: all.
     pub max_keywords: Option<usize>,
-    /// Exactly these keywords instead of a choice by count. Default: none.
+    /// Exactly these keywords, in this order, instead of a choice by count; that some have no clips is told. Default: none.
     pub keywords: Option<Vec<String>>,
     /// What `_unknown_` is made of. Default: [`UnknownRule::All`] for English, the language of the base, else [`UnknownRule::Balanced`].
     pub unknown: Option<UnknownRule>,
@@ -57,6 +59,7 @@ impl Default for TaskOptions {
     fn default() -> Self {
         TaskOptions {
             extra: Vec::new(),
+            extra_dev: false,
             min_train_clips: 20,
             max_keywords: None,
             keywords: None,
@@ -124,8 +127,10 @@ pub struct Task {
     pub test: Vec<Clip>,
     /// The data is a plain folder of somebody's own words.
     pub own_words: bool,
-    /// Recordings without speech; never empty.
+    /// Recordings without speech; every split has some.
     pub background: Vec<Arc<Background>>,
+    /// Running speech without the keywords, in files, each for one split.
+    pub negatives: Vec<(Split, PathBuf)>,
     /// What was found.
     pub report: Report,
 }
@@ -145,6 +150,12 @@ impl Task {
         let keywords = self.unknown_label();
         let spoken = clips.iter().filter(|clip| clip.label < keywords).count();
         twice_a_keyword(spoken, keywords)
+    }
+
+    /// Files of running speech without the keywords that are for one split.
+    pub fn negatives_of(&self, split: Split) -> Vec<PathBuf> {
+        let of_split = self.negatives.iter().filter(|(found, _)| *found == split);
+        of_split.map(|(_, path)| path.clone()).collect()
     }
 
     /// Index of `_unknown_` in the labels; `_silence_` is the next.
@@ -183,6 +194,8 @@ pub struct Report {
     pub unused_clips: usize,
     /// What was done instead of the obvious.
     pub notes: Vec<String>,
+    /// Files that could not be read, as far as they were opened: backgrounds at first, clips when they are loaded.
+    pub faults: Faults,
 }
 
 impl fmt::Display for Report {
@@ -212,7 +225,11 @@ impl fmt::Display for Report {
         )?;
         self.notes
             .iter()
-            .try_for_each(|note| write!(out, "\nnote: {note}"))
+            .try_for_each(|note| write!(out, "\nnote: {note}"))?;
+        match self.faults.is_empty() {
+            true => Ok(()),
+            false => write!(out, "\nnote: {}", self.faults),
+        }
     }
 }
 
@@ -231,10 +248,10 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     let found = scan_all(data, language, options)?;
     let labels = keywords(data, language, options, &found)?;
     check_names(data, language, &labels)?;
-    let keyword_labels: BTreeMap<&str, usize> = labels
+    let keyword_labels: BTreeMap<String, usize> = labels
         .iter()
         .enumerate()
-        .map(|(label, word)| (word.as_str(), label))
+        .map(|(label, word)| (nfc(word), label))
         .collect();
     let pools = Pools::new(&found.corpora, language, &labels, options.min_train_clips);
     let rule = options.unknown.unwrap_or(if language == "en" {
@@ -242,12 +259,16 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     } else {
         UnknownRule::Balanced
     });
-    let (background, notes) = backgrounds(&found.noise_files)?;
     let mut report = Report {
         missing_clips: found.missing_clips,
-        notes,
         ..Report::default()
     };
+    let background = backgrounds(&found.noise, &mut report);
+    let negatives: Vec<(Split, PathBuf)> = found
+        .negatives
+        .iter()
+        .filter_map(|file| Some((file.split?, file.path.clone())))
+        .collect();
     let in_language = || {
         found
             .corpora
@@ -296,6 +317,13 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
                 .into_iter()
                 .map(|candidate| clip(candidate, labels.len())),
         );
+        clips.extend(crops(
+            &negatives,
+            split,
+            clips.len() - spoken,
+            labels.len(),
+            &mut report.faults,
+        ));
         clips.extend(silence(
             &background,
             split,
@@ -320,6 +348,25 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         |clip| matches!(&clip.source, Source::File(path) if of_language.contains(path.as_path())),
     );
     report.unused_clips = of_language.len() - used.count();
+    let speaks = |label: usize| {
+        let mut clips = [&*train, dev, test].into_iter().flatten();
+        clips.any(|clip| clip.label == label)
+    };
+    let silent: Vec<&str> = (0..labels.len())
+        .filter(|label| !speaks(*label))
+        .map(|label| labels[label].as_str())
+        .collect();
+    if silent.len() == labels.len() {
+        return Err(DatasetError::NoClipsOfKeywords {
+            path: data.to_path_buf(),
+            language: language.to_owned(),
+            words: silent.join(", "),
+        });
+    }
+    if !silent.is_empty() {
+        let silent = silent.join(", ");
+        report.notes.push(format!("no clips of: {silent}"));
+    }
     let [train, dev, test] = splits;
     let labels = labels
         .into_iter()
@@ -333,6 +380,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         test,
         own_words,
         background,
+        negatives,
         report,
     })
 }
@@ -367,16 +415,21 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
     for root in &options.extra {
         let mut found = scan(root, &wanted)?;
         // What judges a task must not depend on what is added to it.
+        let is_added =
+            |split: Split| split == Split::Train || (split == Split::Dev && options.extra_dev);
         for corpus in &mut found.corpora {
-            corpus.entries.retain(|entry| entry.split == Split::Train);
+            corpus.entries.retain(|entry| is_added(entry.split));
             // Words in plain folders have no language of their own.
             corpus.adds_only = std::mem::take(&mut corpus.own_words);
         }
         all.corpora.extend(found.corpora);
         // Another choice of noise would change the silence clips of TEST.
-        if all.noise_files.is_empty() {
-            all.noise_files = found.noise_files;
-        }
+        let first = all.noise.is_empty();
+        let is_added = |file: &RoleFile| file.split.is_some_and(is_added);
+        found.noise.retain(|file| first || is_added(file));
+        found.negatives.retain(is_added);
+        all.noise.extend(found.noise);
+        all.negatives.extend(found.negatives);
         all.missing_clips += found.missing_clips;
     }
     Ok(all)
@@ -395,7 +448,7 @@ fn check_names(path: &Path, language: &str, words: &[String]) -> Result<(), Data
                 word,
             });
         }
-        let read: String = word.nfc().flat_map(char::to_lowercase).collect();
+        let read: String = nfc(word).to_lowercase();
         if let Some(first) = seen.insert(read, word) {
             return Err(DatasetError::ClashingKeywords {
                 path,
@@ -445,15 +498,7 @@ fn keywords(
             .filter(|corpus| corpus.language == language),
     );
     if let Some(list) = &options.keywords {
-        let words: BTreeSet<&str> = list.iter().map(String::as_str).collect();
-        if let Some(word) = words.iter().find(|word| !counts.contains_key(*word)) {
-            return Err(DatasetError::NoClipsOfKeyword {
-                path: path(),
-                language: language.to_owned(),
-                word: (*word).to_owned(),
-            });
-        }
-        return Ok(words.into_iter().map(str::to_owned).collect());
+        return Ok(list.clone());
     }
     let mut words: Vec<&str> = keywords_by_count(&found.corpora, language, options.min_train_clips)
         .into_iter()
@@ -535,13 +580,13 @@ fn silence(
         "silence:{seed}:{language}:{}",
         split.name()
     )));
+    let background: Vec<&Arc<Background>> = background
+        .iter()
+        .filter(|recording| recording.range(split).len() >= CLIP_SAMPLES)
+        .collect();
     let crop = |_| {
-        let recording = &background[rng.random_range(0..background.len() as u64) as usize];
-        let part = if split == Split::Test {
-            recording.border()..recording.samples.len()
-        } else {
-            0..recording.border()
-        };
+        let recording = background[rng.random_range(0..background.len() as u64) as usize];
+        let part = recording.range(split);
         let start_samples =
             rng.random_range(part.start as u64..=(part.end - CLIP_SAMPLES) as u64) as usize;
         let gain = rng.random_range(0.0f32..1.0);
@@ -559,6 +604,53 @@ fn silence(
         }
     };
     (0..count).map(crop).collect()
+}
+
+/// Seconds of running speech, evenly from all of the split's files: at most half as many as there are other unknown clips, or some where there are none.
+fn crops(
+    negatives: &[(Split, PathBuf)],
+    split: Split,
+    others: usize,
+    label: usize,
+    faults: &mut Faults,
+) -> Vec<Clip> {
+    let of_split = negatives.iter().filter(|(found, _)| *found == split);
+    let mut recordings = Vec::new();
+    for (_, path) in of_split {
+        let samples = faults.decode(path).unwrap_or_default();
+        if samples.len() >= CLIP_SAMPLES {
+            recordings.push(Arc::new(Background {
+                path: path.clone(),
+                samples,
+                split: Some(split),
+            }));
+        }
+    }
+    let seconds = |recording: &Arc<Background>| recording.samples.len() / CLIP_SAMPLES;
+    let all: usize = recordings.iter().map(seconds).sum();
+    let wanted = all.min(if others == 0 { all } else { others.div_ceil(2) });
+    let mut place = 0;
+    let mut clips = Vec::with_capacity(wanted);
+    for recording in &recordings {
+        for second in 0..seconds(recording) {
+            // So many of all, as evenly as whole numbers can.
+            if place * wanted / all != (place + 1) * wanted / all {
+                clips.push(Clip {
+                    source: Source::Crop {
+                        recording: recording.clone(),
+                        start_samples: second * CLIP_SAMPLES,
+                        gain: 1.0,
+                    },
+                    label,
+                    word: UNKNOWN.to_owned(),
+                    speaker: NO_SPEAKER.to_owned(),
+                    synthetic: false,
+                });
+            }
+            place += 1;
+        }
+    }
+    clips
 }
 
 fn count(clips: &[Clip], keywords: usize) -> SplitReport {

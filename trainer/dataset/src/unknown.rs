@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use swr_core::labels::UNKNOWN;
 
-use crate::layout::{Corpus, Entry, Split, by_share, stable_hash};
+use crate::layout::{Corpus, Entry, Split, by_share, nfc, stable_hash};
 
 /// TRAIN clips of each word.
 pub(crate) fn train_counts<'a>(
@@ -185,7 +185,7 @@ fn spread(candidates: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
 
 /// A word as it is compared between languages: "Stopp" and "stop" are spoken alike.
 fn spelling(word: &str) -> String {
-    let mut letters: Vec<char> = word.to_lowercase().chars().collect();
+    let mut letters: Vec<char> = nfc(word).to_lowercase().chars().collect();
     letters.dedup();
     letters.into_iter().collect()
 }

@@ -41,6 +41,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
         Arc::new(Background {
             path: PathBuf::from("<noise>"),
             samples: white_noise(seed, 160_000),
+            split: None,
         })
     };
     Task {
@@ -53,6 +54,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
         test: vec![clip(0), clip(1)],
         own_words: false,
         background: vec![noise(1), noise(2)],
+        negatives: Vec::new(),
         report: Report::default(),
     }
 }

@@ -15,7 +15,8 @@ use swr_core::model::Language;
 use swr_core::network::Network;
 use swr_core::package::{Calibration, Delta, Digest, Limit, Manifest, Thresholds};
 use swr_dataset::{
-    Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper, stable_hash,
+    Split, Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper,
+    stable_hash,
 };
 
 use super::{TOLERANCE_SAMPLES, detectors, development_stream, hear};
@@ -41,7 +42,7 @@ const PRICES: [f64; 12] = [
   swr-train calibrate --data ../shared/speech --lang ar --negatives radio --per-hour 1
   swr-train calibrate --data my-words --lang sv --negatives tv.flac --negatives talks --per-hour 0.5 --models models
 
-Negatives are recordings without keywords: WAV, FLAC or Ogg Opus. A file given, or what lies directly in a folder given, is a source; thresholds are chosen
+Negatives are recordings without keywords, in any format that is read. A file given, or what lies directly in a folder given, is a source; thresholds are chosen
 on half of the sources and judged on the other half. A file that holds the same audio as another counts once.
 Only hours prove a rate: without a false accept, 1 an hour takes three hours in the half that judges. What is not proven is stored as `verified: false`.
 Of a keyword, the threshold is the one that misses least on the development clips for its false accepts. The proof takes false accepts as independent,
@@ -57,8 +58,8 @@ pub(crate) struct CalibrateArguments {
     /// Language to calibrate
     #[arg(long, value_name = "L")]
     lang: String,
-    /// Recording or folder of recordings without keywords; may be repeated
-    #[arg(long, value_name = "PATH", required = true)]
+    /// Recording or folder of recordings without keywords; may be repeated [default: negatives/dev of the data]
+    #[arg(long, value_name = "PATH")]
     negatives: Vec<PathBuf>,
     /// Wanted false accepts per hour, of all keywords together
     #[arg(long, value_name = "RATE", default_value_t = 1.0)]
@@ -183,6 +184,7 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
         a.data.display(),
         a.lang
     );
+    progress.say(&task.report.to_string());
     // Before hours of listening: thresholds that all differ must have room.
     let different =
         (0..labels.len()).map(|n| Calibration::threshold(CANDIDATES[n * 7 % CANDIDATES.len()]));
@@ -192,7 +194,16 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
     };
     calibrated(a, different.collect(), calibration)?;
     let listening = Listening { network, language };
-    let (choosing, judging) = halves(&a.negatives, progress)?;
+    let negatives = match a.negatives.is_empty() {
+        true => task.negatives_of(Split::Dev),
+        false => a.negatives.clone(),
+    };
+    ensure!(
+        !negatives.is_empty(),
+        "{}: no negatives/dev there; give recordings without keywords with --negatives",
+        a.data.display()
+    );
+    let (choosing, judging) = halves(&negatives, progress)?;
     let (report, thresholds) = choose(a, &listening, &task, &choosing, &judging, progress)?;
     if a.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -266,10 +277,7 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
         progress.say(&format!("{copies} files are copies of others and left out"));
     }
     let [(choosing, _), (judging, _)] = halves;
-    ensure!(
-        !choosing.is_empty(),
-        "--negatives: no WAV, FLAC or Ogg Opus file there"
-    );
+    ensure!(!choosing.is_empty(), "--negatives: no audio file there");
     if judging.is_empty() {
         progress.say(
             "one source only: thresholds are chosen on it, and nothing is left to judge them by; give another recording or folder (what lies directly in a folder given is a source)",

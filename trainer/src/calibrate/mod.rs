@@ -14,7 +14,7 @@ use swr_core::matching::{Detected, match_detections};
 use swr_core::network::{self as fused, Network};
 use swr_core::spotter::detect_in_recording;
 use swr_core::{CONTEXT_FRAMES, SAMPLE_RATE_HZ};
-use swr_dataset::{Background, Stream, StreamOptions, Task, stream};
+use swr_dataset::{Background, Split, Stream, StreamOptions, Task, stream};
 
 use crate::network::Weights;
 use crate::weights::to_package;
@@ -53,13 +53,17 @@ fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream>> {
     }
     // The stream takes the last fifth of what it is given: here of the part that training and development may hear.
     let development = |b: &Arc<Background>| {
-        Arc::new(Background {
-            path: b.path.clone(),
-            samples: b.train_part().to_vec(),
+        let samples = b.part(Split::Dev).to_vec();
+        (!samples.is_empty()).then(|| {
+            Arc::new(Background {
+                path: b.path.clone(),
+                samples,
+                split: None,
+            })
         })
     };
     let task = Task {
-        background: task.background.iter().map(development).collect(),
+        background: task.background.iter().filter_map(development).collect(),
         ..task.clone()
     };
     let options = StreamOptions {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
-use swr_dataset::{Task, TaskOptions};
+use swr_dataset::{Faults, Task, TaskOptions};
 
 use super::benchmark::Benchmark;
 use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
@@ -83,6 +83,8 @@ impl Clips {
                 tasks.remove(0)
             };
             let language = Language::of(task, place.config.unknown_pool, place.progress)?;
+            let faults = &language.task.report.faults;
+            ensure!(faults.unread.is_empty(), "{faults}");
             let language = language.with_epochs_of(place.config.epoch_clips);
             self.read = Some((key, language));
         }
@@ -100,7 +102,11 @@ impl Clips {
         };
         let key = format!("{} {}", cell.language, cell.split);
         if self.judged.as_ref().is_none_or(|(found, _)| *found != key) {
-            let examples = Examples::load(clips, place.progress, "decoding clips to judge on")?;
+            let (mut all, mut faults) = (clips.clone(), Faults::default());
+            let what = "decoding clips to judge on";
+            let examples = Examples::load(&mut all, &mut faults, place.progress, what);
+            // What is compared is compared on the same clips.
+            ensure!(faults.unread.is_empty(), "{faults}");
             self.judged = Some((key, examples));
         }
         let record = ClipRecord {
@@ -142,10 +148,12 @@ impl Clips {
 
 impl Place<'_> {
     fn task(&self, language: &str) -> Result<Task> {
+        let mut keywords = self.benchmark.keywords.get(language).cloned();
+        keywords.iter_mut().for_each(|words| words.sort());
         let options = TaskOptions {
             extra: self.extra.to_vec(),
             unknown_pool: self.config.unknown_pool,
-            keywords: self.benchmark.keywords.get(language).cloned(),
+            keywords,
             max_keywords: self.benchmark.most_keywords,
             unknown_languages: self.benchmark.unknown_languages.clone(),
             ..TaskOptions::default()

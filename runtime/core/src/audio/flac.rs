@@ -1,73 +1,131 @@
-//! FLAC: the bytes of a native FLAC file enter, mono samples at the file's rate leave.
+//! FLAC: the bytes of a native FLAC file enter as they come, interleaved samples at the file's rate leave.
 
-use super::{Audio, AudioError, Format, MAX_SAMPLES, integer_scale, push_mean};
+use std::io::ErrorKind;
+use std::mem::take;
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Audio, AudioError> {
-    let mut reader = claxon::FlacReader::new(bytes).map_err(refusal)?;
-    let info = reader.streaminfo();
-    if info.samples.is_some_and(|count| count > MAX_SAMPLES as u64) {
-        return Err(AudioError::TooLong);
+use super::input::Input;
+use super::{AudioError, Format, Note, Samples, integer_scale};
+
+/// A FLAC file or stream, from which samples are read.
+pub(super) struct Flac<'a> {
+    reader: claxon::FlacReader<Input<'a>>,
+    /// Samples of each channel that were read.
+    read: u64,
+    /// What the reader works in.
+    buffer: Vec<i32>,
+    ended: bool,
+    notes: Vec<Note>,
+}
+
+impl<'a> Flac<'a> {
+    /// Reads the header, to the first block.
+    pub(super) fn open(input: Input<'a>) -> Result<Self, AudioError> {
+        let reader = claxon::FlacReader::new(input).map_err(refusal)?;
+        let bits = reader.streaminfo().bits_per_sample;
+        if !(4..=24).contains(&bits) {
+            return Err(AudioError::Unsupported {
+                format: Format::Flac,
+                problem: format!("samples of {bits} bits, expected 4 to 24"),
+            });
+        }
+        Ok(Self {
+            reader,
+            read: 0,
+            buffer: Vec::new(),
+            ended: false,
+            notes: Vec::new(),
+        })
     }
-    if !(4..=24).contains(&info.bits_per_sample) {
-        return Err(AudioError::Unsupported {
-            format: Format::Flac,
-            problem: format!("samples of {} bits, expected 4 to 24", info.bits_per_sample),
-        });
-    }
-    let channels = info.channels as u16;
-    let scale = integer_scale(info.bits_per_sample);
-    let range = -(1i32 << (info.bits_per_sample - 1))..1i32 << (info.bits_per_sample - 1);
 
-    let mut samples = Vec::new();
-    let mut buffer = Vec::new();
-    let mut blocks = reader.blocks();
-    loop {
-        let next = blocks.read_next_or_eof(buffer);
+    /// No block follows; `cut` inside one.
+    fn end(&mut self, cut: bool) {
+        self.ended = true;
+        let problem = match self.reader.streaminfo().samples {
+            Some(expected) if expected > self.read => format!(
+                "it ends {} samples before its header says",
+                expected - self.read
+            ),
+            _ if cut => "it ends inside a block, which is left out".to_owned(),
+            _ => return,
+        };
+        self.notes.push(Note::lost(problem));
+    }
+}
+
+impl Samples for Flac<'_> {
+    fn sample_rate_hz(&self) -> u32 {
+        self.reader.streaminfo().sample_rate
+    }
+
+    fn channels(&self) -> u16 {
+        self.reader.streaminfo().channels as u16
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.reader.streaminfo().samples
+    }
+
+    fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
+        if self.ended {
+            return Ok(false);
+        }
+        let info = self.reader.streaminfo();
         // Behind the last sample stand tags that other programs have put there.
-        let is_whole = info.samples == Some(samples.len() as u64);
-        let block = match next {
+        let is_whole = info.samples == Some(self.read);
+        let block = match self
+            .reader
+            .blocks()
+            .read_next_or_eof(take(&mut self.buffer))
+        {
             Ok(Some(block)) => block,
-            Ok(None) => break,
-            Err(claxon::Error::FormatError(_)) if is_whole => break,
+            Ok(None) => {
+                self.end(false);
+                return Ok(false);
+            }
+            Err(claxon::Error::FormatError(_)) if is_whole => {
+                self.ended = true;
+                return Ok(false);
+            }
+            Err(claxon::Error::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+                self.end(!is_whole);
+                return Ok(false);
+            }
             Err(error) => return Err(refusal(error)),
         };
         if block.channels() != info.channels {
             return Err(damaged(format!(
                 "a block of {} channels after sample {}, expected {} as the header says",
                 block.channels(),
-                samples.len(),
+                self.read,
                 info.channels,
             )));
         }
-        for index in 0..block.duration() {
-            let frame = (0..block.channels()).map(|channel| block.sample(channel, index));
-            // A block may state another sample size than the header, which would break the scale.
-            if let Some(value) = frame.clone().find(|value| !range.contains(value)) {
-                return Err(damaged(format!(
-                    "value {value} at sample {} exceeds its {} bits",
-                    samples.len(),
-                    info.bits_per_sample
-                )));
+        let scale = integer_scale(info.bits_per_sample);
+        let range = -(1i32 << (info.bits_per_sample - 1))..1i32 << (info.bits_per_sample - 1);
+        let (start, channels) = (samples.len(), info.channels as usize);
+        samples.resize(start + block.duration() as usize * channels, 0.0);
+        for channel in 0..block.channels() {
+            let of_channel = samples[start + channel as usize..].iter_mut();
+            let values = block.channel(channel).iter().enumerate();
+            for (sample, (index, value)) in of_channel.step_by(channels).zip(values) {
+                // A block may state another sample size than the header, which would break the scale.
+                if !range.contains(value) {
+                    return Err(damaged(format!(
+                        "value {value} at sample {} exceeds its {} bits",
+                        self.read + index as u64,
+                        info.bits_per_sample
+                    )));
+                }
+                *sample = *value as f32 * scale;
             }
-            push_mean(
-                &mut samples,
-                channels,
-                frame.map(|value| value as f32 * scale),
-            )?;
         }
-        buffer = block.into_buffer();
-    }
-    match info.samples {
-        Some(expected) if expected != samples.len() as u64 => Err(damaged(format!(
-            "it holds {} samples, expected {expected} as its header says",
-            samples.len()
-        ))),
-        _ => Ok(Audio {
-            samples,
-            sample_rate_hz: info.sample_rate,
-            channels,
-            notes: Vec::new(),
-        }),
+        self.read += u64::from(block.duration());
+        self.buffer = block.into_buffer();
+        Ok(true)
     }
 }
 
@@ -81,7 +139,10 @@ fn damaged(problem: String) -> AudioError {
 fn refusal(error: claxon::Error) -> AudioError {
     match error {
         claxon::Error::FormatError(problem) => damaged(problem.to_owned()),
-        claxon::Error::IoError(_) => damaged("it ends too early".to_owned()),
+        claxon::Error::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            damaged("it ends inside its header".to_owned())
+        }
+        claxon::Error::IoError(error) => super::unreadable(error),
         claxon::Error::Unsupported(problem) => AudioError::Unsupported {
             format: Format::Flac,
             problem: problem.to_owned(),

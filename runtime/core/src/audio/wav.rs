@@ -6,12 +6,15 @@
 
 use std::io::{ErrorKind, Read};
 
-use super::{AudioError, Format, integer_scale};
+use super::{AudioError, Format, Note, Samples, integer_scale, unreadable};
+use crate::settings::SAMPLE_RATE_HZ;
 
 /// From this claim on, a 32-bit length is that of a program which could not go back to fill it in: about 2 GiB (sox, arecord) or 4 GiB (ffmpeg).
 const UNKNOWN_BYTES: u32 = 0x7FFF_0000;
 /// Bytes of a `fmt ` chunk that are looked at.
 const FORMAT_BYTES: usize = 40;
+/// What is missing at the end is audio that is lost from here on, and else what programs get wrong by a sample or two.
+const LOST_MS: u64 = 10;
 /// Bytes that are read at once.
 const BLOCK_BYTES: usize = 1 << 14;
 /// How sub-formats of the extensible form end behind their tag: Microsoft's, and ambisonic ones.
@@ -131,7 +134,7 @@ enum Kind {
 type Chunk = ([u8; 4], u64);
 
 /// A WAV file or stream, from which samples are read.
-pub struct Wav<R> {
+pub(super) struct Wav<R> {
     input: R,
     kind: Kind,
     channels: u16,
@@ -142,7 +145,7 @@ pub struct Wav<R> {
     /// Read, but not yet taken.
     buffer: Vec<u8>,
     ended: bool,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 impl<R: Read> Wav<R> {
@@ -150,7 +153,7 @@ impl<R: Read> Wav<R> {
     ///
     /// # Errors
     /// [`AudioError::Damaged`] for what is no header, [`AudioError::Unsupported`] for codings that are not read, [`AudioError::Unreadable`].
-    pub fn open(mut input: R) -> Result<Self, AudioError> {
+    pub(super) fn open(mut input: R) -> Result<Self, AudioError> {
         let mut name = [0; 4];
         header(&mut input, &mut name)?;
         let kind = match &name {
@@ -175,17 +178,7 @@ impl<R: Read> Wav<R> {
             return Err(damaged("it is a RIFF file, but holds no sound"));
         }
 
-        let mut wav = Self {
-            input,
-            kind,
-            channels: 0,
-            sample_rate_hz: 0,
-            coding: Coding::Int8,
-            claimed: None,
-            buffer: Vec::new(),
-            ended: false,
-            notes: Vec::new(),
-        };
+        let mut wav = Self::new(input, kind);
         let (mut real_length, mut has_format, mut left_over) = (None, false, None);
         loop {
             let (name, bytes) = wav.chunk(left_over.take())?;
@@ -198,7 +191,8 @@ impl<R: Read> Wav<R> {
                     Kind::Rf64 if bytes == u64::from(u32::MAX) => {
                         real_length.filter(|length| *length > 0 && *length < u64::MAX >> 1)
                     }
-                    Kind::Wave64 => Some(bytes).filter(|bytes| *bytes < u64::MAX >> 1),
+                    // ffmpeg's claim on a pipe is a little less than the largest number.
+                    Kind::Wave64 => Some(bytes).filter(|bytes| *bytes < u64::MAX >> 2),
                     // Where the file's length leaves room for nothing, nobody came back to fill it in.
                     _ if bytes == 0 && u64::from(length) + 8 <= position => None,
                     _ => Some(bytes).filter(|bytes| *bytes < u64::from(UNKNOWN_BYTES)),
@@ -235,49 +229,28 @@ impl<R: Read> Wav<R> {
         }
     }
 
-    /// Samples per second.
-    pub fn sample_rate_hz(&self) -> u32 {
-        self.sample_rate_hz
+    /// Samples without a header: signed, 16 bits, the lowest byte first, 16 kHz, one channel.
+    pub(super) fn raw(input: R) -> Self {
+        Self {
+            channels: 1,
+            sample_rate_hz: SAMPLE_RATE_HZ,
+            coding: Coding::Int16,
+            ..Self::new(input, Kind::Riff)
+        }
     }
 
-    /// Channels, at least one.
-    pub fn channels(&self) -> u16 {
-        self.channels
-    }
-
-    /// What the header claims wrongly and was not believed, and what is missing; complete when all is read.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
-    }
-
-    /// Appends about a tenth of a second or less of interleaved samples, whole frames, in full scale ±1; false if there are no more.
-    ///
-    /// # Errors
-    /// [`AudioError::Unreadable`].
-    pub fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
-        let sample_bytes = self.coding.bytes();
-        let frame_bytes = usize::from(self.channels) * sample_bytes;
-        while !self.ended && self.buffer.len() < frame_bytes {
-            self.fill(frame_bytes.max(BLOCK_BYTES))?;
+    fn new(input: R, kind: Kind) -> Self {
+        Self {
+            input,
+            kind,
+            channels: 0,
+            sample_rate_hz: 0,
+            coding: Coding::Int8,
+            claimed: None,
+            buffer: Vec::new(),
+            ended: false,
+            notes: Vec::new(),
         }
-        let whole = self.buffer.len() / frame_bytes * frame_bytes;
-        if self.kind == Kind::Rifx {
-            let values = self.buffer[..whole].chunks_exact_mut(sample_bytes);
-            values.for_each(<[u8]>::reverse);
-        }
-        self.coding.append(&self.buffer[..whole], samples);
-        self.buffer.drain(..whole);
-        if whole > 0 {
-            return Ok(true);
-        }
-        if !self.buffer.is_empty() {
-            self.note(format!(
-                "it ends inside a sample, of which {} bytes are left out",
-                self.buffer.len()
-            ));
-            self.buffer.clear();
-        }
-        Ok(false)
     }
 
     /// Reads what is there, and waits only for the first byte.
@@ -306,7 +279,11 @@ impl<R: Read> Wav<R> {
         if read == 0 {
             self.ended = true;
             if let Some(left) = self.claimed.filter(|left| *left > 0) {
-                self.note(format!("it ends {left} bytes before its header says"));
+                let lost = left > self.bytes_per_second() * LOST_MS / 1_000;
+                self.notes.push(Note {
+                    problem: format!("it ends {left} bytes before its header says"),
+                    lost,
+                });
             }
         }
         Ok(())
@@ -354,11 +331,15 @@ impl<R: Read> Wav<R> {
         Ok((name, length))
     }
 
+    fn bytes_per_second(&self) -> u64 {
+        u64::from(self.sample_rate_hz) * u64::from(self.channels) * self.coding.bytes() as u64
+    }
+
     /// Once: a file may have the same fault a million times.
     fn note(&mut self, problem: impl Into<String>) {
-        let problem = problem.into();
-        if !self.notes.contains(&problem) {
-            self.notes.push(problem);
+        let note = Note::repaired(problem);
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
         }
     }
 
@@ -417,6 +398,46 @@ impl<R: Read> Wav<R> {
     }
 }
 
+impl<R: Read + Send> Samples for Wav<R> {
+    fn sample_rate_hz(&self) -> u32 {
+        self.sample_rate_hz
+    }
+
+    fn channels(&self) -> u16 {
+        self.channels
+    }
+
+    fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
+        let sample_bytes = self.coding.bytes();
+        let frame_bytes = usize::from(self.channels) * sample_bytes;
+        while !self.ended && self.buffer.len() < frame_bytes {
+            self.fill(frame_bytes.max(BLOCK_BYTES))?;
+        }
+        let whole = self.buffer.len() / frame_bytes * frame_bytes;
+        if self.kind == Kind::Rifx {
+            let values = self.buffer[..whole].chunks_exact_mut(sample_bytes);
+            values.for_each(<[u8]>::reverse);
+        }
+        self.coding.append(&self.buffer[..whole], samples);
+        self.buffer.drain(..whole);
+        if whole > 0 {
+            return Ok(true);
+        }
+        if !self.buffer.is_empty() {
+            self.note(format!(
+                "it ends inside a sample, of which {} bytes are left out",
+                self.buffer.len()
+            ));
+            self.buffer.clear();
+        }
+        Ok(false)
+    }
+}
+
 impl Kind {
     fn chunk_header_bytes(self) -> u64 {
         match self {
@@ -450,10 +471,6 @@ fn header(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), AudioError> {
         ErrorKind::UnexpectedEof => damaged("it ends inside its header"),
         _ => unreadable(error),
     })
-}
-
-fn unreadable(error: std::io::Error) -> AudioError {
-    AudioError::Unreadable(error.to_string())
 }
 
 fn damaged(problem: &str) -> AudioError {

@@ -67,15 +67,59 @@ struct GraphWeights {
     initializer: Vec<Vec<u8>>,
 }
 
+/// A node as far as it may hold a weight: `Constant`, with the values in its attribute `value`.
+#[derive(Clone, PartialEq, Message)]
+struct ConstantNode {
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(string, tag = "4")]
+    op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<ConstantAttribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ConstantAttribute {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "5")]
+    value: Option<TensorProto>,
+}
+
+impl GraphWeights {
+    /// Weights may be `Constant` nodes instead of initialisers: some exporters write no other. A graph with initialisers has its weights there, and a constant in it is
+    /// none, whatever its type.
+    fn has_constant_weights(&self) -> bool {
+        self.initializer.iter().all(|encoded| {
+            let proto = TensorProto::decode(encoded.as_slice());
+            proto.is_ok_and(|proto| ![FLOAT, FLOAT16, INT8].contains(&proto.data_type))
+        })
+    }
+}
+
+/// The f32 values of a `Constant` node, under the name of its output; none for any other node.
+fn constant(node: &[u8]) -> Option<TensorProto> {
+    let node = ConstantNode::decode(node).ok()?;
+    if node.op_type != "Constant" {
+        return None;
+    }
+    let mut values = node.attribute.into_iter();
+    let value = values.find(|attribute| attribute.name == "value")?.value?;
+    (value.data_type == FLOAT).then_some(TensorProto {
+        name: node.output.into_iter().next()?,
+        ..value
+    })
+}
+
 fn bad(reason: String) -> PackageError {
     PackageError::BadOnnx { reason }
 }
 
 /// The weights of an ONNX model's main graph, with names and shapes as stored: f32 initialisers, and what `Cast` or `DequantizeLinear` make of
-/// initialisers in f16 or int8, under the name that the rest of the graph knows them by. See [`store`].
+/// initialisers in f16 or int8, under the name that the rest of the graph knows them by (see [`store`]); where there are none of these, f32 `Constant` nodes.
 ///
 /// # Errors
-/// [`PackageError::TooLarge`] beyond [`MAX_ONNX_BYTES`]; [`PackageError::BadOnnx`] for what is no ONNX model, has no f32 initialiser,
+/// [`PackageError::TooLarge`] beyond [`MAX_ONNX_BYTES`]; [`PackageError::BadOnnx`] for what is no ONNX model, has no f32 weight,
 /// two of one name, values in another file, or values that do not fill the shape.
 pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
     if bytes.len() > MAX_ONNX_BYTES {
@@ -135,8 +179,20 @@ pub fn initializers(bytes: &[u8]) -> Result<Tensors, PackageError> {
         // Scales are no weights, but part of how some are stored.
         tensors.retain(|name, _| !scales.contains(name));
     }
+    if graph.has_constant_weights() {
+        for proto in graph.node.iter().filter_map(|node| constant(node)) {
+            if tensors
+                .insert(proto.name.clone(), read_tensor(&proto)?)
+                .is_some()
+            {
+                return Err(unfit(&proto.name, "it occurs twice"));
+            }
+        }
+    }
     if tensors.is_empty() {
-        return Err(bad("it has no f32 initialiser; give an f32 model".into()));
+        return Err(bad(
+            "it has no f32 weight, as an initialiser or a Constant node; give an f32 model".into(),
+        ));
     }
     Ok(tensors)
 }
@@ -205,7 +261,12 @@ fn graph_without_weights(bytes: &[u8]) -> Result<Graph, PackageError> {
     let graph = ModelWeights::decode(bytes).map_err(|_| damaged())?.graph;
     let graph = graph.ok_or_else(damaged)?;
     let mut nodes = Vec::new();
+    let constants = graph.has_constant_weights();
     for node in &graph.node {
+        if let Some(weight) = constants.then(|| constant(node)).flatten() {
+            nodes.push(weight.name.into_bytes());
+            continue;
+        }
         let mut bare = Vec::new();
         for field in fields(node) {
             // 3 is the name, 6 the comment.
@@ -239,11 +300,13 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
     if storage == Storage::F32 {
         return Ok(bytes.to_vec());
     }
+    let weights = ModelWeights::decode(bytes).ok().and_then(|m| m.graph);
+    let weights = weights.unwrap_or_default();
+    let constants = weights.has_constant_weights();
     let scales: Vec<String> = {
         // Scales of int8 weights that are there already are no weights.
-        let graph = ModelWeights::decode(bytes).ok().and_then(|m| m.graph);
-        let nodes = graph.map(|graph| graph.node).unwrap_or_default();
-        let nodes = nodes
+        let nodes = weights
+            .node
             .iter()
             .filter_map(|n| NodeProto::decode(n.as_slice()).ok());
         let scales = nodes.filter(|node| node.op_type == "DequantizeLinear");
@@ -266,9 +329,14 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
     let graph = graph.ok_or_else(damaged)?;
     for field in fields(graph) {
         let (number, whole, content) = field.ok_or_else(damaged)?;
+        let constant = (number == 1 && constants)
+            .then(|| constant(content))
+            .flatten();
+        // Weights are initialisers or constants, never both.
+        let hoisted = constant.is_some();
         let proto = match number {
             5 => TensorProto::decode(content).map_err(|_| damaged())?,
-            _ => TensorProto::default(),
+            _ => constant.unwrap_or_default(),
         };
         if proto.data_type != FLOAT || scales.contains(&proto.name) {
             rest.extend_from_slice(whole);
@@ -285,6 +353,12 @@ pub fn store(bytes: &[u8], storage: Storage) -> Result<Vec<u8>, PackageError> {
         if new_node.len() + new_rest.len() < whole.len() {
             nodes.extend(new_node);
             rest.extend(new_rest);
+        } else if hoisted {
+            put_field(
+                5,
+                &TensorProto::f32(&proto.name, &tensor).encode_to_vec(),
+                &mut rest,
+            );
         } else {
             rest.extend_from_slice(whole);
         }

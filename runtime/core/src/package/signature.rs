@@ -56,7 +56,7 @@ fn unreadable(what: &'static str, reason: &'static str) -> PackageError {
 /// A line of base64 as exactly `N` bytes.
 fn base64<const N: usize>(what: &'static str, line: &str) -> Result<[u8; N], PackageError> {
     let mut bytes = [0; N];
-    match Base64::decode(line, &mut bytes) {
+    match Base64::decode(line.trim(), &mut bytes) {
         Ok(read) if read.len() == N => Ok(bytes),
         _ => Err(unreadable(what, "a line is not the base64 it should be")),
     }
@@ -66,7 +66,11 @@ fn lines(what: &'static str, text: &str) -> Result<Vec<String>, PackageError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(unreadable(what, "it is too long"));
     }
-    Ok(text.lines().map(|line| line.trim_end().into()).collect())
+    // Editors leave a mark at the front, other ends of lines, and lines that are blank. What a line holds besides is signed, blanks included.
+    let text = text.trim_start_matches('\u{feff}');
+    let lines = text.split(['\n', '\r']);
+    let written = lines.filter(|line| !line.trim().is_empty());
+    Ok(written.map(String::from).collect())
 }
 
 impl FromStr for PublicKey {
@@ -124,7 +128,7 @@ impl FromStr for DetachedSignature {
         if algorithm != *b"ED" {
             return Err(unreadable(
                 SIGNATURE,
-                "it is not over the file's digest (algorithm ED), which minisign makes since 0.10",
+                "it is of the older form, over the file itself; sign without `-l` (minisign), or with `prehash=True` (py-minisign)",
             ));
         }
         Ok(Self {

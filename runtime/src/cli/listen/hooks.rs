@@ -7,8 +7,21 @@ use std::process::{Child, Command, Stdio};
 use anyhow::Context;
 use swr_core::SAMPLE_RATE_HZ;
 
-use crate::files::write_atomically;
+use crate::files::write_new;
 use crate::spotter::Event;
+use crate::words::is_letter;
+
+#[cfg(unix)]
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_executable(path: &Path) -> bool {
+    path.is_file() || path.with_extension("exe").is_file()
+}
 
 /// Programs under way beyond which none is started: one that never ends would fill the machine.
 const MOST_PROGRAMS: usize = 8;
@@ -20,12 +33,37 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// `program` is a path, or a name that is looked for as usual.
-    pub(super) fn new(program: &Path) -> Self {
-        Self {
+    /// `program` is a path, or a name that is looked for as usual. Looked for now: the first keyword may be spoken tomorrow.
+    ///
+    /// # Errors
+    /// If there is no such program, or it may not be run.
+    pub(super) fn find(program: &Path) -> anyhow::Result<Self> {
+        let shown = program.display();
+        let is_path = program.components().count() > 1 || program.is_absolute();
+        let found = if is_path {
+            program.is_file().then(|| program.to_path_buf())
+        } else {
+            let folders = std::env::var_os("PATH").unwrap_or_default();
+            let mut places = std::env::split_paths(&folders).map(|folder| folder.join(program));
+            places.find(|place| is_executable(place))
+        };
+        let Some(found) = found else {
+            let beside = Path::new(".").join(program);
+            anyhow::ensure!(
+                is_path || !beside.is_file(),
+                "--exec {shown}: not in the folders of PATH; give {} for the one that is here",
+                beside.display()
+            );
+            anyhow::bail!("--exec {shown}: there is no such program");
+        };
+        anyhow::ensure!(
+            is_executable(&found),
+            "--exec {shown}: it may not be run; try `chmod +x {shown}`"
+        );
+        Ok(Self {
             program: program.to_path_buf(),
             running: Vec::new(),
-        }
+        })
     }
 
     /// Starts the program with keyword, language, score and time as arguments, and does not wait for it.
@@ -63,7 +101,7 @@ pub(super) fn record_near_miss(
 ) -> anyhow::Result<Option<(PathBuf, usize)>> {
     // A keyword may have any character, a file name not.
     let plain = |c: char| {
-        if c.is_alphanumeric() || "-' ".contains(c) {
+        if is_letter(c) || "-' ".contains(c) {
             c
         } else {
             '_'
@@ -72,31 +110,29 @@ pub(super) fn record_near_miss(
     let keyword: String = near.keyword.chars().map(plain).collect();
     let folder = folder.join(&near.language).join(keyword);
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let named = |number: usize| (folder.join(format!("near_{number:04}.wav")), number);
-    let free = (1..=MOST_NEAR_MISSES)
-        .map(named)
-        .find(|(path, _)| !path.exists());
-    if let Some((path, _)) = &free {
-        write_wav(path, samples)?;
-    }
-    Ok(free)
+    let mut number = 0;
+    let mut names = (1..=MOST_NEAR_MISSES).map(|next| {
+        number = next;
+        folder.join(format!("near_{next:04}.wav"))
+    });
+    let written = write_new(&mut names, &wav(samples)?)?;
+    Ok(written.map(|path| (path, number)))
 }
 
-/// Writes 16 kHz mono samples as a WAV file of 16 bits.
-pub(in crate::cli) fn write_wav(path: &Path, samples: &[f32]) -> anyhow::Result<()> {
+/// 16 kHz mono samples as a WAV file of 16 bits.
+pub(in crate::cli) fn wav(samples: &[f32]) -> anyhow::Result<Vec<u8>> {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: SAMPLE_RATE_HZ,
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let named = || path.display().to_string();
     let mut bytes = io::Cursor::new(Vec::new());
-    let mut writer = hound::WavWriter::new(&mut bytes, spec).with_context(named)?;
+    let mut writer = hound::WavWriter::new(&mut bytes, spec)?;
     for sample in samples {
         let value = (sample * 32_768.0).round().clamp(-32_768.0, 32_767.0);
-        writer.write_sample(value as i16).with_context(named)?;
+        writer.write_sample(value as i16)?;
     }
-    writer.finalize().with_context(named)?;
-    write_atomically(path, &bytes.into_inner()).with_context(named)
+    writer.finalize()?;
+    Ok(bytes.into_inner())
 }

@@ -5,15 +5,16 @@ mod screen;
 mod session;
 
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use super::{ModelsArgs, Outcome, Printed, languages};
+use super::{ChannelArgs, ModelsArgs, Outcome, Printed, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
-pub(super) use hooks::write_wav;
+pub(super) use hooks::wav;
 use hooks::{MOST_NEAR_MISSES, Program, record_near_miss};
 use session::{Heard, Session, Wanted};
 
@@ -29,7 +30,8 @@ use session::{Heard, Session, Wanted};
   swr listen --lang de --file models/demo/de.wav --paced
 
 On a terminal, live audio is shown with level, log-mel and posteriors; keys change language, threshold and device meanwhile (--plain: lines only).
-Standard input is WAV of any rate, or raw signed 16-bit samples at 16 kHz, mono.
+Standard input is recognised by its first bytes: WAV, FLAC, Ogg Opus, MP3, M4A (which is read whole first), any rate; anything else but text is raw signed
+16-bit samples at 16 kHz, mono.
 Without --file the microphone is used if this program was built with the feature `live`, otherwise standard input.
 Exits with 1 if the audio ended and no keyword was found.")]
 pub(super) struct Listen {
@@ -42,6 +44,8 @@ pub(super) struct Listen {
     /// Microphone to listen to: its name or part of it, as `swr devices` lists them [default: the system's]
     #[arg(long, value_name = "NAME", conflicts_with = "file")]
     device: Option<String>,
+    #[command(flatten)]
+    channel: ChannelArgs,
     /// Take the audio no faster than it was spoken
     #[arg(long)]
     paced: bool,
@@ -60,7 +64,7 @@ pub(super) struct Listen {
     /// How far below its threshold a keyword is a near miss [default: 0.25]
     #[arg(long, value_name = "P", value_parser = super::share)]
     near_margin: Option<f32>,
-    /// Settings as TOML, for a service: lang = ["de"], device, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
+    /// Settings as TOML, for a service: lang = ["de"], device, channel, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Lines, even on a terminal
@@ -80,6 +84,7 @@ struct Settings {
     #[serde(default)]
     lang: Vec<String>,
     device: Option<String>,
+    channel: Option<NonZeroU16>,
     threshold: Option<f32>,
     exec: Option<PathBuf>,
     record_near_misses: Option<PathBuf>,
@@ -120,6 +125,10 @@ impl Listen {
         if self.file.is_none() {
             or(&mut self.device, settings.device);
         }
+        or(
+            &mut self.channel.channel,
+            settings.channel.map(NonZeroU16::get),
+        );
         or(&mut self.threshold, settings.threshold);
         or(&mut self.exec, settings.exec);
         or(&mut self.record_near_misses, settings.record_near_misses);
@@ -150,7 +159,7 @@ impl Listen {
         let mut session = Session::new(models, wanted, source, name.clone(), self.seconds)?;
         let mut after = After {
             listen: self,
-            program: self.exec.as_deref().map(Program::new),
+            program: self.exec.as_deref().map(Program::find).transpose()?,
             found: false,
         };
         // What is not read at the pace of speech is over before it could be seen.
@@ -187,11 +196,13 @@ impl Listen {
     fn source(&self) -> anyhow::Result<(Box<dyn Source>, String)> {
         match &self.file {
             Some(path) if path.as_os_str() != "-" => {
-                let recording = Recording::open(path)?;
+                let recording = Recording::open(path, self.channel.channel)?;
                 Ok((self.at_pace(recording), path.display().to_string()))
             }
             Some(_) => self.standard_input(),
-            None if cfg!(feature = "live") => default_source(self.device.as_deref()),
+            None if cfg!(feature = "live") => {
+                default_source(self.device.as_deref(), self.channel.channel)
+            }
             None => self.standard_input(),
         }
     }
@@ -212,13 +223,19 @@ impl Listen {
                  give a file with --file, or use the microphone with `cargo live listen`"
             );
         }
-        Ok((self.at_pace(Pipe::new(input)?), "standard input".into()))
+        Ok((
+            self.at_pace(Pipe::new(input, self.channel.channel)?),
+            "standard input".into(),
+        ))
     }
 }
 
 /// A microphone, and what to call it.
 #[cfg(not(feature = "live"))]
-pub(super) fn default_source(_: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
+pub(super) fn default_source(
+    _: Option<&str>,
+    _: Option<u16>,
+) -> anyhow::Result<(Box<dyn Source>, String)> {
     bail!(
         "this program was built without microphones; give --file, or build it with the feature `live`"
     )
@@ -226,8 +243,11 @@ pub(super) fn default_source(_: Option<&str>) -> anyhow::Result<(Box<dyn Source>
 
 /// A microphone, and what to call it.
 #[cfg(feature = "live")]
-pub(super) fn default_source(device: Option<&str>) -> anyhow::Result<(Box<dyn Source>, String)> {
-    let microphone = crate::capture::Microphone::open(device)?;
+pub(super) fn default_source(
+    device: Option<&str>,
+    channel: Option<u16>,
+) -> anyhow::Result<(Box<dyn Source>, String)> {
+    let microphone = crate::capture::Microphone::open(device, channel)?;
     let name = format!("{} at {} Hz", microphone.name(), microphone.rate_hz());
     Ok((Box::new(microphone), name))
 }

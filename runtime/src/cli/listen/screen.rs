@@ -157,7 +157,8 @@ fn next_device(session: &mut Session, view: &mut View) -> anyhow::Result<()> {
     let now = devices.iter().position(named);
     let next = now.map_or(0, |now| (now + 1) % devices.len().max(1));
     if let Some(device) = devices.get(next) {
-        let (source, name) = super::default_source(Some(&device.id))?;
+        // --channel was meant for the first.
+        let (source, name) = super::default_source(Some(&device.id), None)?;
         session.change_source(source, name.clone())?;
         view.source = name;
     }

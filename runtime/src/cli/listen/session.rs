@@ -255,7 +255,7 @@ mod tests {
             threshold: None,
             near: None,
         };
-        let german = Recording::open(format!("{MODELS}/demo/de.wav")).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
         let whole = german.samples().len();
         let mut session = Session::new(
             models,
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn samples_that_are_no_numbers_are_told_once_and_listening_goes_on() {
-        let german = Recording::open(format!("{MODELS}/demo/de.wav")).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
         let mut samples = german.samples().to_vec();
         let end = samples.len();
         // In the silence before the first word, for a while.
@@ -352,7 +352,8 @@ mod tests {
     fn near_misses_come_with_their_audio() {
         let listen = |threshold: f32, near: Option<f32>| {
             let models = Models::open(MODELS).expect("the released models");
-            let german = Recording::open(format!("{MODELS}/demo/de.wav")).expect("the sample");
+            let german =
+                Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
             let wanted = Wanted {
                 languages: vec!["de".into()],
                 threshold: Some(threshold),

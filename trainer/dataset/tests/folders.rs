@@ -1,0 +1,271 @@
+//! What people's folders hold besides clean clips: files that are no data, files that cannot be read, words spelt in two ways, short noise, few speakers, and folders
+//! by role.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use swr_dataset::{
+    DatasetError, Faults, Source, Split, Task, TaskOptions, load_all, load_readable, task,
+};
+
+/// A clip of a tone, 16 kHz.
+fn write_wav(path: &Path, seconds: f32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for index in 0..(16_000.0 * seconds) as usize {
+        let tone = (0.17 * index as f32).sin();
+        writer.write_sample((8_000.0 * tone) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}
+
+/// A plain folder of words, each said by these many speakers three times.
+fn words(root: &Path, words: &[&str], speakers: usize) {
+    for word in words {
+        for speaker in 0..speakers {
+            for take in 0..3 {
+                write_wav(
+                    &root
+                        .join(word)
+                        .join(format!("s{speaker}_nohash_{take}.wav")),
+                    0.5,
+                );
+            }
+        }
+    }
+}
+
+fn read(root: &Path) -> Task {
+    task(root, "xx", &TaskOptions::default()).unwrap()
+}
+
+fn files(task: &Task) -> BTreeSet<String> {
+    let clips = Split::ALL.into_iter().flat_map(|split| task.clips(split));
+    let name = |source: &Source| match source {
+        Source::File(path) => Some(path.file_name()?.to_str()?.to_owned()),
+        Source::Crop { .. } => None,
+    };
+    clips.filter_map(|clip| name(&clip.source)).collect()
+}
+
+#[test]
+fn hidden_files_and_what_apple_adds_are_no_data() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 4);
+    let clean = read(root.path());
+    for hidden in [
+        "an/._s0_nohash_0.wav",
+        ".Trash/s0_nohash_9.wav",
+        "__MACOSX/an/s0_nohash_8.wav",
+    ] {
+        let path = root.path().join(hidden);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, b"\0\x05\x16\x07").unwrap();
+    }
+    let found = read(root.path());
+    assert_eq!(found.labels, clean.labels);
+    assert_eq!(files(&found), files(&clean));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_counted_and_named_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 4);
+    for (name, bytes) in [
+        ("an/s0_nohash_7.wav", &b""[..]),
+        ("an/s1_nohash_7.flac", b"no audio at all"),
+        ("aus/s2_nohash_7.aiff", b"FORM\0\0\0\x20AIFFCOMM"),
+    ] {
+        fs::write(root.path().join(name), bytes).unwrap();
+    }
+    // The last quarter is missing.
+    let cut = root.path().join("aus/s0_nohash_0.wav");
+    let bytes = fs::read(&cut).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() * 3 / 4]).unwrap();
+
+    let found = read(root.path());
+    let mut clips: Vec<_> = Split::ALL
+        .into_iter()
+        .flat_map(|split| found.clips(split).to_vec())
+        .collect();
+    let all = clips.len();
+    let Err(DatasetError::Unread(strict)) = load_all(&clips, |_| ()) else {
+        panic!("four clips are bad");
+    };
+    let mut faults = Faults::default();
+    let samples = load_readable(&mut clips, &mut faults, |_| ());
+    assert_eq!((samples.len(), clips.len()), (all - 4, all - 4));
+    assert_eq!((&strict, faults.unread.len()), (&faults, 4));
+    let told = faults.to_string();
+    for part in [
+        "4 files cannot be read",
+        "zero samples",
+        "AIFF",
+        "not a WAV",
+        "before its header says",
+    ] {
+        assert!(told.contains(part), "\"{part}\" is not in: {told}");
+    }
+}
+
+#[test]
+fn short_background_recordings_are_joined() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 4);
+    for number in 0..30 {
+        write_wav(
+            &root
+                .path()
+                .join(format!("_background_noise_/hum{number}.wav")),
+            1.5,
+        );
+    }
+    fs::write(root.path().join("_background_noise_/bad.wav"), b"RIFF").unwrap();
+    let found = read(root.path());
+    assert_eq!(found.background.len(), 1);
+    assert_eq!(found.background[0].samples.len(), 30 * 24_000);
+    let notes = &found.report.notes;
+    assert!(
+        notes.len() == 1 && notes[0].starts_with("30 background recordings"),
+        "{notes:?}"
+    );
+    assert_eq!(found.report.faults.unread.len(), 1);
+}
+
+#[test]
+fn every_set_has_speakers_while_there_are_three() {
+    for count in 3..40 {
+        let root = tempfile::tempdir().unwrap();
+        words(root.path(), &["an"], count);
+        let found = read(root.path());
+        let speakers = Split::ALL.map(|split| {
+            let clips = found.clips(split).iter().filter(|clip| clip.label == 0);
+            clips
+                .map(|clip| clip.speaker.clone())
+                .collect::<BTreeSet<_>>()
+        });
+        let sizes = speakers.each_ref().map(BTreeSet::len);
+        assert!(sizes.iter().all(|size| *size > 0), "{count}: {sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), count, "{count}: {sizes:?}");
+    }
+}
+
+/// A folder of a Mac spells \u{e9} in two code points, a table or another folder in one.
+#[test]
+fn a_word_is_one_however_its_letters_are_composed() {
+    let (root, extra) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    words(root.path(), &["cafe\u{301}", "tee"], 4);
+    words(extra.path(), &["caf\u{e9}"], 30);
+    let options = TaskOptions {
+        extra: vec![extra.path().to_path_buf()],
+        ..TaskOptions::default()
+    };
+    let found = task(root.path(), "xx", &options).unwrap();
+    assert_eq!(found.labels[..2], ["caf\u{e9}", "tee"]);
+    let unknown = found.train.iter().filter(|clip| clip.label == 2);
+    assert_eq!(
+        unknown.count(),
+        0,
+        "a keyword's recordings are taught as no keyword"
+    );
+    // A model that was made before still finds its words.
+    let options = TaskOptions {
+        keywords: Some(vec!["tee".into(), "cafe\u{301}".into()]),
+        ..TaskOptions::default()
+    };
+    let found = task(root.path(), "xx", &options).unwrap();
+    assert_eq!(found.labels[..2], ["tee", "cafe\u{301}"]);
+    assert!(found.train.iter().any(|clip| clip.label == 1));
+}
+
+#[test]
+fn what_is_there_is_measured() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 4);
+    let of = |keywords: &[&str]| {
+        let keywords = keywords.iter().map(ToString::to_string).collect();
+        let options = TaskOptions {
+            keywords: Some(keywords),
+            ..TaskOptions::default()
+        };
+        task(root.path(), "xx", &options)
+    };
+    let found = of(&["an", "aus", "hoch"]).unwrap();
+    assert!(
+        found
+            .report
+            .notes
+            .iter()
+            .any(|note| note == "no clips of: hoch")
+    );
+    let error = of(&["hoch", "licht"]).unwrap_err().to_string();
+    assert!(
+        error.contains("no clips of any keyword") && error.contains("hoch, licht"),
+        "{error}"
+    );
+}
+
+#[test]
+fn noise_and_negatives_are_read_by_role() {
+    let (root, extra) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    words(root.path(), &["an", "aus"], 12);
+    for (name, seconds) in [
+        ("noise/train/rain.wav", 3.0),
+        ("noise/dev/sea.wav", 3.0),
+        ("noise/test/wind.wav", 3.0),
+        ("negatives/xx/train/talk.wav", 40.0),
+        ("negatives/dev/talk.wav", 40.0),
+        ("negatives/test/talk.wav", 40.0),
+        ("negatives/yy/train/other.wav", 40.0),
+    ] {
+        write_wav(&extra.path().join(name), seconds);
+    }
+    let of = |extra_dev| {
+        let options = TaskOptions {
+            extra: vec![extra.path().to_path_buf()],
+            extra_dev,
+            ..TaskOptions::default()
+        };
+        task(root.path(), "xx", &options).unwrap()
+    };
+    let found = of(false);
+    for split in Split::ALL {
+        let silence = found.clips(split).iter().filter(|clip| clip.label == 3);
+        for clip in silence {
+            let Source::Crop { recording, .. } = &clip.source else {
+                panic!("silence is cut out of recordings");
+            };
+            assert_eq!(recording.split, Some(split), "{}", recording.path.display());
+        }
+    }
+    let talk = |task: &Task, split: Split| {
+        let clips = task.clips(split).iter().filter(|clip| clip.label == 2);
+        clips.count()
+    };
+    // What is added to a task does not judge it, unless that is asked for.
+    assert_eq!(talk(&found, Split::Train), 40);
+    assert_eq!(
+        (talk(&found, Split::Dev), talk(&found, Split::Test)),
+        (0, 0)
+    );
+    assert_eq!(found.negatives.len(), 1);
+    let found = of(true);
+    assert_eq!(
+        (talk(&found, Split::Dev), talk(&found, Split::Test)),
+        (40, 0)
+    );
+    // The folder's own judge it.
+    for (from, to) in [("noise", "noise"), ("negatives", "negatives")] {
+        fs::rename(extra.path().join(from), root.path().join(to)).unwrap();
+    }
+    let found = read(root.path());
+    assert_eq!(found.negatives_of(Split::Test).len(), 1);
+    assert_eq!(talk(&found, Split::Test), 40);
+}
