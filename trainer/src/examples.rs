@@ -98,7 +98,7 @@ impl Examples {
 /// Where speech comes from.
 #[derive(Args, Default)]
 pub struct Data {
-    /// Folder with speech: gsc/ mswc/ synth/, a Speech Commands or MSWC folder, or <word>/*.wav
+    /// Folder with speech: gsc/ mswc/ synth/, a Speech Commands or MSWC folder, or a folder of recordings for each word
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Further folder whose TRAIN clips are added; may be repeated
@@ -169,7 +169,10 @@ impl Language {
         if task.train.len() > clips {
             progress.say("synthetic speech without words is added to `_unknown_`; recordings of other words, in a folder `_unknown_` or with --extra, make it better");
         }
-        let language = Self::of(task, filled.unwrap_or(unknown_pool), progress)?;
+        let mut language = Self::of(task, filled.unwrap_or(unknown_pool), progress)?;
+        // Nothing is learned from TEST; what cannot be read of it is told with the rest.
+        let Task { test, report, .. } = &mut language.task;
+        Examples::load(test, &mut report.faults, progress, "looking at test clips");
         progress.say(&language.task.report.to_string());
         let faults = &language.task.report.faults;
         ensure!(

@@ -8,7 +8,7 @@ use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::log_mel;
 use swr_core::golden::Golden;
 use swr_core::network::Network;
-use swr_dataset::fit_one_second;
+use swr_dataset::{fit_one_second, nfc};
 
 use crate::files::{read, write_package};
 use crate::models::{merged, read_base};
@@ -21,7 +21,7 @@ use crate::models::{merged, read_base};
 A release carries it beside the delta (`swr-train index`, `swr-train sign`). A device runs it on the new model and goes back to the old one if the keyword is not
 heard with half the posterior that it has here.")]
 pub(crate) struct GoldenArguments {
-    /// Recording of the keyword: WAV, FLAC or Opus; of more than a second, the loudest
+    /// Recording of the keyword, in any format that is read; of more than a second, the loudest
     #[arg(value_name = "AUDIO")]
     audio: PathBuf,
     /// Language of the model
@@ -45,13 +45,17 @@ pub(crate) fn run(a: &GoldenArguments) -> Result<()> {
     let named = || a.audio.display().to_string();
     let samples = decode_16k_mono(&read(&a.audio)?).with_context(named)?;
     let frames = log_mel(&fit_one_second(&samples)).with_context(named)?;
-    let weakest = Golden::new(&a.lang, &a.label, 1, &frames)?;
+    // As the model spells it.
+    let typed = nfc(&a.label);
+    let spelt = language.labels.iter().find(|label| nfc(label) == typed);
+    let label = spelt.unwrap_or(&a.label);
+    let weakest = Golden::new(&a.lang, label, 1, &frames)?;
     let posterior = weakest
         .check(&network, &language.labels)
         .with_context(named)?;
     // Half of it: another processor rounds otherwise, and a later model of the language may be less sure.
     let least = (50.0 * posterior).max(1.0) as u8;
-    let golden = Golden::new(&a.lang, &a.label, least, &frames)?;
+    let golden = Golden::new(&a.lang, label, least, &frames)?;
     let name = match a.lang == base.manifest().language {
         true => "base",
         false => &a.lang,

@@ -18,6 +18,7 @@ use swr_core::package::{
     Tensors, Thresholds, changed, merge,
     onnx::{Storage, check_same_graph, initializers, store},
 };
+use swr_dataset::nfc;
 
 use crate::architecture::Architecture;
 use crate::files::{read, write_atomically, write_package};
@@ -296,7 +297,7 @@ pub(crate) fn unpack(a: &UnpackArguments) -> Result<()> {
 fn read_labels(path: &Path) -> Result<Vec<String>> {
     let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mut labels: Vec<String> = lines.map(String::from).collect();
+    let mut labels: Vec<String> = lines.map(nfc).collect();
     labels.retain(|label| label != UNKNOWN && label != SILENCE);
     labels.extend([UNKNOWN, SILENCE].map(String::from));
     Ok(labels)

@@ -429,3 +429,35 @@ fn a_full_disk_leaves_no_half_written_file() {
         "the old file is whole, and nothing else is there"
     );
 }
+
+/// A bad clip is left out and named, unless it must not be; a word without any clip left is an error. Told before anything is trained.
+#[test]
+fn clips_that_cannot_be_read_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let data = speech(&at("data"), &[("low", 400.0), ("high", 2_000.0)]);
+    let clips = |word: &str| -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(data.join(word)).expect("a word's folder");
+        listed.map(|entry| entry.expect("a clip").path()).collect()
+    };
+    let spoil =
+        |path: &PathBuf| std::fs::write(path, b"FORM\0\0\0\x20AIFF").expect("a spoilt clip");
+    let run = |more: &[&str]| {
+        let data = data.to_str().expect("a readable path");
+        let all = ["base", "--data", data, "--set", "schedule.epochs=1"];
+        let command = command(&[&all, more].concat(), &at("work"), &at("models")).output();
+        command.expect("swr-train runs")
+    };
+    for path in clips("low").iter().take(3) {
+        spoil(path);
+    }
+    refused(
+        run(&["--strict"]),
+        &["3 files cannot be read", "AIFF", "--strict"],
+    );
+    for path in &clips("low") {
+        spoil(path);
+    }
+    refused(run(&[]), &["none of the training clips of \"low\"", "AIFF"]);
+    assert!(!at("models").exists() && !at("work").exists());
+}

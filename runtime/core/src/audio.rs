@@ -203,11 +203,10 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::open`], without `Empty` and `UnknownFormat`.
     pub fn open_or_raw(bytes: impl Read + Send + Sync + 'a) -> Result<Self, AudioError> {
         let mut input = Input::new(bytes);
-        if is_text(input.peek(TEXT_BYTES).map_err(unreadable)?) {
-            return Err(AudioError::Foreign("text"));
-        }
+        let text = is_text(input.peek(TEXT_BYTES).map_err(unreadable)?);
         match recognise(&mut input)? {
             Some(format) => Self::of(format, input),
+            None if text => Err(AudioError::Foreign("text")),
             None => Ok(Self(Box::new(wav::Wav::raw(input)))),
         }
     }

@@ -15,7 +15,7 @@ use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected};
 use super::stream::Recordings;
 use super::{ModelsArgs, Outcome, json_line, spot};
 use crate::DEFAULT_STEP_FRAMES;
-use crate::capture::Recording;
+use crate::capture::{Recording, Source};
 use crate::models::Models;
 use crate::spotter::Event;
 
@@ -123,7 +123,10 @@ impl Demo {
     ) -> anyhow::Result<Sums> {
         let script = Script::read(path, language)?;
         let audio = path.with_extension("wav");
-        let recording = Recording::open(&audio, None)?;
+        let mut recording = Recording::open(&audio, None)?;
+        while let Some(notice) = recording.notice() {
+            eprintln!("swr: {notice}");
+        }
         let mut spotter = models.spotter(&[language], DEFAULT_STEP_FRAMES)?;
         let labels = spotter.listeners()[0].labels().to_vec();
         let spoken = script.spoken(&labels, path)?;

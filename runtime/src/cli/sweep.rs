@@ -131,11 +131,19 @@ impl Sweep {
             negatives.is_empty() || !files.is_empty(),
             "--negatives: no audio file there"
         );
-        let (mut seen, mut samples, mut copies) = (BTreeSet::new(), 0, 0);
+        let (mut seen, mut samples, mut copies, mut unheard) = (BTreeSet::new(), 0, 0, 0);
         let mut alarms = vec![Vec::new(); self.detectors.len()];
         for (number, path) in files.iter().enumerate() {
             progress(number, files.len());
-            let mut recording = Recording::open(path, None)?;
+            // Files are counted, and one that cannot be heard is told: the hours are those of the others.
+            let mut recording = match Recording::open(path, None) {
+                Ok(recording) => recording,
+                Err(error) => {
+                    eprintln!("swr: {error}; left out");
+                    unheard += 1;
+                    continue;
+                }
+            };
             while let Some(notice) = recording.notice() {
                 eprintln!("swr: {notice}");
             }
@@ -154,6 +162,16 @@ impl Sweep {
             for (all, found) in alarms.iter_mut().zip(found) {
                 all.extend(found);
             }
+        }
+        ensure!(
+            files.is_empty() || unheard < files.len(),
+            "--negatives: none of {unheard} files can be heard"
+        );
+        if unheard > 0 {
+            eprintln!(
+                "swr: {unheard} of {} files of negatives are left out",
+                files.len()
+            );
         }
         let hours = samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0;
         let expected = stream.events.len();

@@ -11,6 +11,7 @@
 //! # Ok::<(), swr_dataset::DatasetError>(())
 //! ```
 
+mod crops;
 mod error;
 mod folders;
 mod interval;

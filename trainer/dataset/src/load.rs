@@ -121,7 +121,7 @@ const NAMED: usize = 50;
 
 impl Faults {
     /// The samples of a file, unless it cannot be read; either way what is to be told is kept.
-    pub(crate) fn decode(&mut self, path: &Path) -> Option<Vec<f32>> {
+    pub fn decode(&mut self, path: &Path) -> Option<Vec<f32>> {
         match decode_noted(path) {
             Ok((samples, notes)) => {
                 let notes = notes

@@ -16,13 +16,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-
+use crate::crops::{running_speech, silence};
 use crate::error::DatasetError;
-use crate::layout::{Corpus, Found, NO_SPEAKER, RoleFile, Split, Wanted, nfc, scan, stable_hash};
-use crate::load::{CLIP_SAMPLES, Faults};
+use crate::layout::{Corpus, Found, NO_SPEAKER, RoleFile, Split, Wanted, nfc, scan};
+use crate::load::Faults;
 use crate::noise::{Background, backgrounds};
 use crate::unknown::{Candidate, Pools, keywords_by_count, train_counts};
 
@@ -276,7 +273,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
             .filter(|corpus| corpus.language == language)
     };
 
-    for corpus in in_language().filter(|corpus| corpus.by_recording) {
+    for corpus in in_language().filter(|corpus| corpus.by_recording && !corpus.adds_only) {
         report.notes.push(few_speakers(corpus, &labels));
     }
     let own_words = in_language().any(|corpus| corpus.own_words);
@@ -317,7 +314,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
                 .into_iter()
                 .map(|candidate| clip(candidate, labels.len())),
         );
-        clips.extend(crops(
+        clips.extend(running_speech(
             &negatives,
             split,
             clips.len() - spoken,
@@ -565,92 +562,6 @@ fn clip((corpus, entry): Candidate<'_>, label: usize) -> Clip {
         speaker: entry.speaker.clone(),
         synthetic: corpus.synthetic,
     }
-}
-
-/// Crops of the part of the recordings that belongs to the split: TEST has the last 20 % to itself.
-fn silence(
-    background: &[Arc<Background>],
-    split: Split,
-    language: &str,
-    count: usize,
-    label: usize,
-    seed: u64,
-) -> Vec<Clip> {
-    let mut rng = ChaCha8Rng::seed_from_u64(stable_hash(&format!(
-        "silence:{seed}:{language}:{}",
-        split.name()
-    )));
-    let background: Vec<&Arc<Background>> = background
-        .iter()
-        .filter(|recording| recording.range(split).len() >= CLIP_SAMPLES)
-        .collect();
-    let crop = |_| {
-        let recording = background[rng.random_range(0..background.len() as u64) as usize];
-        let part = recording.range(split);
-        let start_samples =
-            rng.random_range(part.start as u64..=(part.end - CLIP_SAMPLES) as u64) as usize;
-        let gain = rng.random_range(0.0f32..1.0);
-        let source = Source::Crop {
-            recording: recording.clone(),
-            start_samples,
-            gain,
-        };
-        Clip {
-            source,
-            label,
-            word: SILENCE.to_owned(),
-            speaker: NO_SPEAKER.to_owned(),
-            synthetic: false,
-        }
-    };
-    (0..count).map(crop).collect()
-}
-
-/// Seconds of running speech, evenly from all of the split's files: at most half as many as there are other unknown clips, or some where there are none.
-fn crops(
-    negatives: &[(Split, PathBuf)],
-    split: Split,
-    others: usize,
-    label: usize,
-    faults: &mut Faults,
-) -> Vec<Clip> {
-    let of_split = negatives.iter().filter(|(found, _)| *found == split);
-    let mut recordings = Vec::new();
-    for (_, path) in of_split {
-        let samples = faults.decode(path).unwrap_or_default();
-        if samples.len() >= CLIP_SAMPLES {
-            recordings.push(Arc::new(Background {
-                path: path.clone(),
-                samples,
-                split: Some(split),
-            }));
-        }
-    }
-    let seconds = |recording: &Arc<Background>| recording.samples.len() / CLIP_SAMPLES;
-    let all: usize = recordings.iter().map(seconds).sum();
-    let wanted = all.min(if others == 0 { all } else { others.div_ceil(2) });
-    let mut place = 0;
-    let mut clips = Vec::with_capacity(wanted);
-    for recording in &recordings {
-        for second in 0..seconds(recording) {
-            // So many of all, as evenly as whole numbers can.
-            if place * wanted / all != (place + 1) * wanted / all {
-                clips.push(Clip {
-                    source: Source::Crop {
-                        recording: recording.clone(),
-                        start_samples: second * CLIP_SAMPLES,
-                        gain: 1.0,
-                    },
-                    label,
-                    word: UNKNOWN.to_owned(),
-                    speaker: NO_SPEAKER.to_owned(),
-                    synthetic: false,
-                });
-            }
-            place += 1;
-        }
-    }
-    clips
 }
 
 fn count(clips: &[Clip], keywords: usize) -> SplitReport {

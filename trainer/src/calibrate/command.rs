@@ -15,7 +15,7 @@ use swr_core::model::Language;
 use swr_core::network::Network;
 use swr_core::package::{Calibration, Delta, Digest, Limit, Manifest, Thresholds};
 use swr_dataset::{
-    Split, Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper,
+    Faults, Split, Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper,
     stable_hash,
 };
 
@@ -252,13 +252,15 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
         |source: &PathBuf| stable_hash(&source.file_name().unwrap_or_default().to_string_lossy());
     let mut sources: Vec<(PathBuf, Source)> = sources.into_iter().collect();
     sources.sort_by_key(|(source, _)| name(source));
-    let (mut seen, mut copies) = (BTreeSet::new(), 0);
+    let (mut seen, mut copies, mut faults) = (BTreeSet::new(), 0, Faults::default());
     let mut halves = [(Vec::new(), 0), (Vec::new(), 0)];
     for (_, files) in sources {
         let (mut fresh, mut samples) = (Vec::new(), 0);
         for file in files {
             // The same audio in another format, or with other tags, is the same audio.
-            let audio = decode_file(&file)?;
+            let Some(audio) = faults.decode(&file) else {
+                continue;
+            };
             let bytes: Vec<u8> = audio.iter().flat_map(|s| s.to_le_bytes()).collect();
             if seen.insert(Digest::of_bytes(&bytes)) {
                 samples += audio.len();
@@ -272,6 +274,9 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
             halves[smaller].0.push(fresh);
             halves[smaller].1 += samples;
         }
+    }
+    if !faults.is_empty() {
+        progress.say(&faults.to_string());
     }
     if copies > 0 {
         progress.say(&format!("{copies} files are copies of others and left out"));

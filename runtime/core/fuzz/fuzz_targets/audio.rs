@@ -1,11 +1,43 @@
-//! WAV, FLAC and Opus files through the project's own path: finite samples in range, or an error.
+//! Recordings of every format through the project's own path: finite samples in range, or an error; and the same samples where the bytes come in pieces.
 #![no_main]
 
+use std::io::Read;
+
 use libfuzzer_sys::fuzz_target;
-use swr_core::audio::decode_16k_mono;
+use swr_core::audio::{AudioError, Decoder, Mixer, decode, to_16k_mono};
+
+/// Bytes as a pipe brings them.
+struct Pieces<'a> {
+    rest: &'a [u8],
+    most: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let count = bytes.len().min(self.most);
+        self.rest.read(&mut bytes[..count])
+    }
+}
+
+fn streamed(bytes: &[u8]) -> Result<Vec<f32>, AudioError> {
+    let most = 1 + usize::from(bytes.last().copied().unwrap_or(0)) * 8;
+    let mut decoder = Decoder::open_or_raw(Pieces { rest: bytes, most })?;
+    let mut mixer = Mixer::new(decoder.channels(), None)?;
+    let (mut interleaved, mut samples) = (Vec::new(), Vec::new());
+    while decoder.read(&mut interleaved)? {
+        mixer.push(&interleaved, &mut samples);
+        interleaved.clear();
+    }
+    mixer.push(&interleaved, &mut samples);
+    Ok(samples)
+}
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(samples) = decode_16k_mono(bytes) {
-        assert!(samples.iter().all(|sample| sample.is_finite()));
+    let streamed = streamed(bytes);
+    if let Ok(audio) = decode(bytes) {
+        assert!(streamed.as_ref() == Ok(&audio.samples));
+        if let Ok(samples) = to_16k_mono(audio) {
+            assert!(samples.iter().all(|sample| sample.is_finite()));
+        }
     }
 });

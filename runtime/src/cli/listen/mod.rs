@@ -27,6 +27,7 @@ use session::{Heard, Session, Wanted};
   swr listen --lang de --record-near-misses misses       (what was nearly heard, to train with)
   arecord -q -f S16_LE -r 16000 -c 1 -t raw | swr listen --lang pl --file -
   ffmpeg -loglevel error -i talk.mp4 -f wav - | swr listen --json --file -
+  sox talk.wav -t wav - remix 1 | swr listen --lang de --file -
   swr listen --lang de --file models/demo/de.wav --paced
 
 On a terminal, live audio is shown with level, log-mel and posteriors; keys change language, threshold and device meanwhile (--plain: lines only).
