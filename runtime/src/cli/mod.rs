@@ -17,6 +17,7 @@ mod record;
 mod releases;
 mod script;
 mod soak;
+mod source;
 mod spot;
 #[cfg(feature = "eval")]
 mod stream;

@@ -1,26 +1,20 @@
 //! `swr models`: releases of models in a directory or behind a URL, as `index.json` describes them, and what of them is installed.
-//! Files are fetched beside the installed ones, resumed where an earlier attempt broke off, verified together, and only then put in place.
+//! Files are fetched beside the installed ones ([`Source`]), verified together, and only then put in place.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use swr_core::package::{Digest, Entry, Index, IndexedFile, MAX_INDEX_BYTES};
+use swr_core::package::{Digest, Entry, Index, IndexedFile};
 
+use super::source::Source;
 use super::{ModelsArgs, Outcome, json_line};
 use crate::install::{Disk, Folder, PULL, RELEASE, locate};
 use crate::models::{BASE_FILES, Models, read};
 use crate::release::{self, ChangeError, Installed};
-
-const INDEX: &str = "index.json";
-/// A server that takes longer for a file has stalled; what came is kept.
-const LONGEST_DOWNLOAD: Duration = Duration::from_secs(30 * 60);
 
 /// List, fetch and check releases of models
 #[derive(Debug, Subcommand)]
@@ -341,172 +335,5 @@ fn in_words<E: Into<anyhow::Error>>(
         ChangeError::Refused(error) => error.into(),
         ChangeError::Fetch(error) => error.into(),
         ChangeError::NoLanguage(there) => anyhow!("{}: it has {}", directory(), there.join(", ")),
-    }
-}
-
-fn remove_if_there(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Where a release lies.
-enum Source {
-    Directory(PathBuf),
-    Url(String),
-}
-
-impl Source {
-    /// What was typed, or copied from somewhere: perhaps in capitals, and up to the index.
-    fn new(typed: &str) -> Self {
-        let typed = typed.trim();
-        let above = typed.strip_suffix(INDEX).unwrap_or(typed);
-        let (scheme, rest) = above.split_once("://").unwrap_or_default();
-        match scheme.to_ascii_lowercase().as_str() {
-            scheme @ ("http" | "https") => {
-                Self::Url(format!("{scheme}://{}", rest.trim_end_matches('/')))
-            }
-            "file" => Self::Directory(rest.into()),
-            // A folder that is called so is one.
-            _ if Path::new(typed).is_dir() => Self::Directory(typed.into()),
-            _ if above.is_empty() => Self::Directory(".".into()),
-            _ => Self::Directory(above.into()),
-        }
-    }
-
-    /// A name in the release, for messages.
-    fn place(&self, name: &str) -> String {
-        match self {
-            Self::Directory(path) => path.join(name).display().to_string(),
-            Self::Url(url) => format!("{url}/{name}"),
-        }
-    }
-
-    /// The bytes of a file from `from` on, and where they begin: a server may start anew.
-    fn open(&self, name: &str, from: u64) -> anyhow::Result<(Box<dyn Read>, u64)> {
-        match self {
-            Self::Directory(_) => {
-                let mut file = File::open(self.place(name))
-                    .with_context(|| format!("{}: cannot be read", self.place(name)))?;
-                io::Seek::seek(&mut file, io::SeekFrom::Start(from))?;
-                Ok((Box::new(file), from))
-            }
-            Self::Url(url) => {
-                ensure!(
-                    cfg!(feature = "https") || !url.starts_with("https:"),
-                    "{url}: this program was built without TLS; build it with `--features https`, or give an http: address or a directory (whatever comes is verified)"
-                );
-                if from > 0 {
-                    let response = self.get(name, Some(from))?;
-                    let header = |name: &str| response.headers().get(name)?.to_str().ok();
-                    let goes_on = header("content-range")
-                        .is_some_and(|range| range.starts_with(&format!("bytes {from}-")))
-                        && header("content-encoding").is_none();
-                    if response.status() == 206 && goes_on {
-                        return Ok((Box::new(response.split().2), from));
-                    }
-                    if response.status() == 200 {
-                        return Ok((Box::new(response.split().2), 0));
-                    }
-                    // What is there is more than the server has, or of another file: anew.
-                }
-                let response = self.get(name, None)?;
-                ensure!(
-                    response.is_success(),
-                    "{}: cannot be fetched: the server answers {}",
-                    self.place(name),
-                    response.status()
-                );
-                Ok((Box::new(response.split().2), 0))
-            }
-        }
-    }
-
-    /// A file of a release behind a URL, from a byte on. Proxies are those of the environment; an answer that is compressed unasked is read.
-    fn get(&self, name: &str, from: Option<u64>) -> anyhow::Result<attohttpc::Response> {
-        let place = self.place(name);
-        let named = || format!("{place}: cannot be fetched");
-        let mut request = attohttpc::RequestBuilder::try_new(attohttpc::Method::GET, &place)
-            .with_context(named)?
-            .connect_timeout(Duration::from_secs(30))
-            .read_timeout(Duration::from_secs(60))
-            .timeout(LONGEST_DOWNLOAD)
-            .allow_compression(false);
-        if let Some(from) = from {
-            request = request.header("Range", format!("bytes={from}-"));
-        }
-        request.send().map_err(|error| {
-            let slow = |kind| [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&kind);
-            match error.kind() {
-                attohttpc::ErrorKind::Io(error) if slow(error.kind()) => {
-                    anyhow!(
-                        "{}: the server takes longer than a minute to answer",
-                        named()
-                    )
-                }
-                _ => anyhow::Error::new(error).context(named()),
-            }
-        })
-    }
-
-    fn index(&self) -> anyhow::Result<Index> {
-        let mut bytes = Vec::new();
-        let (reader, _) = self.open(INDEX, 0)?;
-        reader
-            .take(MAX_INDEX_BYTES as u64 + 1)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("{}: cannot be read", self.place(INDEX)))?;
-        Index::parse(&bytes).with_context(|| self.place(INDEX))
-    }
-
-    /// Brings a file of the release into `waiting`, going on with what an earlier attempt left there.
-    fn fetch(&self, file: &IndexedFile, waiting: &Path) -> anyhow::Result<PathBuf> {
-        let place = self.place(&file.name);
-        let part = waiting.join(format!("{}.part", file.sha256));
-        let mut there = fs::metadata(&part).map_or(0, |meta| meta.len());
-        if there > file.bytes {
-            there = 0;
-        }
-        if there < file.bytes {
-            let (reader, from) = self.open(&file.name, there)?;
-            let mut target = OpenOptions::new()
-                .create(true)
-                .write(true)
-                .truncate(false)
-                .open(&part)
-                .with_context(|| part.display().to_string())?;
-            target.set_len(from)?;
-            io::Seek::seek(&mut target, io::SeekFrom::Start(from))?;
-            let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {eta}")?;
-            let bar = ProgressBar::new(file.bytes).with_style(style);
-            bar.set_message(file.name.clone());
-            bar.set_position(from);
-            // One byte more than expected tells a longer file.
-            let mut reader = bar.wrap_read(reader.take(file.bytes - from + 1));
-            io::copy(&mut reader, &mut target)
-                .and_then(|_| target.sync_all())
-                .with_context(|| format!("{place}: broke off; run the command again to go on"))?;
-            bar.finish_and_clear();
-        }
-        let bytes = fs::read(&part).with_context(|| part.display().to_string())?;
-        if (bytes.len() as u64) < file.bytes {
-            bail!(
-                "{place}: broke off after {} of {} bytes; run the command again to go on",
-                bytes.len(),
-                file.bytes
-            );
-        }
-        if Digest::of_bytes(&bytes) != file.sha256 {
-            remove_if_there(&part)?;
-            bail!(
-                "{place}: damaged file: its SHA-256 is {}, the index promises {}; nothing was changed, run the command again or tell the publisher",
-                Digest::of_bytes(&bytes),
-                file.sha256
-            );
-        }
-        Ok(part)
     }
 }

@@ -228,8 +228,9 @@ fn plain_http_goes_through_a_proxy_as_get() {
     let pulled = Command::new(env!("CARGO_BIN_EXE_swr"))
         .args(["models", "pull", "http://models.example/swr/", "--models"])
         .arg(&installed)
-        .env("http_proxy", &proxy)
-        .env_remove("no_proxy")
+        // Without a scheme, and a list with nothing in it: as people set them.
+        .env("http_proxy", proxy.trim_start_matches("http://"))
+        .env("no_proxy", "localhost, ,")
         .env_remove("NO_PROXY")
         .output()
         .unwrap();
