@@ -220,9 +220,7 @@ pub enum CaptureError {
         source: AudioError,
     },
     /// A pipe failed, or what comes through it is not understood.
-    #[error(
-        "standard input: {0}; expected WAV, FLAC, Ogg Opus, MP3, M4A or raw 16-bit samples at 16 kHz, mono"
-    )]
+    #[error("standard input: {0}")]
     Pipe(String),
     /// The channel that was asked for is not there.
     #[error("--channel: {0}")]

@@ -13,8 +13,8 @@ pub(crate) fn nfc(word: &str) -> String {
 /// South-East Asia cannot be written, and what joins or parts letters within a word.
 #[cfg(feature = "cli")]
 pub(crate) fn is_letter(letter: char) -> bool {
-    // Zero-width joiner and non-joiner, the Catalan dot, the Hebrew geresh, and the apostrophe as it is printed.
-    let joins = "\u{200c}\u{200d}\u{b7}\u{5f3}\u{5f4}\u{2019}";
+    // Zero-width joiner and non-joiner, the Catalan dot, the Hebrew geresh, the apostrophe as it is printed, the Tibetan tsheg, and a hyphen that does not break.
+    let joins = "\u{200c}\u{200d}\u{b7}\u{5f3}\u{5f4}\u{2019}\u{f0b}\u{2011}";
     letter.is_alphanumeric() || is_combining_mark(letter) || joins.contains(letter)
 }
 
@@ -35,6 +35,7 @@ mod tests {
             "می\u{200c}خواهم",
             "cafe\u{301}",
             "l\u{b7}l",
+            "ཀ་ཁ",
             "ʻokina",
             "안녕",
         ] {

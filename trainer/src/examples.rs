@@ -196,10 +196,15 @@ impl Language {
             progress,
             "decoding development clips",
         );
-        if let Some(lost) = before.difference(&words(&task.train)).next() {
+        let left = words(&task.train);
+        let lost = before.difference(&left);
+        let lost: Vec<String> = lost
+            .map(|label| format!("\"{}\"", task.labels[*label]))
+            .collect();
+        if !lost.is_empty() {
             bail!(
-                "none of the training clips of \"{}\" can be used: {}; convert them to WAV, or remove the word",
-                task.labels[*lost],
+                "none of the training clips of {} can be used: {}; convert them to WAV, or remove the words",
+                lost.join(", "),
                 task.report.faults
             );
         }

@@ -319,7 +319,14 @@ fn bad_input_is_refused_and_leaves_nothing() {
     let run = |data: &Path| {
         let data = data.to_str().expect("a readable path");
         command(
-            &["base", "--data", data, "--set", "schedule.epochs=1"],
+            &[
+                "base",
+                "--data",
+                data,
+                "--strict",
+                "--set",
+                "schedule.epochs=1",
+            ],
             &at("work"),
             &at("models"),
         )

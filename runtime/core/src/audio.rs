@@ -193,7 +193,10 @@ impl<'a> Decoder<'a> {
         if input.peek(1).map_err(unreadable)?.is_empty() {
             return Err(AudioError::Empty);
         }
-        let format = recognise(&mut input)?.ok_or(AudioError::UnknownFormat)?;
+        let format = match recognise(&mut input)? {
+            Some(format) => format,
+            None => find_frames(&mut input)?.ok_or(AudioError::UnknownFormat)?,
+        };
         Self::of(format, input)
     }
 
@@ -203,7 +206,8 @@ impl<'a> Decoder<'a> {
     /// As [`Decoder::open`], without `Empty` and `UnknownFormat`.
     pub fn open_or_raw(bytes: impl Read + Send + Sync + 'a) -> Result<Self, AudioError> {
         let mut input = Input::new(bytes);
-        let text = is_text(input.peek(TEXT_BYTES).map_err(unreadable)?);
+        let first = input.peek(TEXT_BYTES).map_err(unreadable)?;
+        let text = is_text(first) || is_wide_text(first);
         match recognise(&mut input)? {
             Some(format) => Self::of(format, input),
             None if text => Err(AudioError::Foreign("text")),
@@ -321,7 +325,7 @@ pub fn decode_16k_mono(bytes: &[u8]) -> Result<Vec<f32>, AudioError> {
 /// The format of a recording by its first bytes; tags in front are taken away.
 fn recognise(input: &mut Input<'_>) -> Result<Option<Format>, AudioError> {
     let mut tagged = false;
-    while let Some(length) = tag_bytes(input.peek(10).map_err(unreadable)?) {
+    while let Some(length) = tag_bytes(input.peek(16).map_err(unreadable)?) {
         let skipped = std::io::copy(&mut input.take(length), &mut std::io::sink());
         skipped.map_err(unreadable)?;
         tagged = true;
@@ -353,6 +357,42 @@ fn recognise(input: &mut Input<'_>) -> Result<Option<Format>, AudioError> {
     Ok(known)
 }
 
+/// Bytes in which the first frame of a file is looked for that was cut out of a stream, or has something in front.
+const FIND_BYTES: usize = 1 << 16;
+
+/// The format of a file in which four frames of MP3 or AAC follow one another, though not from its start.
+fn find_frames(input: &mut Input<'_>) -> Result<Option<Format>, AudioError> {
+    let first = input.peek(FIND_BYTES).map_err(unreadable)?;
+    let chain = |start: usize, frame_bytes: &dyn Fn(&[u8]) -> Option<usize>| {
+        let mut at = start;
+        for _ in 0..4 {
+            let same = first.get(at..at + 2) == first.get(start..start + 2);
+            match first.get(at..).and_then(frame_bytes).filter(|_| same) {
+                Some(length) => at += length,
+                None => return false,
+            }
+        }
+        true
+    };
+    let starts = first.iter().enumerate().filter(|(_, byte)| **byte == 0xFF);
+    for (start, _) in starts {
+        for (format, frame_bytes) in [
+            (
+                Format::Mp3,
+                &(|header: &[u8]| mpeg::frame_bytes(3, header)) as &dyn Fn(&[u8]) -> _,
+            ),
+            (Format::Aac, &mpeg::adts_frame_bytes),
+        ] {
+            if chain(start, frame_bytes) {
+                let skipped = std::io::copy(&mut input.take(start as u64), &mut std::io::sink());
+                skipped.map_err(unreadable)?;
+                return Ok(Some(format));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Whether a frame begins here, and behind it another of the same kind: two bytes alone may be samples as well.
 fn repeats(
     input: &mut Input<'_>,
@@ -378,8 +418,12 @@ fn is_wav(bytes: &[u8]) -> bool {
     (is_riff && bytes.get(8..12) == Some(b"WAVE")) || bytes.starts_with(b"riff\x2e\x91\xcf\x11")
 }
 
-/// Length of the ID3v2 tag that begins with these ten bytes (id3.org, "ID3 tag version 2.4.0", section 3.1), if they are one's.
+/// Length of the tag that begins with these sixteen bytes, if they are one's: ID3v2 (id3.org, "ID3 tag version 2.4.0", section 3.1), or APEv2.
 fn tag_bytes(bytes: &[u8]) -> Option<u64> {
+    if bytes.starts_with(b"APETAGEX") {
+        // Its header and what is behind it (wiki.hydrogenaudio.org, "APEv2 specification").
+        return Some(32 + u64::from(u32::from_le_bytes(*bytes.get(12..)?.first_chunk()?)));
+    }
     let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes.first_chunk::<10>()? else {
         return None;
     };
@@ -393,8 +437,25 @@ fn tag_bytes(bytes: &[u8]) -> Option<u64> {
 
 /// What begins like `bytes` and is not read here, by its name.
 fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    let names: [(&[u8], &str); 10] = [
-        (b"RIFF", "a RIFF file without sound"),
+    let names: [(&[u8], &str); 27] = [
+        (b"RIFF", "a RIFF file, but no WAVE"),
+        (b"Creative Voi", "VOC"),
+        (b".SoX", "SoX's own format"),
+        (b"NIST_1A", "NIST SPHERE"),
+        (b"\x0b\x77", "AC-3"),
+        (b"\x7f\xfe\x80\x01", "DTS"),
+        (b"FLV\x01", "Flash video"),
+        (b"\x00\x00\x01\xba", "MPEG video"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"BZh", "a bzip2 archive"),
+        (b"\xfd7zXZ\x00", "an xz archive"),
+        (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+        (b"%PDF", "PDF"),
+        (b"\x89PNG", "a picture"),
+        (b"\xff\xd8\xff", "a picture"),
+        (b"GIF8", "a picture"),
+        (b"\x7fELF", "a program"),
         (b"FORM", "AIFF"),
         (b"caff", "CAF"),
         (b".snd", "AU"),
@@ -406,7 +467,12 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
         (b"TTA1", "True Audio"),
     ];
     let named = names.iter().find(|(magic, _)| bytes.starts_with(magic));
-    named.map(|(_, name)| *name)
+    // Before 2001 there was no box at the front that said so.
+    let boxes: [&[u8]; 4] = [b"moov", b"mdat", b"wide", b"pnot"];
+    let quick_time = bytes.get(4..8).filter(|name| boxes.contains(name));
+    named
+        .map(|(_, name)| *name)
+        .or(quick_time.map(|_| "an old QuickTime movie"))
 }
 
 /// Bytes by which text is recognised: of raw samples 2 ms, all of which are letters in no sound.
@@ -423,7 +489,29 @@ fn is_text(first: &[u8]) -> bool {
         Err(_) => return false,
     };
     let is_written = |letter: char| !letter.is_control() || letter.is_ascii_whitespace();
+    // Of a few bytes, only what anybody would call text.
     text.len() >= 8 && text.chars().all(is_written)
+        || first.len() < 8
+            && first.len() > 1
+            && first
+                .iter()
+                .all(|byte| (b' '..=b'~').contains(byte) || b"\r\n\t".contains(byte))
+}
+
+/// Whether the start of a stream is text of 16 bits a letter (UTF-16): a mark at the front, or every second byte zero and the others letters.
+fn is_wide_text(first: &[u8]) -> bool {
+    let marked = first.starts_with(b"\xff\xfe") || first.starts_with(b"\xfe\xff");
+    let rest = if marked { &first[2..] } else { first };
+    let (pairs, _) = rest.as_chunks::<2>();
+    let letters = |zero: usize| {
+        let written = |pair: &&[u8; 2]| {
+            let other = pair[1 - zero];
+            pair[zero] == 0 && ((b' '..=b'~').contains(&other) || b"\r\n\t".contains(&other))
+        };
+        pairs.iter().filter(written).count()
+    };
+    let most = letters(0).max(letters(1));
+    pairs.len() >= 8 && 8 * most >= 7 * pairs.len()
 }
 
 /// Refuses a signal without samples and samples that are no finite, sensible number.

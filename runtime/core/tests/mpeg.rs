@@ -90,6 +90,54 @@ fn joined_and_tagged_mp3_is_heard_whole() {
     assert_eq!(samples.len(), noise.len() / 2);
 }
 
+/// Cut out of a stream: no frame at the start, or too few at the end.
+#[test]
+fn cut_files_are_used_and_told() {
+    let whole = decode(MP3).expect("a sound file").samples.len();
+    let cut = decode(&MP3[..MP3.len() / 2]).expect("a sound file");
+    assert!(cut.samples.len() < whole && cut.notes.len() == 1 && cut.notes[0].lost);
+    let frames = &MP3[10 + usize::from(MP3[9])..];
+    for (name, file) in [("word.mp3", frames), ("word.aac", AAC)] {
+        let from_inside = decode(&file[150..]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(from_inside.samples.len() > whole / 2, "{name}");
+        let behind = [&[0x55; 3_000][..], file].concat();
+        let found = decode(&behind).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(found.samples.len() + 2 * FRAME_SAMPLES > whole, "{name}");
+    }
+    let index = |bytes: &[u8]| bytes.windows(4).position(|name| name == b"moov");
+    let front = include_bytes!("../fuzz/seeds/audio/front.m4a");
+    assert!(index(front) < front.windows(4).position(|name| name == b"mdat"));
+    let cut = decode(&front[..front.len() - 400]).expect("a sound file");
+    assert!(cut.notes.iter().any(|note| note.lost), "{:?}", cut.notes);
+    let at_end = index(M4A).expect("an index");
+    let refused = decode(&M4A[..at_end - 4]).unwrap_err().to_string();
+    assert!(refused.contains("cut off before its index"), "{refused}");
+}
+
+#[test]
+fn what_is_no_sound_is_named_on_a_pipe() {
+    for bytes in [
+        &b"\x1f\x8b\x08\0\0\0\0\0\0\x03abcdefgh"[..],
+        b"PK\x03\x04\x14\0\0\0\x08\0abcdefgh",
+        b"%PDF-1.7\n%\xe2\xe3\xcf\xd3",
+        b"Creative Voice File\x1a\x1a\0\x0a\x01",
+        b"NIST_1A\n   1024\n",
+        b"\xff\xfeh\0e\0l\0l\0o\0 \0w\0o\0r\0l\0d\0",
+        b"\0h\0e\0l\0l\0o\0 \0w\0o\0r\0l\0d",
+        b"hello\n",
+        b"{}",
+    ] {
+        let refused = Decoder::open_or_raw(bytes);
+        assert!(
+            matches!(refused, Err(AudioError::Foreign(_))),
+            "{bytes:?}: {refused:?}"
+        );
+    }
+    // Quiet sound in one channel of 16 bits: small numbers, of both signs.
+    let quiet: Vec<u8> = (0..64i16).flat_map(|n| (n % 7 - 3).to_le_bytes()).collect();
+    assert!(Decoder::open_or_raw(&quiet[..]).is_ok());
+}
+
 #[test]
 fn damaged_frames_are_left_silent_and_told() {
     let whole = decode(AAC).expect("a sound file");

@@ -142,6 +142,44 @@ fn chunks_and_long_headers_of_wav_are_skipped() {
     assert!(notes[0].contains("no padding"), "{notes:?}");
 }
 
+/// Padding should be zero; other bytes were written all the same.
+#[test]
+fn padding_may_be_any_byte() {
+    for byte in [0, b' ', b'X', 0xFF] {
+        let between = [&b"LIST\x05\0\0\0INFOx"[..], &[byte]].concat();
+        let file = made(1, 16, &[], &between, 10, &bytes_of(&VALUES));
+        assert_eq!(heard(&file), (VALUES.to_vec(), vec![]), "{byte:#x}");
+    }
+}
+
+/// What other programs leave behind the samples is no sound; samples of a second chunk are.
+#[test]
+fn what_follows_the_samples_is_told_apart() {
+    let bytes = bytes_of(&VALUES);
+    let behind = |tail: &[u8]| {
+        // The length of the whole file is that of its header, as it was before the tail was added.
+        let mut file = made(1, 16, &[], &[], 10, &bytes);
+        file.extend(tail);
+        heard(&file)
+    };
+    let tag = |name: &[u8]| [name, &[0; 200]].concat();
+    for tail in [
+        tag(b"TAG"),
+        tag(b"ID3\x04"),
+        tag(b"APETAGEX"),
+        vec![0; 5_000],
+    ] {
+        assert_eq!(behind(&tail), (VALUES.to_vec(), vec![]), "{:?}", &tail[..4]);
+    }
+    let (values, notes) = behind(&[0x81; 999]);
+    assert_eq!((values, notes.len()), (VALUES.to_vec(), 1));
+    assert!(notes[0].contains("999 bytes"), "{notes:?}");
+    // So many are samples of a file whose length has lost its highest bits.
+    assert_eq!(behind(&[0x81; 80_000]).0.len(), VALUES.len() + 40_000);
+    let second = [&b"LIST\x04\0\0\0INFOdata\x0a\0\0\0"[..], &bytes].concat();
+    assert_eq!(behind(&second), ([VALUES, VALUES].concat(), vec![]));
+}
+
 #[test]
 fn wav_headers_that_contradict_themselves_are_used_with_a_note() {
     let file = made(1, 16, &[], &[], 10, &bytes_of(&VALUES));
@@ -179,6 +217,10 @@ fn every_coding_of_wav_has_its_samples() {
         let file = made(tag, bits, &more, &[], samples.len() as u32, &samples);
         assert_eq!(heard(&file), (VALUES.to_vec(), vec![]), "{tag:#x} {bits}");
     }
+    // 16 bits in four bytes, which length of a frame and bytes a second tell.
+    let mut file = made(1, 16, &[], &[], 20, &wide(16));
+    file[28..34].copy_from_slice(&[0, 0xFA, 0, 0, 4, 0]);
+    assert_eq!(heard(&file), (VALUES.to_vec(), vec![]));
     // 24 bits in four bytes, which the length of a frame tells.
     let mut file = made(1, 24, &[], &[], 20, &wide(16));
     file[32..34].copy_from_slice(&4u16.to_le_bytes());

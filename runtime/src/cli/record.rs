@@ -89,7 +89,9 @@ impl Record {
         ] {
             let plain = |c: char| is_letter(c) || more.contains(c);
             ensure!(
-                !name.is_empty() && name.trim() == name && name.chars().all(plain),
+                name.chars().any(char::is_alphanumeric)
+                    && name.trim() == name
+                    && name.chars().all(plain),
                 "{what} \"{name}\": expected letters and digits of any script, since it becomes a file's name"
             );
         }

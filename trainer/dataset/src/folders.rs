@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use crate::error::DatasetError;
 
 /// Endings of audio files. What is behind the last of them is not read; such a file is not passed over in silence, but counted with those that cannot be read.
-pub(crate) const AUDIO_EXTENSIONS: [&str; 27] = [
+pub(crate) const AUDIO_EXTENSIONS: [&str; 42] = [
     "wav", "flac", "opus", "ogg", "oga", "mp3", "m4a", "aac", "mp4", "3gp", "wave", "w64", "rf64",
     "bwf", "aif", "aiff", "aifc", "caf", "au", "snd", "wma", "amr", "webm", "mka", "wv", "ape",
-    "ac3",
+    "ac3", "mp2", "mpga", "m4b", "m4r", "mov", "mkv", "spx", "ogx", "tta", "voc", "sph", "dts",
+    "ra", "gsm", "oma",
 ];
 
 /// Audio files of the word folders of `root`, with the folder's name. Folders whose name begins with `_` or `.` are no words.
@@ -22,6 +23,21 @@ pub(crate) fn word_files(root: &Path) -> Result<Vec<(String, PathBuf)>, DatasetE
         if !word.starts_with('_') {
             let of_word = audio_files(&folder)?.into_iter();
             files.extend(of_word.map(|file| (word.clone(), file)));
+        }
+    }
+    Ok(files)
+}
+
+/// Audio files below the word folders of `root`, deeper than these, but for folders of noise and negatives by set.
+pub(crate) fn nested(root: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let mut files = Vec::new();
+    for folder in folders(root)? {
+        let word = name(&folder);
+        if word.starts_with('_') || ["noise", "negatives"].contains(&word.as_str()) {
+            continue;
+        }
+        for inside in folders(&folder)? {
+            files.extend(audio_below(&inside)?);
         }
     }
     Ok(files)
@@ -40,7 +56,8 @@ pub(crate) fn audio_files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     found.retain(|path| {
         let extension = path.extension().unwrap_or_default();
         let extension = extension.to_string_lossy().to_lowercase();
-        AUDIO_EXTENSIONS.contains(&extension.as_str()) && path.is_file()
+        // A link to nowhere is a file that cannot be read.
+        AUDIO_EXTENSIONS.contains(&extension.as_str()) && !path.is_dir()
     });
     Ok(found)
 }

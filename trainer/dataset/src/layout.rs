@@ -24,7 +24,10 @@ use swr_core::labels::UNKNOWN;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::error::DatasetError;
-use crate::folders::{AUDIO_EXTENSIONS, audio_below, audio_files, folders, name, word_files};
+use crate::folders::{
+    AUDIO_EXTENSIONS, audio_below, audio_files, folders, name, nested, word_files,
+};
+use crate::unknown::OWN_WORD_CLIPS;
 
 /// Which part of the data a clip belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +96,8 @@ pub(crate) struct Found {
     pub(crate) noise: Vec<RoleFile>,
     pub(crate) negatives: Vec<RoleFile>,
     pub(crate) missing_clips: usize,
+    /// What was not taken for what it may be meant for.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A recording without words to learn.
@@ -407,6 +412,21 @@ fn mswc_table(
 /// `<word>/*.wav` and nothing else; `_` in a folder's name stands for a space, as in MSWC.
 fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), DatasetError> {
     let mut files = word_files(root)?;
+    let nested = nested(root)?;
+    if let Some(first) = nested.first() {
+        found.notes.push(format!(
+            "{} audio files lie deeper than <word>/ and are left out, the first {}; move them up, with the speaker in front of their names",
+            nested.len(),
+            first.display()
+        ));
+    }
+    for role in ["noise", "negatives"] {
+        if files.iter().any(|(word, _)| word == role) {
+            found.notes.push(format!(
+                "{role}/ holds recordings and is taken for the word \"{role}\"; if it is none, move them to {role}/train/, {role}/dev/ and {role}/test/"
+            ));
+        }
+    }
     let unknown = root.join(UNKNOWN);
     if unknown.is_dir() {
         let others = audio_files(&unknown)?.into_iter();
@@ -443,46 +463,82 @@ fn plain(root: &Path, wanted: &Wanted<'_>, found: &mut Found) -> Result<(), Data
     Ok(())
 }
 
-/// Gives speakers to the sets that have none; false if there are too few.
+/// Gives speakers to the sets that have none, those with the fewest recordings first; false if there are too few, or too few could be given without taking a word from TRAIN.
 fn divide_speakers(entries: &mut [Entry]) -> bool {
-    let words = entries.iter().filter(|entry| entry.word != UNKNOWN);
-    let found: BTreeMap<&str, Split> = words
-        .map(|entry| (entry.speaker.as_str(), entry.split))
-        .collect();
-    let count = |splits: &[(String, Split)], wanted: Split| {
-        splits.iter().filter(|(_, split)| *split == wanted).count()
+    let words = || entries.iter().filter(|entry| entry.word != UNKNOWN);
+    let mut clips: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
+    let mut splits: BTreeMap<&str, Split> = BTreeMap::new();
+    for entry in words() {
+        let of_speaker = clips.entry(&entry.speaker).or_default();
+        *of_speaker.entry(&entry.word).or_default() += 1;
+        splits.insert(&entry.speaker, entry.split);
+    }
+    let has =
+        |splits: &BTreeMap<&str, Split>, wanted| splits.values().any(|split| *split == wanted);
+    if splits.len() < Split::ALL.len() {
+        return [Split::Train, Split::Dev]
+            .iter()
+            .all(|split| has(&splits, *split));
+    }
+    let mut order: Vec<&str> = splits.keys().copied().collect();
+    order.sort_by_key(|speaker| {
+        let all: usize = clips[speaker].values().sum();
+        (all, stable_hash(&format!("speaker:{speaker}")))
+    });
+    // Every word keeps what makes it a keyword, or what it has.
+    let mut train: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in words().filter(|entry| entry.split == Split::Train) {
+        *train.entry(&entry.word).or_default() += 1;
+    }
+    let may_leave = |speaker: &str, train: &BTreeMap<&str, usize>| {
+        let of_speaker = clips[speaker].iter();
+        of_speaker.clone().all(|(word, count)| {
+            let left = train.get(word).copied().unwrap_or(0).saturating_sub(*count);
+            left >= OWN_WORD_CLIPS
+        })
     };
-    let mut speakers: Vec<(String, Split)> = found
+    // About a tenth, as by the hash, from the set that has most.
+    let share = (order.len() / 10).max(1);
+    for empty in Split::ALL {
+        if has(&splits, empty) {
+            continue;
+        }
+        let count = |wanted| splits.values().filter(|split| **split == wanted).count();
+        let (most, from) = Split::ALL
+            .map(|split| (count(split), split))
+            .into_iter()
+            .max()
+            .unwrap_or((0, empty));
+        let mut given = 0;
+        for speaker in &order {
+            if given == share.min(most - 1) {
+                break;
+            }
+            if splits[speaker] != from || (from == Split::Train && !may_leave(speaker, &train)) {
+                continue;
+            }
+            if from == Split::Train {
+                for (word, count) in &clips[speaker] {
+                    *train.entry(word).or_default() -= count;
+                }
+            }
+            splits.insert(speaker, empty);
+            given += 1;
+        }
+    }
+    let splits: BTreeMap<String, Split> = splits
         .into_iter()
         .map(|(speaker, split)| (speaker.to_owned(), split))
         .collect();
-    if speakers.len() < Split::ALL.len() {
-        return [Split::Train, Split::Dev]
-            .iter()
-            .all(|split| count(&speakers, *split) > 0);
-    }
-    // About a tenth, as by the hash, from the set that has most.
-    speakers.sort_by_key(|(speaker, _)| stable_hash(&format!("speaker:{speaker}")));
-    let share = (speakers.len() / 10).max(1);
-    for empty in Split::ALL {
-        if count(&speakers, empty) > 0 {
-            continue;
-        }
-        let sizes = Split::ALL.map(|split| (count(&speakers, split), split));
-        let (most, from) = sizes.into_iter().max().unwrap_or((0, empty));
-        let of_it = speakers.iter_mut().filter(|(_, split)| *split == from);
-        // Something stays.
-        for (_, split) in of_it.take(share.min(most - 1)) {
-            *split = empty;
-        }
-    }
-    let speakers: BTreeMap<String, Split> = speakers.into_iter().collect();
+    let divided = [Split::Train, Split::Dev]
+        .iter()
+        .all(|split| splits.values().any(|found| found == split));
     for entry in entries {
-        if let Some(split) = speakers.get(&entry.speaker) {
+        if let Some(split) = splits.get(&entry.speaker) {
             entry.split = *split;
         }
     }
-    true
+    divided
 }
 
 /// Of every word, one recording in five goes to DEV and one in ten to TEST, in an order that is random but the same everywhere.

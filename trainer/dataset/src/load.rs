@@ -116,8 +116,8 @@ pub struct Faults {
     pub noted: Vec<(PathBuf, String)>,
 }
 
-/// Files of a kind that are named; a folder of thousands may be of a format that is not read.
-const NAMED: usize = 50;
+/// Files of a kind that are named; a folder of many thousands may be of a format that is not read.
+const NAMED: usize = 1_000;
 
 impl Faults {
     /// The samples of a file, unless it cannot be read; either way what is to be told is kept.

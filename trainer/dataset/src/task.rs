@@ -258,6 +258,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     });
     let mut report = Report {
         missing_clips: found.missing_clips,
+        notes: found.notes.clone(),
         ..Report::default()
     };
     let background = backgrounds(&found.noise, &mut report);
@@ -409,12 +410,25 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         skip_missing: options.skip_missing,
     };
     let mut all = scan(data, &wanted)?;
+    let known: BTreeMap<String, Split> = all
+        .corpora
+        .iter()
+        .filter(|corpus| corpus.own_words && !corpus.by_recording)
+        .flat_map(|corpus| &corpus.entries)
+        .map(|entry| (entry.speaker.clone(), entry.split))
+        .collect();
     for root in &options.extra {
         let mut found = scan(root, &wanted)?;
         // What judges a task must not depend on what is added to it.
         let is_added =
             |split: Split| split == Split::Train || (split == Split::Dev && options.extra_dev);
         for corpus in &mut found.corpora {
+            // A speaker of somebody's own words is in one set, whichever folder the recordings lie in.
+            if corpus.own_words {
+                for entry in &mut corpus.entries {
+                    entry.split = known.get(&entry.speaker).copied().unwrap_or(entry.split);
+                }
+            }
             corpus.entries.retain(|entry| is_added(entry.split));
             // Words in plain folders have no language of their own.
             corpus.adds_only = std::mem::take(&mut corpus.own_words);
@@ -428,6 +442,7 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         all.noise.extend(found.noise);
         all.negatives.extend(found.negatives);
         all.missing_clips += found.missing_clips;
+        all.notes.extend(found.notes);
     }
     Ok(all)
 }

@@ -269,3 +269,66 @@ fn noise_and_negatives_are_read_by_role() {
     assert_eq!(found.negatives_of(Split::Test).len(), 1);
     assert_eq!(talk(&found, Split::Test), 40);
 }
+
+/// Two folders of one's own words share their speakers, and their sets.
+#[test]
+fn a_speaker_is_in_one_set_whichever_folder_the_recordings_lie_in() {
+    let (root, extra) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    words(root.path(), &["an"], 3);
+    words(extra.path(), &["an"], 9);
+    let options = TaskOptions {
+        extra: vec![extra.path().to_path_buf()],
+        ..TaskOptions::default()
+    };
+    let found = task(root.path(), "xx", &options).unwrap();
+    let speakers = |split: Split| -> BTreeSet<String> {
+        let clips = found.clips(split).iter().filter(|clip| clip.label == 0);
+        clips.map(|clip| clip.speaker.clone()).collect()
+    };
+    let [train, dev, test] = Split::ALL.map(speakers);
+    assert!(train.len() > 3, "{train:?}");
+    assert!(train.is_disjoint(&dev) && train.is_disjoint(&test) && dev.is_disjoint(&test));
+}
+
+/// Who says nearly everything stays in TRAIN.
+#[test]
+fn the_speaker_of_most_recordings_is_not_taken_from_training() {
+    let root = tempfile::tempdir().unwrap();
+    for word in ["an", "aus"] {
+        for take in 0..20 {
+            write_wav(
+                &root.path().join(word).join(format!("me_nohash_{take}.wav")),
+                0.5,
+            );
+        }
+        for guest in ["x", "y", "z"] {
+            write_wav(
+                &root.path().join(word).join(format!("{guest}_nohash_0.wav")),
+                0.5,
+            );
+        }
+    }
+    let found = read(root.path());
+    assert!(found.report.train.keywords >= 40, "{}", found.report);
+    assert!(found.report.dev.keywords > 0 && found.report.test.keywords > 0);
+}
+
+#[test]
+fn recordings_that_lie_deeper_and_links_to_nowhere_are_told() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 4);
+    write_wav(&root.path().join("an/anna/1.wav"), 0.5);
+    write_wav(&root.path().join("noise/rain_1.wav"), 0.5);
+    std::os::unix::fs::symlink("/nowhere/x.wav", root.path().join("an/s0_nohash_9.wav")).unwrap();
+    let found = read(root.path());
+    let notes = found.report.notes.join("; ");
+    assert!(
+        notes.contains("1 audio files lie deeper") && notes.contains("noise/train/"),
+        "{notes}"
+    );
+    let mut faults = Faults::default();
+    for split in Split::ALL {
+        load_readable(&mut found.clips(split).to_vec(), &mut faults, |_| ());
+    }
+    assert!(faults.to_string().contains("s0_nohash_9.wav"), "{faults}");
+}

@@ -90,6 +90,16 @@ impl Samples for Flac<'_> {
                 self.ended = true;
                 return Ok(false);
             }
+            // The length is not known: tags, or damage.
+            Err(claxon::Error::FormatError(_)) if info.samples.is_none() && self.read > 0 => {
+                self.ended = true;
+                let problem = format!(
+                    "what follows sample {} is no block of FLAC and left out",
+                    self.read
+                );
+                self.notes.push(Note::lost(problem));
+                return Ok(false);
+            }
             Err(claxon::Error::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
                 self.end(!is_whole);
                 return Ok(false);

@@ -13,8 +13,9 @@ pub struct Mixer {
     channels: usize,
     /// From 0; none for the mean.
     chosen: Option<usize>,
-    /// Sum of the squares of each channel.
+    /// Sum of the squares of each channel, and of their mean.
     powers: Vec<f64>,
+    mean_power: f64,
 }
 
 impl Mixer {
@@ -36,6 +37,7 @@ impl Mixer {
             channels: channels.max(1).into(),
             chosen,
             powers: vec![0.0; channels.max(1).into()],
+            mean_power: 0.0,
         })
     }
 
@@ -51,6 +53,7 @@ impl Mixer {
                 for (power, value) in self.powers.iter_mut().zip(frame) {
                     *power += f64::from(value * value);
                 }
+                self.mean_power += f64::from(mean(frame)).powi(2);
             }
         }
         samples.extend(frames.map(mean));
@@ -62,7 +65,10 @@ impl Mixer {
         let (loud, loudest) = numbered().max_by(|a, b| a.0.total_cmp(b.0))?;
         let (quiet, quietest) = numbered().min_by(|a, b| a.0.total_cmp(b.0))?;
         if *loud <= quiet * POWER_RATIO {
-            return None;
+            // Wires of one microphone that are crossed.
+            return (*loud > self.mean_power * POWER_RATIO).then(|| {
+                format!("its {} channels cancel in their mean, which is heard; --channel {loudest} would hear one alone", self.channels)
+            });
         }
         let difference = match *quiet {
             0.0 => "silent".to_owned(),

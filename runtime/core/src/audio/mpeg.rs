@@ -35,6 +35,10 @@ pub(super) struct Mpeg<'a> {
     decoded: u64,
     frame: usize,
     interleaved: Vec<f32>,
+    /// Some frame was left silent.
+    silent: bool,
+    /// Samples of each channel that an index counts, with what the encoder put around them.
+    expected: Option<u64>,
     notes: Vec<Note>,
 }
 
@@ -44,9 +48,14 @@ impl<'a> Mpeg<'a> {
         // As a stream: of a file, symphonia would estimate the length by the first frames and leave out what goes beyond.
         let reader = MpaReader::try_new(stream(ReadOnlySource::new(input)), options());
         let reader = reader.map_err(|error| refusal(Format::Mp3, error))?;
-        let skip = reader.tracks().first().and_then(|track| track.delay);
+        let track = reader.tracks().first().cloned();
         let mut mp3 = Self::new(Format::Mp3, Box::new(reader))?;
-        mp3.skip = skip.unwrap_or(0).into();
+        if let Some(track) = track {
+            let around = [track.delay, track.padding].map(|count| u64::from(count.unwrap_or(0)));
+            mp3.skip = around[0];
+            let frames = track.num_frames;
+            mp3.expected = frames.map(|frames| frames.saturating_add(around.iter().sum()));
+        }
         Ok(mp3)
     }
 
@@ -64,13 +73,24 @@ impl<'a> Mpeg<'a> {
         if read.map_err(unreadable)? as u64 > MAX_M4A_BYTES {
             return Err(AudioError::TooLong);
         }
-        let starts = starts(&bytes);
+        shorten_last_box(&mut bytes);
+        let (starts, coding) = (starts(&bytes), coding(&bytes));
+        if find(&bytes, b"moov").is_none() {
+            return Err(damaged(Format::M4a, "it is cut off before its index"));
+        }
         let mut file = stream(Cursor::new(bytes));
         // The reader expects to stand behind the length of the first box.
         let reader = file.read_quad_bytes().map_err(Error::IoError);
         let reader = reader.and_then(|_| IsoMp4Reader::try_new(file, options()));
         let reader = reader.map_err(|error| refusal(Format::M4a, error))?;
-        let mut m4a = Self::new(Format::M4a, Box::new(reader))?;
+        let mut m4a = match Self::new(Format::M4a, Box::new(reader)) {
+            // symphonia does not tell what it does not know.
+            Err(AudioError::Unsupported { problem, .. }) if problem == UNKNOWN => {
+                let coding = coding.unwrap_or_else(|| "a movie without sound".to_owned());
+                return Err(unsupported(Format::M4a, &coding));
+            }
+            m4a => m4a?,
+        };
         if let Some(start) = starts.iter().find(|start| start.track == m4a.track) {
             let samples = u128::from(start.ticks) * u128::from(m4a.sample_rate_hz);
             m4a.skip = (samples / u128::from(start.ticks_per_second.max(1))) as u64;
@@ -86,8 +106,7 @@ impl<'a> Mpeg<'a> {
                 Some(CodecParameters::Audio(codec)) => Some((track.id, codec.clone())),
                 _ => None,
             });
-        let (track, codec) = audio
-            .ok_or_else(|| unsupported(format, "no sound, or in a coding that is not known"))?;
+        let (track, codec) = audio.ok_or_else(|| unsupported(format, UNKNOWN))?;
         // What the encoder put in front is dropped here, and what stands behind is kept: lengths in headers are wrong where files were joined.
         let options = AudioDecoderOptions::default().gapless(false);
         let decoder: Result<Box<dyn AudioDecoder>, Error> = match codec.codec {
@@ -132,15 +151,30 @@ impl<'a> Mpeg<'a> {
             decoded: 0,
             frame: 0,
             interleaved: Vec::new(),
+            silent: false,
+            expected: None,
             notes: Vec::new(),
         })
     }
 
     fn end(&mut self) -> Result<bool, AudioError> {
-        match self.decoded {
-            0 => Err(damaged(self.format, "no frame of it can be decoded")),
-            _ => Ok(false),
+        if self.decoded == 0 {
+            return Err(damaged(self.format, "no frame of it can be decoded"));
         }
+        let missing = self
+            .expected
+            .take()
+            .and_then(|all| all.checked_sub(self.decoded));
+        if missing.is_some_and(|missing| missing > 2 * self.frame as u64) && self.notes.is_empty() {
+            let problem = format!("it ends early, after {} ms", self.ms());
+            self.notes.push(Note::lost(problem));
+        }
+        Ok(false)
+    }
+
+    /// How much was decoded.
+    fn ms(&self) -> u64 {
+        self.decoded * 1_000 / u64::from(self.sample_rate_hz)
     }
 }
 
@@ -165,36 +199,48 @@ impl Samples for Mpeg<'_> {
         let packet = match next {
             Ok(Some(packet)) => packet,
             Ok(None) => return self.end(),
-            Err(Error::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
-                self.notes.push(Note::lost("it ends before its index says"));
+            Err(Error::IoError(error)) if error.kind() != ErrorKind::UnexpectedEof => {
+                return Err(unreadable(error));
+            }
+            // It ends before its index says, or what follows is none of its frames.
+            Err(error) if self.decoded == 0 => return Err(refusal(self.format, error)),
+            Err(_) => {
+                let problem = format!("it ends early, or is damaged, after {} ms", self.ms());
+                self.notes.push(Note::lost(problem));
                 return self.end();
             }
-            Err(error) => return Err(refusal(self.format, error)),
         };
         if packet.track_id != self.track {
             return Ok(true);
         }
         let channels = usize::from(self.channels);
-        match self.decoder.decode(&packet) {
+        let changed = match self.decoder.decode(&packet) {
             Ok(frame) if frame.num_planes() == channels => {
                 frame.copy_to_vec_interleaved(&mut self.interleaved);
                 self.frame = frame.frames();
                 self.decoded += self.frame as u64;
+                None
             }
-            Err(Error::IoError(error)) if error.kind() != ErrorKind::UnexpectedEof => {
-                return Err(unreadable(error));
+            Ok(_) => Some(true),
+            Err(Error::DecodeError(problem)) => Some(problem.contains("signal spec")),
+            Err(_) => Some(false),
+        };
+        if let Some(changed) = changed {
+            // Before the first that can be decoded there are frames that refer to what was cut off.
+            if self.decoded > 0 && !self.silent {
+                self.silent = true;
+                let what = match changed {
+                    true => {
+                        "its rate or number of channels changes, and what follows is left silent,"
+                    }
+                    false => "frames that cannot be decoded are left silent, the first",
+                };
+                let problem = format!("{what} after {} ms", self.ms());
+                self.notes.push(Note::lost(problem));
             }
-            // Its place in time is kept. Before the first that can be decoded there are frames that refer to what was cut off.
-            _ => {
-                if self.decoded > 0 && self.notes.is_empty() {
-                    let start_ms = self.decoded * 1_000 / u64::from(self.sample_rate_hz);
-                    self.notes.push(Note::lost(format!(
-                        "frames that cannot be decoded are left silent, the first after {start_ms} ms"
-                    )));
-                }
-                self.interleaved.clear();
-                self.interleaved.resize(self.frame * channels, 0.0);
-            }
+            // Its place in time is kept.
+            self.interleaved.clear();
+            self.interleaved.resize(self.frame * channels, 0.0);
         }
         let frames = (self.interleaved.len() / channels) as u64;
         let skipped = self.skip.min(frames);
@@ -266,6 +312,29 @@ pub(super) fn adts_frame_bytes(header: &[u8]) -> Option<usize> {
     (sync & 0xF6 == 0xF0 && bytes > 7).then_some(bytes)
 }
 
+const UNKNOWN: &str = "a coding that is not known";
+
+/// What the first sound track of an MP4 file says that it is coded in (ISO 14496-12, section 8.5.2), in words where they are usual.
+fn coding(file: &[u8]) -> Option<String> {
+    let of_track = |track: &[u8]| {
+        let media = find(track, b"mdia")?;
+        let is_sound = find(media, b"hdlr")?.get(8..12)? == b"soun";
+        let table = find(find(media, b"minf")?, b"stbl")?;
+        let name: &[u8; 4] = find(table, b"stsd")?.get(12..)?.first_chunk()?;
+        is_sound.then(|| match name {
+            b"samr" => "AMR".to_owned(),
+            b"sawb" => "AMR-WB".to_owned(),
+            b"sowt" | b"twos" | b"lpcm" | b"ipcm" | b"fpcm" | b"in24" | b"in32" | b"fl32" => {
+                "uncompressed sound in MP4".to_owned()
+            }
+            name => format!("the coding \"{}\"", name.escape_ascii()),
+        })
+    };
+    let movie = find(file, b"moov")?;
+    let mut tracks = boxes(movie).filter(|(name, _)| name == b"trak");
+    tracks.find_map(|(_, track)| of_track(track))
+}
+
 /// Where the sound of a track of an MP4 file begins.
 struct Start {
     track: u32,
@@ -285,7 +354,10 @@ fn starts(file: &[u8]) -> Vec<Start> {
         let entries = edits.get(8..)?;
         let start = if wide(edits)? {
             let mut entries = entries.as_chunks::<20>().0.iter();
-            entries.find_map(|entry| Some(u64::from_be_bytes(entry[8..16].try_into().ok()?)))
+            entries.find_map(|entry| {
+                let ticks = u64::from_be_bytes(*entry.get(8..)?.first_chunk()?);
+                (ticks != u64::MAX).then_some(ticks)
+            })
         } else {
             // All ones stand for silence in front.
             let mut entries = entries.as_chunks::<12>().0.iter();
@@ -325,6 +397,32 @@ fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     })
 }
 
+/// Of a file that was cut off, the box at the end is given the length that it has: symphonia would read nothing of one that claims more than there is.
+fn shorten_last_box(file: &mut [u8]) {
+    let mut at = 0;
+    while let (Some(length), true) = (u32_at(file, at), at + 8 <= file.len()) {
+        let wide = (length == 1).then(|| file.get(at + 8..)?.first_chunk().copied());
+        let claimed = match wide.flatten() {
+            Some(length) => u64::from_be_bytes(length),
+            None => length.into(),
+        };
+        let left = file.len() - at;
+        if claimed > left as u64 {
+            match (length, u32::try_from(left)) {
+                (1, _) => file[at + 8..at + 16].copy_from_slice(&(left as u64).to_be_bytes()),
+                (_, Ok(left)) => file[at..at + 4].copy_from_slice(&left.to_be_bytes()),
+                _ => {}
+            }
+            return;
+        }
+        // Zero stands for all that is left.
+        if claimed < 8 {
+            return;
+        }
+        at += claimed as usize;
+    }
+}
+
 fn find<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
     boxes(bytes)
         .find(|(found, _)| found == name)
@@ -345,13 +443,17 @@ fn name(codec: symphonia::core::codecs::audio::AudioCodecId) -> &'static str {
         codecs::CODEC_ID_FLAC => "FLAC in MP4",
         codecs::CODEC_ID_MP1 => "MPEG audio of layer I",
         codecs::CODEC_ID_MP2 => "MPEG audio of layer II",
-        _ => "a coding that is not known",
+        _ => UNKNOWN,
     }
 }
 
 /// The form of AAC, by the first bits of its configuration (ISO 14496-3, section 1.6.2.1).
 fn profile(codec: &AudioCodecParameters) -> Option<&'static str> {
-    let &[first, second, ..] = &**codec.extra_data.as_ref()? else {
+    let Some(extra) = &codec.extra_data else {
+        let several = codec.channels.as_ref().is_some_and(|all| all.count() > 2);
+        return several.then_some("AAC-LC of more than two channels");
+    };
+    let &[first, second, ..] = &**extra else {
         return None;
     };
     let kind = match first >> 3 {

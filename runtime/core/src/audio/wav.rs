@@ -13,6 +13,8 @@ use crate::settings::SAMPLE_RATE_HZ;
 const UNKNOWN_BYTES: u32 = 0x7FFF_0000;
 /// Bytes of a `fmt ` chunk that are looked at.
 const FORMAT_BYTES: usize = 40;
+/// Bytes behind the samples that a header claims which are samples too, unless they are fewer: then they are what some program has left there.
+const TAIL_BYTES: u64 = 1 << 16;
 /// What is missing at the end is audio that is lost from here on, and else what programs get wrong by a sample or two.
 const LOST_MS: u64 = 10;
 /// Bytes that are read at once.
@@ -144,6 +146,10 @@ pub(super) struct Wav<R> {
     claimed: Option<u64>,
     /// Read, but not yet taken.
     buffer: Vec<u8>,
+    /// Its claim is odd, so that a byte of padding may follow.
+    odd: bool,
+    /// The length of the whole file covers more than the samples.
+    covered: bool,
     ended: bool,
     notes: Vec<Note>,
 }
@@ -179,9 +185,9 @@ impl<R: Read> Wav<R> {
         }
 
         let mut wav = Self::new(input, kind);
-        let (mut real_length, mut has_format, mut left_over) = (None, false, None);
+        let (mut real_length, mut has_format, mut left_over) = (None, false, Vec::new());
         loop {
-            let (name, bytes) = wav.chunk(left_over.take())?;
+            let (name, bytes) = wav.chunk(std::mem::take(&mut left_over))?;
             position += kind.chunk_header_bytes();
             if &name == b"data" {
                 if !has_format {
@@ -197,6 +203,11 @@ impl<R: Read> Wav<R> {
                     _ if bytes == 0 && u64::from(length) + 8 <= position => None,
                     _ => Some(bytes).filter(|bytes| *bytes < u64::from(UNKNOWN_BYTES)),
                 };
+                let end = position.saturating_add(wav.claimed.unwrap_or(0));
+                wav.odd = wav.claimed.is_some_and(|bytes| bytes % 2 == 1);
+                wav.covered = kind == Kind::Riff
+                    && length < UNKNOWN_BYTES
+                    && u64::from(length) + 8 > end.saturating_add(1);
                 return Ok(wav);
             }
             let kept = match &name {
@@ -219,10 +230,19 @@ impl<R: Read> Wav<R> {
             match kind {
                 Kind::Wave64 => wav.skip(bytes.wrapping_neg() % 8)?,
                 _ if bytes % 2 == 1 => {
-                    let mut padding = [0];
-                    header(&mut wav.input, &mut padding)?;
-                    left_over = Some(padding[0]).filter(|byte| *byte != 0);
-                    position += 1;
+                    let mut five = [0; 5];
+                    header(&mut wav.input, &mut five)?;
+                    // Padding should be zero; another byte is one if no chunk begins with it.
+                    let unpadded = five[0] != 0 && (is_known(&five[..4]) || !is_name(&five[1..]));
+                    left_over = if unpadded {
+                        five.to_vec()
+                    } else {
+                        five[1..].to_vec()
+                    };
+                    if unpadded {
+                        wav.note("a chunk of odd length has no padding behind it");
+                    }
+                    position += u64::from(!unpadded);
                 }
                 _ => {}
             }
@@ -248,6 +268,8 @@ impl<R: Read> Wav<R> {
             coding: Coding::Int8,
             claimed: None,
             buffer: Vec::new(),
+            odd: false,
+            covered: false,
             ended: false,
             notes: Vec::new(),
         }
@@ -289,33 +311,79 @@ impl<R: Read> Wav<R> {
         Ok(())
     }
 
-    /// Looks at what follows the claimed samples: other chunks, or the samples of a file that is too long for its header.
+    /// Looks at what follows the claimed samples: other chunks, samples again among them; tags and filling; or the samples of a file that is too long for its header.
     fn beyond(&mut self) -> Result<(), AudioError> {
-        let mut next = Vec::with_capacity(8);
-        (&mut self.input)
-            .take(8)
-            .read_to_end(&mut next)
-            .map_err(unreadable)?;
-        let is_name = |bytes: &[u8]| bytes.iter().all(|byte| (b' '..=b'~').contains(byte));
-        let tail = next.len() < 8 || is_name(&next[..4]) || (next[0] == 0 && is_name(&next[1..5]));
-        if tail || self.kind == Kind::Wave64 {
-            self.ended = true;
+        self.ended = true;
+        if self.kind == Kind::Wave64 {
+            return Ok(());
+        }
+        let mut padded = self.odd;
+        loop {
+            let mut next = Vec::with_capacity(9);
+            let most = if padded { 9 } else { 8 };
+            let mut input = (&mut self.input).take(most);
+            input.read_to_end(&mut next).map_err(unreadable)?;
+            if padded && !is_name(next.get(..4).unwrap_or_default()) {
+                next.drain(..next.len().min(1));
+            } else if padded && next.len() == 9 {
+                // No padding: the ninth byte belongs to the chunk, which is not looked at but for its samples.
+                return self.go_on(next);
+            }
+            let Some((name, length)) = next.split_at_checked(4).filter(|_| next.len() == 8) else {
+                return Ok(());
+            };
+            if !is_name(name)
+                || [&b"TAG"[..], b"ID3", b"APET"]
+                    .iter()
+                    .any(|tag| name.starts_with(tag))
+            {
+                return self.go_on(next);
+            }
+            let length = self.kind.u32(length);
+            if name == b"data" {
+                self.ended = false;
+                self.claimed = Some(length.into()).filter(|_| length < UNKNOWN_BYTES);
+                self.odd = length % 2 == 1;
+                return Ok(());
+            }
+            let wanted = u64::from(length);
+            let skipped = std::io::copy(&mut (&mut self.input).take(wanted), &mut std::io::sink());
+            if skipped.map_err(unreadable)? < wanted {
+                return Ok(());
+            }
+            padded = length % 2 == 1;
+        }
+    }
+
+    /// Takes bytes that are no chunk, and what follows them, for samples where there are many: the length of a file beyond 4 GiB has lost its highest bits.
+    fn go_on(&mut self, mut next: Vec<u8>) -> Result<(), AudioError> {
+        let tag = [&b"TAG"[..], b"ID3", b"APETAGEX"];
+        if tag.iter().any(|tag| next.starts_with(tag)) {
+            return Ok(());
+        }
+        let missing = TAIL_BYTES.saturating_sub(next.len() as u64);
+        let mut input = (&mut self.input).take(missing);
+        input.read_to_end(&mut next).map_err(unreadable)?;
+        if (next.len() as u64) < TAIL_BYTES && !self.covered {
+            if next.iter().any(|byte| *byte != 0) {
+                self.note(format!(
+                    "{} bytes behind its samples are left out",
+                    next.len()
+                ));
+            }
             return Ok(());
         }
         self.note("its samples go on beyond what its header says");
-        self.claimed = None;
+        (self.ended, self.claimed) = (false, None);
         self.buffer.extend(next);
         Ok(())
     }
 
-    /// The next chunk's name and length; `first` is its first byte if that is read already.
-    fn chunk(&mut self, first: Option<u8>) -> Result<Chunk, AudioError> {
-        let mut bytes = vec![0; self.kind.chunk_header_bytes() as usize];
-        let known = usize::from(first.is_some());
-        if let Some(first) = first {
-            bytes[0] = first;
-            self.note("a chunk of odd length has no padding behind it");
-        }
+    /// The next chunk's name and length; `first` are its first bytes, as far as they are read already.
+    fn chunk(&mut self, first: Vec<u8>) -> Result<Chunk, AudioError> {
+        let known = first.len();
+        let mut bytes = first;
+        bytes.resize(self.kind.chunk_header_bytes() as usize, 0);
         header(&mut self.input, &mut bytes[known..])?;
         let name = [bytes[0], bytes[1], bytes[2], bytes[3]];
         let length = match self.kind {
@@ -373,11 +441,14 @@ impl<R: Read> Wav<R> {
         if channels == 0 {
             return Err(damaged("it has no channel"));
         }
-        // 24 bits in containers of 32 are told by the length of a frame, which else repeats what is known.
+        // Containers that are larger than their samples are told by the length of a frame, which else repeats what is known; the samples stand in the top bits.
         let least = usize::from(bits.div_ceil(8));
         let container = usize::from(frame_bytes / channels);
+        let agreed = u32::from(frame_bytes).wrapping_mul(rate_hz) == byte_rate
+            && frame_bytes % channels == 0;
         let bytes = match (least, container) {
             (3, 4) => 4,
+            (1.., _) if tag == 1 && agreed && container > least => container,
             _ => least,
         };
         let coding = Coding::new(tag, bits, bytes)?;
@@ -427,7 +498,7 @@ impl<R: Read + Send> Samples for Wav<R> {
         if whole > 0 {
             return Ok(true);
         }
-        if !self.buffer.is_empty() {
+        if !self.buffer.is_empty() && self.claimed.is_none_or(|left| left == 0) {
             self.note(format!(
                 "it ends inside a sample, of which {} bytes are left out",
                 self.buffer.len()
@@ -463,6 +534,19 @@ impl Kind {
             _ => u32::from_le_bytes(bytes),
         }
     }
+}
+
+/// Whether four bytes may be the name of a chunk.
+fn is_name(bytes: &[u8]) -> bool {
+    bytes.len() == 4 && bytes.iter().all(|byte| (b' '..=b'~').contains(byte))
+}
+
+/// Whether four bytes are the name of a chunk that stands before samples.
+fn is_known(bytes: &[u8]) -> bool {
+    let names = [
+        b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"junk", b"bext", b"PEAK", b"cue ", b"PAD ",
+    ];
+    names.iter().any(|name| bytes == *name)
 }
 
 /// Fills `bytes` with what must be there before the first sample.

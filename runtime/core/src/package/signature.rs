@@ -80,7 +80,8 @@ impl FromStr for PublicKey {
         let lines = lines(PUBLIC_KEY, text)?;
         let line = match lines.as_slice() {
             [key] => key,
-            [comment, key] if comment.starts_with("untrusted comment:") => key,
+            // What stands behind the key is nobody's.
+            [comment, key, ..] if comment.starts_with("untrusted comment:") => key,
             _ => {
                 return Err(unreadable(
                     PUBLIC_KEY,

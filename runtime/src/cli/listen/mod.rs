@@ -156,11 +156,13 @@ impl Listen {
                 .as_ref()
                 .map(|_| self.near_margin.unwrap_or(NEAR_MARGIN)),
         };
+        // Before audio is waited for.
+        let program = self.exec.as_deref().map(Program::find).transpose()?;
         let (source, name) = self.source()?;
         let mut session = Session::new(models, wanted, source, name.clone(), self.seconds)?;
         let mut after = After {
             listen: self,
-            program: self.exec.as_deref().map(Program::find).transpose()?,
+            program,
             found: false,
         };
         // What is not read at the pace of speech is over before it could be seen.
