@@ -281,6 +281,23 @@ fn tags_around_flac_are_skipped() {
         let file = [&front[..], FLAC, &back].concat();
         assert!(decode(&file).expect("a sound file") == expected);
     }
+    // As a pipe was written, whose length nobody knew: what follows may be damage as well.
+    let mut unknown = FLAC.to_vec();
+    unknown[21] &= 0xF0;
+    unknown[22..26].fill(0);
+    assert!(decode(&unknown).expect("a sound file") == expected);
+    unknown.extend([b'T', b'A', b'G', b' ', b' ', b' ', b' ', b' ']);
+    unknown.resize(unknown.len() + 120, b' ');
+    let tagged = decode(&unknown).expect("a sound file");
+    assert!(tagged.samples == expected.samples && tagged.notes.len() == 1);
+    // A whole recording is no tag.
+    let twice = decode(&[FLAC, FLAC].concat()).expect("a sound file");
+    assert!(twice.samples == expected.samples);
+    assert!(
+        twice.notes.len() == 1 && twice.notes[0].lost,
+        "{:?}",
+        twice.notes
+    );
     // A tag that claims more than there is.
     let lost = [&tag(0, 16_000, 0)[..], &FLAC[..100]].concat();
     assert_eq!(decode(&lost), Err(AudioError::UnknownFormat));

@@ -1,27 +1,37 @@
 //! FLAC: the bytes of a native FLAC file enter as they come, interleaved samples at the file's rate leave.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::mem::take;
 
 use super::input::Input;
 use super::{AudioError, Format, Note, Samples, integer_scale};
 
+/// Bytes that are read ahead of what is decoded, at most.
+const AHEAD_BYTES: usize = 4_096;
+
 /// A FLAC file or stream, from which samples are read.
 pub(super) struct Flac<'a> {
-    reader: claxon::FlacReader<Input<'a>>,
+    /// None when all is read.
+    reader: Option<claxon::FlacReader<Recent<'a>>>,
+    info: claxon::metadata::StreamInfo,
     /// Samples of each channel that were read.
     read: u64,
     /// What the reader works in.
     buffer: Vec<i32>,
-    ended: bool,
     notes: Vec<Note>,
 }
 
 impl<'a> Flac<'a> {
     /// Reads the header, to the first block.
     pub(super) fn open(input: Input<'a>) -> Result<Self, AudioError> {
-        let reader = claxon::FlacReader::new(input).map_err(refusal)?;
-        let bits = reader.streaminfo().bits_per_sample;
+        let recent = Recent {
+            input,
+            last: Vec::new(),
+            read: 0,
+        };
+        let reader = claxon::FlacReader::new(recent).map_err(refusal)?;
+        let info = reader.streaminfo();
+        let bits = info.bits_per_sample;
         if !(4..=24).contains(&bits) {
             return Err(AudioError::Unsupported {
                 format: Format::Flac,
@@ -29,18 +39,18 @@ impl<'a> Flac<'a> {
             });
         }
         Ok(Self {
-            reader,
+            reader: Some(reader),
+            info,
             read: 0,
             buffer: Vec::new(),
-            ended: false,
             notes: Vec::new(),
         })
     }
 
     /// No block follows; `cut` inside one.
     fn end(&mut self, cut: bool) {
-        self.ended = true;
-        let problem = match self.reader.streaminfo().samples {
+        self.reader = None;
+        let problem = match self.info.samples {
             Some(expected) if expected > self.read => format!(
                 "it ends {} samples before its header says",
                 expected - self.read
@@ -52,17 +62,44 @@ impl<'a> Flac<'a> {
     }
 }
 
+/// The bytes of a file, and what was read of them last.
+struct Recent<'a> {
+    input: Input<'a>,
+    last: Vec<u8>,
+    read: u64,
+}
+
+impl Recent<'_> {
+    /// Whether a stream begins among the last bytes, other than the file's first.
+    fn begins_again(&self) -> bool {
+        let first = self.read - self.last.len() as u64;
+        let mut starts = (first..).zip(self.last.windows(4));
+        starts.any(|(at, bytes)| at > 0 && bytes == b"fLaC")
+    }
+}
+
+impl Read for Recent<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.input.read(bytes)?;
+        self.read += read as u64;
+        self.last.extend_from_slice(&bytes[..read]);
+        let old = self.last.len().saturating_sub(AHEAD_BYTES);
+        self.last.drain(..old);
+        Ok(read)
+    }
+}
+
 impl Samples for Flac<'_> {
     fn sample_rate_hz(&self) -> u32 {
-        self.reader.streaminfo().sample_rate
+        self.info.sample_rate
     }
 
     fn channels(&self) -> u16 {
-        self.reader.streaminfo().channels as u16
+        self.info.channels as u16
     }
 
     fn length(&self) -> Option<u64> {
-        self.reader.streaminfo().samples
+        self.info.samples
     }
 
     fn notes(&self) -> &[Note] {
@@ -70,29 +107,32 @@ impl Samples for Flac<'_> {
     }
 
     fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, AudioError> {
-        if self.ended {
+        let Some(reader) = &mut self.reader else {
             return Ok(false);
-        }
-        let info = self.reader.streaminfo();
+        };
+        let info = self.info;
         // Behind the last sample stand tags that other programs have put there.
         let is_whole = info.samples == Some(self.read);
-        let block = match self
-            .reader
-            .blocks()
-            .read_next_or_eof(take(&mut self.buffer))
-        {
+        let block = match reader.blocks().read_next_or_eof(take(&mut self.buffer)) {
             Ok(Some(block)) => block,
             Ok(None) => {
                 self.end(false);
                 return Ok(false);
             }
             Err(claxon::Error::FormatError(_)) if is_whole => {
-                self.ended = true;
+                if self
+                    .reader
+                    .take()
+                    .is_some_and(|reader| reader.into_inner().begins_again())
+                {
+                    let problem = "another FLAC stream follows its last sample, and is not heard";
+                    self.notes.push(Note::lost(problem));
+                }
                 return Ok(false);
             }
             // The length is not known: tags, or damage.
             Err(claxon::Error::FormatError(_)) if info.samples.is_none() && self.read > 0 => {
-                self.ended = true;
+                self.reader = None;
                 let problem = format!(
                     "what follows sample {} is no block of FLAC and left out",
                     self.read
