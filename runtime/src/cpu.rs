@@ -58,12 +58,28 @@ fn peak_rss_bytes() -> io::Result<f64> {
 /// # Errors
 /// If the system does not tell it.
 pub(crate) fn peak_rss_mib() -> io::Result<f64> {
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-        if let Some(kib) = kib {
-            return Ok(kib / 1024.0);
-        }
+    match status_mib("VmHWM:") {
+        Some(mib) => Ok(mib),
+        None => Ok(peak_rss_bytes()? / (1024.0 * 1024.0)),
     }
-    Ok(peak_rss_bytes()? / (1024.0 * 1024.0))
+}
+
+/// The memory that this process has allocated and uses now, in MiB: on Linux without the pages of the program's file, which come and go as the machine needs them; elsewhere the
+/// largest that it has had.
+///
+/// # Errors
+/// If the system does not tell it.
+pub(crate) fn own_memory_mib() -> io::Result<f64> {
+    match status_mib("RssAnon:") {
+        Some(mib) => Ok(mib),
+        None => peak_rss_mib(),
+    }
+}
+
+/// A figure of Linux' own account of the process.
+fn status_mib(name: &str) -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
 }

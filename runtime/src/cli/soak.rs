@@ -7,7 +7,7 @@ use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
 
 use super::bench::{CHUNK_SAMPLES, NO_MEMORY};
-use crate::cpu::peak_rss_mib;
+use crate::cpu::own_memory_mib;
 use crate::spotter::{Event, Spotter};
 
 /// Between two resets.
@@ -30,9 +30,9 @@ pub(super) struct Soaked {
     resets: usize,
     /// Resets after which the first round's events are not, to the bit, those after the first start.
     resets_that_differ: usize,
-    /// Largest memory of the process after a quarter of an hour, and at the end.
-    rss_early_mib: f64,
-    rss_end_mib: f64,
+    /// Memory that the process has allocated, after a quarter of an hour and at the end.
+    memory_early_mib: f64,
+    memory_end_mib: f64,
 }
 
 impl Soaked {
@@ -41,7 +41,7 @@ impl Soaked {
             && self.rounds_that_differ == 0
             && self.resets_that_differ == 0
             && self.largest_drift_s < TIME_TOLERANCE_S
-            && self.rss_end_mib < self.rss_early_mib + 0.5
+            && self.memory_end_mib < self.memory_early_mib + 0.5
     }
 }
 
@@ -65,8 +65,8 @@ pub(super) fn soak(spotter: &mut Spotter, audio: &[f32], hours: f64) -> anyhow::
         largest_drift_s: 0.0,
         resets: 0,
         resets_that_differ: 0,
-        rss_early_mib: 0.0,
-        rss_end_mib: 0.0,
+        memory_early_mib: 0.0,
+        memory_end_mib: 0.0,
     };
     let (mut first, mut second): (Vec<Event>, Vec<Event>) = (Vec::new(), Vec::new());
     let mut events = Vec::new();
@@ -103,10 +103,10 @@ pub(super) fn soak(spotter: &mut Spotter, audio: &[f32], hours: f64) -> anyhow::
             }
         }
         if round == of_hours(0.25).min(all - 1) {
-            found.rss_early_mib = peak_rss_mib().context(NO_MEMORY)?;
+            found.memory_early_mib = own_memory_mib().context(NO_MEMORY)?;
         }
     }
-    found.rss_end_mib = peak_rss_mib().context(NO_MEMORY)?;
+    found.memory_end_mib = own_memory_mib().context(NO_MEMORY)?;
     Ok(found)
 }
 
@@ -134,8 +134,8 @@ impl fmt::Display for Soaked {
         )?;
         write!(
             f,
-            "  peak memory                {:.2} MiB after a quarter of an hour, {:.2} at the end",
-            self.rss_early_mib, self.rss_end_mib
+            "  memory                     {:.2} MiB after a quarter of an hour, {:.2} at the end",
+            self.memory_early_mib, self.memory_end_mib
         )
     }
 }
