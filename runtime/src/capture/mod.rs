@@ -33,7 +33,7 @@ pub trait Source {
     /// [`CaptureError`] when the file, pipe or device fails. The samples appended before stay valid.
     fn read(&mut self, samples: &mut Vec<f32>) -> Result<bool, CaptureError>;
 
-    /// What there is to tell since the last call, one at a time; nothing but for devices.
+    /// What there is to tell since the last call, one at a time: of a device that comes and goes, of a recording that says something wrongly.
     fn notice(&mut self) -> Option<Notice> {
         None
     }

@@ -12,6 +12,7 @@
 //! ```
 
 mod crops;
+mod division;
 mod error;
 mod folders;
 mod interval;
