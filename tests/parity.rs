@@ -4,10 +4,10 @@
 use candle_core::{Device, Tensor};
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::{Frontend, log_mel};
-use swr_core::{FrontendSettings, MEL_BINS, WINDOW_SAMPLES};
+use swr_core::{CONTEXT_FRAMES, FrontendSettings, MEL_BINS, WINDOW_SAMPLES};
 use swr_runtime::{ClipRunner, Engine, Model, Models, Operation};
 use swr_tests::models;
-use swr_trainer::network::{Pass, Path, clip_logits, frame_logits};
+use swr_trainer::network::{Pass, Path, frame_logits};
 
 const LANGUAGES: [&str; 5] = ["en", "ar", "zh", "de", "pl"];
 
@@ -54,13 +54,13 @@ fn stream(engine: &mut Engine, frames: &[f32]) -> Vec<f32> {
 fn candle_and_tract_give_the_same_logits() {
     let opened = Models::open(models()).unwrap();
     for language in LANGUAGES {
-        let (architecture, labels, weights) =
+        let (architecture, read, weights) =
             swr_trainer::models::read_language(&models(), language).unwrap();
         let model = opened.load(language).unwrap();
-        assert_eq!(model.language.labels, labels);
+        assert_eq!(model.language, read);
         let mut runner = ClipRunner::new(&model).unwrap();
         for second in audio(language).chunks_exact(16_000).take(8) {
-            let tract = runner.mean_logits(second).unwrap();
+            let tract = runner.logits(second).unwrap().to_vec();
             let mut samples = vec![0f32; swr_trainer::augment::CONTEXT_SAMPLES];
             samples.extend(second);
             let x = as_tensor(&log_mel(&samples).unwrap());
@@ -69,7 +69,14 @@ fn candle_and_tract_give_the_same_logits() {
                     path,
                     ..Pass::evaluation()
                 };
-                let candle = clip_logits(&architecture, &weights, &x, &pass)
+                let logits = frame_logits(&architecture, &weights, &x, &pass).unwrap();
+                let frames = logits.dim(2).unwrap();
+                let candle = logits
+                    .narrow(2, CONTEXT_FRAMES, frames - CONTEXT_FRAMES)
+                    .unwrap()
+                    .transpose(1, 2)
+                    .unwrap()
+                    .contiguous()
                     .unwrap()
                     .flatten_all()
                     .unwrap()

@@ -1,7 +1,6 @@
-//! Single one-second clips by the evaluation protocol: samples come in, mean logits leave.
+//! Single one-second clips by the evaluation protocol: samples come in, logits leave.
 //! The protocol is the same for every method and language, so that accuracies can be compared.
 
-use swr_core::detector::mean_logits;
 use swr_core::frontend::{Frontend, frame_count};
 use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
 
@@ -15,7 +14,7 @@ pub const CLIP_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 /// Runs clips one by one, each from a zero state.
 ///
 /// The network hears `context_frames` frames' worth of zero samples (46 frames, 7,360 samples), then the clip;
-/// the clip's logits are the mean over the frames after the context (46..144).
+/// the clip's logits are those of the frames after the context (46..144).
 #[derive(Debug)]
 pub struct ClipRunner {
     frontend: Frontend,
@@ -50,12 +49,12 @@ impl ClipRunner {
         })
     }
 
-    /// The mean logits `[classes]` of a clip of [`CLIP_SAMPLES`] samples: 16 kHz, mono, full scale ±1. A shorter clip is followed by zeros,
+    /// The logits `[frames, classes]` of a clip of [`CLIP_SAMPLES`] samples: 16 kHz, mono, full scale ±1. A shorter clip is followed by zeros,
     /// of a longer one the first second is taken.
     ///
     /// # Errors
     /// [`SpotError`] for samples that are not finite and when the network fails.
-    pub fn mean_logits(&mut self, clip: &[f32]) -> Result<Vec<f32>, SpotError> {
+    pub fn logits(&mut self, clip: &[f32]) -> Result<&[f32], SpotError> {
         let heard = &mut self.samples[self.context_frames * HOP_SAMPLES..];
         let length = clip.len().min(CLIP_SAMPLES);
         heard[..length].copy_from_slice(&clip[..length]);
@@ -69,7 +68,6 @@ impl ClipRunner {
         self.engine
             .step(&self.frames, &mut self.logits)
             .map_err(SpotError::Network)?;
-        let range = self.context_frames..self.engine.step_frames();
-        Ok(mean_logits(&self.logits, self.engine.classes(), range)?)
+        Ok(&self.logits[self.context_frames * self.engine.classes()..])
     }
 }

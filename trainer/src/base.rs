@@ -3,13 +3,13 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
-use crate::architecture::Architecture;
 use crate::checkpoint::Run;
 use crate::config::BaseConfig;
-use crate::examples::{Batch, Language};
+use crate::examples::{Batch, Language, Scenes};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule, fold};
-use crate::network::{Pass, Path, Weights, clip_logits, cross_entropy, initial_weights};
+use crate::loss::{Score, stream_loss};
+use crate::network::{Pass, Path, Weights, frame_logits, initial_weights};
 use crate::progress::Progress;
 use crate::random::mix;
 use crate::train::{Stage, run_stage};
@@ -24,26 +24,35 @@ pub(crate) fn base_learner(weights: &Weights) -> Result<Learner> {
     Ok(learner)
 }
 
-/// Logits `[B, C]` of a batch and its loss; `seed` draws what is dropped.
+/// The loss of a batch, and how many of its words are known, at a step and a share of the training.
 pub(crate) fn base_loss(
-    architecture: &Architecture,
+    config: &BaseConfig,
     learner: &Learner,
     batch: &Batch,
     mode: &NormMode,
-    dropout: f32,
-    seed: u64,
-) -> Result<(Tensor, Tensor)> {
+    (step, done): (usize, f64),
+) -> Result<(Tensor, Score)> {
+    let dropout = config.schedule.dropout;
     let pass = Pass {
         path: Path::Fused,
         mode: mode.clone(),
         dropout: (dropout > 0.0).then_some(Dropout {
             rate: dropout,
-            seed,
+            seed: mix(config.seed, step as u64),
         }),
     };
-    let logits = clip_logits(architecture, &learner.weights(), &batch.log_mel, &pass)?;
-    let loss = cross_entropy(&logits, &batch.labels)?;
-    Ok((logits, loss))
+    let logits = frame_logits(
+        &config.architecture,
+        &learner.weights(),
+        &batch.log_mel,
+        &pass,
+    )?;
+    Ok(stream_loss(
+        &logits,
+        &batch.targets,
+        config.window_frames,
+        config.loss.at(done),
+    )?)
 }
 
 /// Trains a base on a language's clips, from where `run` stands; gives its weights in deployed form.
@@ -64,7 +73,11 @@ pub fn train_base(
         index: 0,
         name: "base",
         schedule: &config.schedule,
-        augment: &config.augment,
+        scenes: Scenes {
+            settings: &config.scenes,
+            augment: &config.augment,
+            window_frames: config.window_frames,
+        },
         seed: config.seed,
         statistics: &statistics,
         progress,
@@ -78,15 +91,7 @@ pub fn train_base(
         reached,
         |_, _| Ok(()),
         |learner, batch, moment| {
-            let seed = mix(config.seed, moment.step as u64);
-            base_loss(
-                &config.architecture,
-                learner,
-                batch,
-                &mode,
-                config.schedule.dropout,
-                seed,
-            )
+            base_loss(config, learner, batch, &mode, (moment.step, moment.done))
         },
     )?;
     let mut weights = learner.weights();

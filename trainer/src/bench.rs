@@ -14,12 +14,13 @@ use serde_json::json;
 use crate::architecture::MEL_BINS;
 use crate::base::{base_learner, base_loss};
 use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
-use crate::examples::{Batch, Data, Language};
+use crate::examples::{Batch, Data, Language, Scenes};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
+use crate::loss::{Heard, Target, Word};
 use crate::network::initial_weights;
 use crate::progress::Progress;
-use crate::random::{generator, mix};
+use crate::random::generator;
 
 /// Classes of the step without data, as in Speech Commands' task of ten words.
 const CLASSES: usize = 12;
@@ -153,14 +154,7 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: &Batch) -> Result<f32> {
         let schedule = &self.config.schedule;
         let mode = NormMode::batch_into(&self.statistics);
-        let (_, loss) = base_loss(
-            &self.config.architecture,
-            &self.learner,
-            batch,
-            &mode,
-            schedule.dropout,
-            mix(self.config.seed, self.step as u64),
-        )?;
+        let (loss, _) = base_loss(self.config, &self.learner, batch, &mode, (self.step, 1.0))?;
         self.step += 1;
         let update = Update {
             longest: f64::MAX,
@@ -180,13 +174,23 @@ fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
     let log_mel: Vec<f32> = (0..batch * MEL_BINS * frames)
         .map(|_| rng.random_range(-2.0..2.0))
         .collect();
-    let labels: Vec<u32> = (0..batch)
-        .map(|_| rng.random_range(0..CLASSES as u32))
-        .collect();
+    let target = |_| {
+        let end = frames * 3 / 4;
+        Target {
+            first: frames / 4,
+            words: vec![Word {
+                label: rng.random_range(0..CLASSES - 2),
+                allowed: frames / 2..frames,
+                due: end..frames,
+            }],
+            heard: vec![Heard::Speech; frames],
+        }
+    };
+    let targets: Vec<Target> = (0..batch).map(target).collect();
     Ok(Batch {
         log_mel: Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?,
-        labels: Tensor::from_vec(labels, batch, &Device::Cpu)?,
-        indexes: (0..batch).collect(),
+        targets,
+        words: Vec::new(),
     })
 }
 
@@ -212,7 +216,7 @@ fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) ->
     Ok(StepCost {
         step_ms_wall,
         step_ms_cpu: (cpu_after - cpu).as_secs_f64() * 1e3 / options.steps as f64,
-        clips_per_s: batch.indexes.len() as f64 / step_ms_wall * 1e3,
+        clips_per_s: batch.targets.len() as f64 / step_ms_wall * 1e3,
         peak_rss_mib,
     })
 }
@@ -224,8 +228,13 @@ pub fn measure_input(
     options: &BenchOptions,
 ) -> Result<InputCost> {
     let mut training = Training::new(config, language.labels.len())?;
+    let scenes = Scenes {
+        settings: &config.scenes,
+        augment: &config.augment,
+        window_frames: config.window_frames,
+    };
     let epoch = |place, step: &mut dyn FnMut(Batch) -> Result<()>| {
-        language.for_each_batch(&config.augment, options.batch, config.seed, place, step)
+        language.for_each_batch(&scenes, options.batch, config.seed, place, step)
     };
     let threads = rayon::current_num_threads() as f64;
 
@@ -255,7 +264,7 @@ pub fn measure_input(
             if clips == 0 {
                 (started, cpu) = (Instant::now(), usage()?.0);
             }
-            clips += batch.indexes.len();
+            clips += batch.targets.len();
             training.step(&batch)?;
             Ok(())
         })?;

@@ -291,12 +291,18 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         common.restart,
     )?;
     let weights = train_base(&config, &language, &run, progress)?;
-    let calibrated = calibrate(&weights, &language.task, config.seed)?;
+    let calibrated = calibrate(
+        &weights,
+        (config.window_frames, config.timing),
+        &language.task,
+        config.seed,
+    )?;
     let dev = evaluate(
         &config.architecture,
         &weights,
         &language.dev,
         &language.labels,
+        config.window_frames,
         EVALUATION_BATCH,
     )?;
     println!("development: {dev}");
@@ -318,6 +324,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         &a.lang,
         &language.labels,
         threshold,
+        (config.window_frames, config.timing),
         training,
     )?;
     println!("threshold: {}", describe(calibrated));
@@ -372,7 +379,7 @@ fn adapt_language(
 ) -> Result<()> {
     let common = &a.common;
     let language = Language::load(&common.data, lang, config.unknown_pool, progress)?
-        .with_epochs_of(config.epoch_clips);
+        .with_epochs_of(config.epoch_scenes);
     if !a.no_dev {
         language.check_development()?;
     }
@@ -412,6 +419,7 @@ fn adapt_language(
         config,
         method: config.method,
         network: &architecture,
+        window_frames: base.manifest().window_frames,
         base: base.tensors(),
         language: &language,
         header: &header,
@@ -421,7 +429,11 @@ fn adapt_language(
         progress,
     })?;
 
-    let calibrated = calibrate(&adapted.merged, &language.task, config.seed)?;
+    let detector = (
+        base.manifest().window_frames,
+        base.manifest().timing.unwrap_or_default(),
+    );
+    let calibrated = calibrate(&adapted.merged, detector, &language.task, config.seed)?;
     header
         .thresholds
         .fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
@@ -432,6 +444,7 @@ fn adapt_language(
         &adapted.merged,
         &language.dev,
         &language.labels,
+        base.manifest().window_frames,
         EVALUATION_BATCH,
     )?;
     let merged = to_package(&adapted.merged)?;
@@ -529,7 +542,8 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
     let mut config: EvaluateConfig = resolve(a.config.as_deref(), EVALUATE_DEFAULT, &a.set)?;
     config.split = a.split.unwrap_or(config.split);
     ensure!(config.batch > 0, "batch = 0: expected at least 1");
-    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    let (architecture, language, weights) = read_language(&a.models, &a.lang)?;
+    let labels = &language.labels;
     // What is there is measured: words without training clips are keywords of the model as well.
     let options = TaskOptions {
         keywords: Some(labels[..labels.len() - NOT_KEYWORDS].to_vec()),
@@ -551,7 +565,15 @@ fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         a.data.display(),
         a.lang
     );
-    let found = evaluate(&architecture, &weights, &examples, &labels, config.batch)?;
+    let window_frames = language.detector.window_frames;
+    let found = evaluate(
+        &architecture,
+        &weights,
+        &examples,
+        labels,
+        window_frames,
+        config.batch,
+    )?;
     if a.json {
         let mut line = summary(&found);
         line["lang"] = json!(a.lang);

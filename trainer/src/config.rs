@@ -5,12 +5,15 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use swr_core::detector::Timing;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, WINDOW_FRAMES};
 use crate::augment::Augment;
 use crate::baselines::Method;
+use crate::loss::LossSettings;
 use crate::reparam::Level;
 use crate::reparam::policy::{Form, Input, Penalty};
+use crate::scene::SceneSettings;
 use crate::train::Schedule;
 
 /// How a base is trained.
@@ -21,8 +24,16 @@ pub struct BaseConfig {
     pub seed: u64,
     /// The network.
     pub architecture: Architecture,
-    /// Variation of clips.
+    /// Frames over which logits are averaged, in training and on a device.
+    pub window_frames: usize,
+    /// How posteriors become events.
+    pub timing: Timing,
+    /// What scenes are made of.
+    pub scenes: SceneSettings,
+    /// Variation of sound.
     pub augment: Augment,
+    /// The parts of the loss.
+    pub loss: LossSettings,
     /// The one stage.
     pub schedule: Schedule,
 }
@@ -40,10 +51,14 @@ pub struct AdaptConfig {
     /// Bytes of a budget in bytes that are kept free, for thresholds that are calibrated later.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub calibration_bytes: usize,
-    /// Clips of an epoch, at least: fewer are gone over several times.
-    pub epoch_clips: usize,
-    /// Variation of clips.
+    /// Scenes of an epoch, at least.
+    pub epoch_scenes: usize,
+    /// What scenes are made of.
+    pub scenes: SceneSettings,
+    /// Variation of sound.
     pub augment: Augment,
+    /// The parts of the loss.
+    pub loss: LossSettings,
     /// The classifier's start: a linear probe on the base's features.
     pub probe: Probe,
     /// Stage 1: all deltas, all gates open.
@@ -163,7 +178,14 @@ impl BaseConfig {
             "architecture.tau = {}: expected 0.5 to 16",
             self.architecture.tau
         );
+        ensure!(
+            (1..=WINDOW_FRAMES).contains(&self.window_frames),
+            "window_frames = {}: expected 1 to {WINDOW_FRAMES}",
+            self.window_frames
+        );
+        self.scenes.check()?;
         self.augment.check()?;
+        self.loss.check()?;
         self.schedule.check("schedule")
     }
 }
@@ -171,7 +193,9 @@ impl BaseConfig {
 impl AdaptConfig {
     /// Refuses values that training could not run with.
     pub fn check(&self) -> Result<()> {
+        self.scenes.check()?;
         self.augment.check()?;
+        self.loss.check()?;
         ensure!(self.probe.batch > 0, "probe.batch = 0: expected at least 1");
         ensure!(
             self.unknown_pool > 0,

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::network::{Network, Pass, Weights, norm, per_clip, pool};
+use crate::network::{Network, Pass, Weights, norm, per_clip};
 
 /// A DS-CNN.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ impl Network for DsCnn {
         tensors
     }
 
-    fn pooled(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn features(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (mut body, mut next) = (Weights::new(), 0);
         for (name, shape) in self.tensors(0) {
             let count = shape.iter().product::<usize>();
@@ -56,7 +56,13 @@ impl Network for DsCnn {
             let name = format!("block{block}.pointwise");
             x = activated(&pointwise(&x, kernel(&name))?, &name)?;
         }
-        pool(&x.mean(2)?)?.squeeze(2)
+        // As many frames as come in: each for the stride that it was made of.
+        let (x, frames) = (x.mean(2)?, log_mel.dim(3)?);
+        let (batch, channels, kept) = x.dims3()?;
+        x.unsqueeze(3)?
+            .broadcast_as((batch, channels, kept, STRIDE))?
+            .reshape((batch, channels, kept * STRIDE))?
+            .narrow(2, 0, frames)
     }
 
     fn width(&self) -> usize {

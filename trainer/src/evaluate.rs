@@ -1,13 +1,14 @@
 //! Accuracy of deployed weights on clips, by the one protocol of every method and language: network state zero, digital silence
-//! before the clip, logits averaged over the clip's frames.
+//! before the clip, and the answer of [`clip_answer`].
 
 use anyhow::Result;
 use serde::Serialize;
+use swr_core::detector::clip_answer;
 use swr_dataset::{SILENCE, UNKNOWN, wilson_interval};
 
-use crate::architecture::Architecture;
-use crate::examples::{Examples, for_each_plain_batch};
-use crate::network::{Pass, Weights, clip_logits, predictions};
+use crate::architecture::{Architecture, CONTEXT_FRAMES};
+use crate::examples::{Clips, Examples, for_each_plain_batch};
+use crate::network::{Pass, Weights, frame_logits};
 
 /// Correct clips out of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -78,6 +79,7 @@ pub fn evaluate(
     weights: &Weights,
     examples: &Examples,
     labels: &[String],
+    window_frames: usize,
     batch: usize,
 ) -> Result<Evaluation> {
     let mut found = Evaluation {
@@ -85,19 +87,39 @@ pub fn evaluate(
         ..Evaluation::default()
     };
     for_each_plain_batch(examples, batch, |batch| {
-        let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
         let truth: Vec<u32> = batch.labels.to_vec1()?;
-        for (truth, prediction) in truth.into_iter().zip(predictions(&logits)?) {
-            let correct = truth == prediction;
+        let answers = answers(architecture, weights, &batch, window_frames)?;
+        for (truth, (prediction, _)) in truth.into_iter().zip(answers) {
+            let correct = truth as usize == prediction;
             found.all.add(correct);
             match labels[truth as usize].as_str() {
                 UNKNOWN => found.unknown.add(correct),
                 SILENCE => found.silence.add(correct),
                 _ => found.keywords.add(correct),
             }
-            found.confusion[truth as usize][prediction as usize] += 1;
+            found.confusion[truth as usize][prediction] += 1;
         }
         Ok(())
     })?;
     Ok(found)
+}
+
+/// What each clip of a batch is heard as, and the highest posterior of a keyword in it.
+pub fn answers(
+    architecture: &Architecture,
+    weights: &Weights,
+    clips: &Clips,
+    window_frames: usize,
+) -> Result<Vec<(usize, f32)>> {
+    let logits = frame_logits(architecture, weights, &clips.log_mel, &Pass::evaluation())?;
+    let (batch, classes, frames) = logits.dims3()?;
+    let of_clip = logits
+        .narrow(2, CONTEXT_FRAMES, frames - CONTEXT_FRAMES)?
+        .transpose(1, 2)?
+        .contiguous()?;
+    let of_clip: Vec<f32> = of_clip.flatten_all()?.to_vec1()?;
+    of_clip
+        .chunks_exact(of_clip.len() / batch)
+        .map(|logits| Ok(clip_answer(logits, classes, window_frames)?))
+        .collect()
 }

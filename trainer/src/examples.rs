@@ -1,5 +1,5 @@
-//! A language's clips in memory, and the batches made of them: decoding, augmentation and features on all cores, ahead of the
-//! training step. Which example a batch holds, and how it is varied, depends only on seed, stage and epoch.
+//! A language's clips in memory, and the batches of scenes made of them: decoding, composing and features on all cores, ahead of the
+//! training step. Which scenes a batch holds depends only on seed, stage and epoch.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,34 +7,36 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use clap::Args;
-use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde_json::{Value, json};
-use swr_core::FrontendSettings;
 use swr_core::frontend::Frontend;
 use swr_core::package::Digest;
+use swr_core::{FrontendSettings, HOP_SAMPLES};
 use swr_dataset::{
-    Clip, Faults, SILENCE, Source, Split, Task, TaskOptions, UNKNOWN, load_readable_i16,
+    CLIP_SAMPLES, Clip, Faults, Source, Split, Task, TaskOptions, load_readable_i16,
 };
 use thread_priority::ThreadPriority;
 
-use crate::architecture::MEL_BINS;
-use crate::augment::{Augment, Kind, Material, example, plain, speech_power};
+use crate::architecture::{CONTEXT_FRAMES, MEL_BINS};
+use crate::augment::{Augment, channel, mean_power, plain, speech};
 use crate::babble;
+use crate::loss::Target;
 use crate::progress::Progress;
 use crate::random::generator;
+use crate::scene::{Material, SceneSettings, Spoken, scene};
 
 /// Batches that are ready before the step needs them, beside the one that is being made.
 const BATCHES_AHEAD: usize = 2;
 
+/// Frames after the end of its word at which a clip is judged: as in a stream, where a word is known soon after.
+const AFTER_WORD_FRAMES: usize = 15;
+
 /// Clips of one split, decoded.
 pub struct Examples {
-    clips: Vec<Vec<i16>>,
+    clips: Vec<Spoken>,
     /// Label index of every clip.
     pub labels: Vec<u32>,
-    /// Mean power of every clip's speech.
-    powers: Vec<f32>,
     /// File of every clip.
     names: Vec<String>,
 }
@@ -51,8 +53,17 @@ impl Examples {
         let decoded = load_readable_i16(clips, faults, |done| bar.set_position(done as u64));
         bar.finish_and_clear();
         Self {
-            powers: decoded.par_iter().map(|clip| speech_power(clip)).collect(),
-            clips: decoded,
+            clips: decoded
+                .into_par_iter()
+                .map(|samples| {
+                    let ((from, to), power) = speech(&samples);
+                    Spoken {
+                        samples,
+                        span: from..to,
+                        power,
+                    }
+                })
+                .collect(),
             labels: clips.iter().map(|c| c.label as u32).collect(),
             names: clips
                 .iter()
@@ -73,7 +84,6 @@ impl Examples {
         Self {
             clips: indexes.iter().map(|i| self.clips[*i].clone()).collect(),
             labels: indexes.iter().map(|i| self.labels[*i]).collect(),
-            powers: indexes.iter().map(|i| self.powers[*i]).collect(),
             names: indexes.iter().map(|i| self.names[*i].clone()).collect(),
         }
     }
@@ -88,9 +98,9 @@ impl Examples {
         self.labels.is_empty()
     }
 
-    /// Files of the clips at these places.
+    /// Files of these clips.
     pub fn files(&self, indexes: &[usize]) -> Vec<&str> {
-        let names = indexes.iter().map(|i| &self.names[*i % self.len()]);
+        let names = indexes.iter().map(|i| &self.names[*i]);
         names.map(String::as_str).collect()
     }
 }
@@ -126,20 +136,32 @@ pub struct Language {
     pub synthetic: bool,
     /// Which clips these are.
     pub task: Task,
-    /// An epoch draws one of so many unknown clips.
+    /// There are so many times as many unknown clips as go with the keywords.
     unknown_pool: usize,
-    /// An epoch goes over the clips so many times.
-    rounds: usize,
+    /// An epoch has at least so many scenes.
+    least_scenes: usize,
+    /// Running speech without keywords, each recording with the mean power of its speech.
+    running: Vec<(Vec<i16>, f32)>,
 }
 
-/// A batch: log-mel `[B, 1, 40, T]`, labels `[B]`, and which examples these are.
+/// A batch of scenes.
 pub struct Batch {
+    /// Log-mel, `[B, 1, 40, T]`.
+    pub log_mel: Tensor,
+    /// What is asked of every scene.
+    pub targets: Vec<Target>,
+    /// The clips whose words the scenes are about.
+    pub words: Vec<usize>,
+}
+
+/// A batch of clips as evaluation hears them.
+pub struct Clips {
     /// Log-mel, `[B, 1, 40, T]`.
     pub log_mel: Tensor,
     /// Label indexes, `[B]`, u32.
     pub labels: Tensor,
-    /// Places in the epoch: indexes into the examples, beyond their number once more.
-    pub indexes: Vec<usize>,
+    /// The frame before which every clip is judged: soon after its word.
+    pub ends: Vec<usize>,
 }
 
 impl Language {
@@ -219,15 +241,15 @@ impl Language {
                 .chain(&task.dev)
                 .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
             unknown_pool: unknown_pool.max(1),
-            rounds: 1,
+            least_scenes: 0,
+            running: running_speech(&mut task, progress),
             task,
         })
     }
 
-    /// The same with epochs of at least so many clips: few clips are gone over several times, each time varied anew.
-    pub fn with_epochs_of(mut self, clips: usize) -> Self {
-        self.rounds = 1;
-        self.rounds = clips.div_ceil(self.epoch_clips().max(1)).max(1);
+    /// The same with epochs of at least so many scenes.
+    pub fn with_epochs_of(mut self, scenes: usize) -> Self {
+        self.least_scenes = scenes;
         self
     }
 
@@ -251,16 +273,30 @@ impl Language {
         )
     }
 
-    /// Clips in an epoch.
-    pub fn epoch_clips(&self) -> usize {
-        let is_unknown = |label: &&u32| **label as usize == self.task.unknown_label();
-        let unknown = self.train.labels.iter().filter(is_unknown).count();
-        self.rounds * (self.train.len() - unknown + unknown.div_ceil(self.unknown_pool))
+    /// Scenes in an epoch.
+    pub fn epoch_scenes(&self, settings: &SceneSettings) -> usize {
+        let spoken = self.clips_where(|label| label < self.task.unknown_label());
+        let scenes = spoken.len() as f64 * settings.scale / f64::from(settings.words);
+        (scenes as usize).max(self.least_scenes).max(1)
     }
 
-    /// The clips of one epoch in seeded order, for what is done before training.
-    pub fn an_epoch(&self, seed: u64) -> Examples {
-        self.train.subset(&self.round(seed, &[u64::MAX, 0]))
+    /// The clips with such labels.
+    fn clips_where(&self, is_wanted: impl Fn(usize) -> bool) -> Vec<usize> {
+        let labels = self.train.labels.iter().enumerate();
+        let wanted = labels.filter(|(_, label)| is_wanted(**label as usize));
+        wanted.map(|(clip, _)| clip).collect()
+    }
+
+    /// Clips of all labels in seeded order, of the unknown ones as many as go with the others: for what is done before training.
+    pub fn a_sample(&self, seed: u64) -> Examples {
+        let unknown = self.task.unknown_label();
+        let mut order = self.clips_where(|label| label != unknown);
+        let mut pool = self.clips_where(|label| label == unknown);
+        pool.shuffle(&mut generator(seed, &[u64::MAX, 1]));
+        order.extend(&pool[..pool.len().div_ceil(self.unknown_pool)]);
+        order.sort_unstable();
+        order.shuffle(&mut generator(seed, &[u64::MAX, 0]));
+        self.train.subset(&order)
     }
 
     /// Number and digest of the training clips: what a run was made from, wherever the folders lie.
@@ -284,37 +320,51 @@ impl Language {
         json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes())})
     }
 
-    /// Indexes of the clips in seeded order; of the unknown ones a part, drawn anew each time.
-    fn round(&self, seed: u64, place: &[u64]) -> Vec<usize> {
-        let unknown = self.task.unknown_label() as u32;
-        let (mut pool, mut order): (Vec<usize>, Vec<usize>) =
-            (0..self.train.len()).partition(|i| self.train.labels[*i] == unknown);
-        pool.shuffle(&mut generator(seed, &[place, &[u64::MAX]].concat()));
-        order.extend(&pool[..pool.len().div_ceil(self.unknown_pool)]);
-        order.sort_unstable();
-        order.shuffle(&mut generator(seed, place));
+    /// The scenes of an epoch in seeded order: the clip whose word a scene is about, or none.
+    fn epoch(&self, settings: &SceneSettings, seed: u64, place: [u64; 2]) -> Vec<Option<usize>> {
+        let scenes = self.epoch_scenes(settings);
+        let keywords = self.task.unknown_label();
+        let mut by_word = vec![Vec::new(); keywords];
+        for clip in self.clips_where(|label| label < keywords) {
+            by_word[self.train.labels[clip] as usize].push(clip);
+        }
+        let weights: Vec<f64> = by_word
+            .iter()
+            .map(|clips| match clips.is_empty() {
+                true => 0.0,
+                false => (clips.len() as f64).powf(settings.balance),
+            })
+            .collect();
+        let all: f64 = weights.iter().sum();
+        let wanted = (scenes as f64 * f64::from(settings.words)).round();
+        let (mut order, mut share) = (Vec::with_capacity(scenes), 0.0);
+        for (word, (clips, weight)) in by_word.iter_mut().zip(weights).enumerate() {
+            clips.shuffle(&mut generator(
+                seed,
+                &[place[0], place[1], u64::MAX, word as u64],
+            ));
+            share += weight / all;
+            // So many that the sum over the words is right.
+            let until = (share * wanted).round() as usize;
+            let count = until.saturating_sub(order.len());
+            order.extend(clips.iter().cycle().take(count).map(|clip| Some(*clip)));
+        }
+        order.resize(scenes.max(order.len()), None);
+        order.shuffle(&mut generator(seed, &place));
         order
     }
 
-    /// Places of an epoch's examples in seeded order: the clip, and beyond the number of clips those of further rounds.
-    fn epoch(&self, seed: u64, place: [u64; 2]) -> Vec<usize> {
-        let later = (1..self.rounds).flat_map(|round| {
-            let order = self.round(seed, &[place[0], place[1], round as u64]);
-            order.into_iter().map(move |i| i + round * self.train.len())
-        });
-        self.round(seed, &place).into_iter().chain(later).collect()
-    }
-
-    /// Runs `step` on every batch of an epoch, in a seeded order; the next batches are made on threads of their own meanwhile.
+    /// Runs `step` on every batch of an epoch, in a seeded order, for a network whose logits are averaged over `window_frames`; the next batches are
+    /// made on threads of their own meanwhile.
     pub fn for_each_batch(
         &self,
-        augment: &Augment,
+        scenes: &Scenes,
         batch: usize,
         seed: u64,
         place: [u64; 2],
         mut step: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
-        let order = self.epoch(seed, place);
+        let order = self.epoch(scenes.settings, seed, place);
         let parts: Vec<&[f32]> = self
             .task
             .background
@@ -322,37 +372,54 @@ impl Language {
             .map(|b| b.part(Split::Train))
             .filter(|part| !part.is_empty())
             .collect();
+        let keywords = self.task.unknown_label();
+        let (words, others) = (
+            self.clips_where(|label| label < keywords),
+            self.clips_where(|label| label == keywords),
+        );
         let material = Material {
             clips: &self.train.clips,
-            powers: &self.train.powers,
+            labels: &self.train.labels,
+            keywords,
+            words: &words,
+            others: &others,
+            running: &self.running,
             background: &parts,
         };
-        let index_of = |label: &str| {
-            self.labels
-                .iter()
-                .position(|l| l == label)
-                .map(|i| i as u32)
-        };
-        let (unknown, silence) = (index_of(UNKNOWN), index_of(SILENCE));
         let workers = input_workers()?;
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
-            let (order, material, train) = (&order, &material, &self.train);
+            let (order, material) = (&order, &material);
             scope.spawn(move || {
-                for indexes in even_batches(order, batch) {
-                    let varied = |at: usize| {
-                        let mut rng = generator(seed, &[place[0], place[1], at as u64]);
-                        let i = at % train.len();
-                        let label = train.labels[i];
-                        let fragment = rng.random::<f32>() < augment.fragment_probability;
-                        let (kind, label) = match unknown {
-                            _ if Some(label) == silence => (Kind::Silence, label),
-                            Some(unknown) if fragment => (Kind::Fragment, unknown),
-                            _ => (Kind::Word, label),
-                        };
-                        (example(augment, material, i, kind, &mut rng), label)
+                let places: Vec<usize> = (0..order.len()).collect();
+                for places in even_batches(&places, batch) {
+                    let compose = |at: &usize| {
+                        let mut rng = generator(seed, &[place[0], place[1], *at as u64]);
+                        let (samples, target) = scene(
+                            scenes.settings,
+                            scenes.augment,
+                            material,
+                            scenes.window_frames,
+                            order[*at],
+                            &mut rng,
+                        );
+                        (
+                            samples,
+                            channel(scenes.augment.channel_db, &mut rng),
+                            target,
+                        )
                     };
-                    let made = workers.install(|| make_batch(train, indexes, varied));
+                    let made = workers.install(|| {
+                        let (log_mel, targets) = features(places, |at| {
+                            let (samples, response, target) = compose(at);
+                            (samples, Some(response), target)
+                        })?;
+                        Ok(Batch {
+                            log_mel,
+                            targets,
+                            words: places.iter().filter_map(|at| order[*at]).collect(),
+                        })
+                    });
                     // The receiver hangs up when a step failed; the loop then ends here.
                     if sender.send(made).is_err() {
                         return;
@@ -360,11 +427,47 @@ impl Language {
                 }
             });
             for batch in receiver {
+                let batch: Result<Batch> = batch;
                 step(batch?)?;
             }
             Ok(())
         })
     }
+}
+
+/// How the scenes of a stage are made.
+#[derive(Clone, Copy)]
+pub struct Scenes<'a> {
+    /// What they are made of.
+    pub settings: &'a SceneSettings,
+    /// How sound is varied.
+    pub augment: &'a Augment,
+    /// Frames over which the network's logits are averaged.
+    pub window_frames: usize,
+}
+
+/// Decodes the running speech of TRAIN, which is in no clip's form; what cannot be read is in the task's report.
+fn running_speech(task: &mut Task, progress: &Progress) -> Vec<(Vec<i16>, f32)> {
+    let files = task.negatives_of(Split::Train);
+    let bar = progress.bar("decoding running speech", files.len());
+    let mut recordings = Vec::new();
+    for file in files {
+        bar.inc(1);
+        let Some(samples) = task.report.faults.decode(&file) else {
+            continue;
+        };
+        // Of the louder half of its seconds: what is speech, and not the pauses.
+        let mut powers: Vec<f32> = samples.chunks(CLIP_SAMPLES).map(mean_power).collect();
+        powers.sort_by(f32::total_cmp);
+        let loud = &powers[powers.len() / 2..];
+        let power = loud.iter().sum::<f32>() / loud.len().max(1) as f32;
+        if samples.len() >= CLIP_SAMPLES && power > 0.0 {
+            let samples = samples.iter().map(|s| (s * 32_768.0) as i16).collect();
+            recordings.push((samples, power));
+        }
+    }
+    bar.finish_and_clear();
+    recordings
 }
 
 /// Threads that make the input, as many as the step has, of the lowest priority: they run whenever a core waits for another one at the
@@ -411,24 +514,37 @@ fn even_batches(order: &[usize], largest: usize) -> impl Iterator<Item = &[usize
 pub fn for_each_plain_batch(
     examples: &Examples,
     batch: usize,
-    mut step: impl FnMut(Batch) -> Result<()>,
+    mut step: impl FnMut(Clips) -> Result<()>,
 ) -> Result<()> {
     let order: Vec<usize> = (0..examples.len()).collect();
     for indexes in order.chunks(batch) {
-        step(make_batch(examples, indexes, |i| {
-            (plain(&examples.clips[i]), examples.labels[i])
-        })?)?;
+        let (log_mel, labels) = features(indexes, |i| {
+            (
+                plain(&examples.clips[*i].samples),
+                None,
+                examples.labels[*i],
+            )
+        })?;
+        let frames = log_mel.dim(3)?;
+        let end = |i: &usize| {
+            let word = CONTEXT_FRAMES + examples.clips[*i].span.end / HOP_SAMPLES;
+            (word + AFTER_WORD_FRAMES).min(frames)
+        };
+        step(Clips {
+            log_mel,
+            labels: Tensor::from_vec(labels, indexes.len(), &Device::Cpu)?,
+            ends: indexes.iter().map(end).collect(),
+        })?;
     }
     Ok(())
 }
 
-/// `varied` gives samples and label of an example.
-fn make_batch(
-    examples: &Examples,
+/// Log-mel `[B, 1, 40, T]` of what `sound` makes of each index: samples, a microphone's response if there is one, and what is to be known of them.
+fn features<T: Send>(
     indexes: &[usize],
-    varied: impl Fn(usize) -> (Vec<f32>, u32) + Sync,
-) -> Result<Batch> {
-    let (features, labels): (Vec<Vec<f32>>, Vec<u32>) = indexes
+    sound: impl Fn(&usize) -> (Vec<f32>, Option<[f32; MEL_BINS]>, T) + Sync,
+) -> Result<(Tensor, Vec<T>)> {
+    let (features, known): (Vec<Vec<f32>>, Vec<T>) = indexes
         .par_iter()
         .map_init(
             || Frontend::new(&FrontendSettings::default()),
@@ -438,26 +554,27 @@ fn make_batch(
                     .map_err(|error| anyhow::anyhow!("front end: {error}"))?;
                 frontend.reset();
                 let mut frames = Vec::new();
-                let (samples, label) = varied(*i);
+                let (samples, response, known) = sound(i);
                 frontend
                     .push(&samples, &mut frames)
-                    .with_context(|| format!("clip {}", examples.names[*i % examples.len()]))?;
-                Ok((transpose(&frames), label))
+                    .context("front end of a training example")?;
+                if let Some(response) = response {
+                    for frame in frames.chunks_exact_mut(MEL_BINS) {
+                        frame.iter_mut().zip(&response).for_each(|(f, r)| *f += r);
+                    }
+                }
+                Ok((transpose(&frames), known))
             },
         )
         .collect::<Result<Vec<_>>>()?
         .into_iter()
         .unzip();
     let frames = features.first().map_or(0, |f| f.len() / MEL_BINS);
-    Ok(Batch {
-        log_mel: Tensor::from_vec(
-            features.concat(),
-            (indexes.len(), 1, MEL_BINS, frames),
-            &Device::Cpu,
-        )?,
-        labels: Tensor::from_vec(labels, indexes.len(), &Device::Cpu)?,
-        indexes: indexes.to_vec(),
-    })
+    let shape = (indexes.len(), 1, MEL_BINS, frames);
+    Ok((
+        Tensor::from_vec(features.concat(), shape, &Device::Cpu)?,
+        known,
+    ))
 }
 
 /// `[T, 40]` to `[40, T]`.

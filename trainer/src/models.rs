@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value};
+use swr_core::detector::Timing;
 pub use swr_core::model::Base;
 use swr_core::model::{Language, ModelError, Part, Signed, Trust};
 use swr_core::package::{
@@ -86,6 +87,7 @@ pub(crate) mod base_files {
             calibration: None,
             frontend: FrontendSettings::default(),
             window_frames: WINDOW_FRAMES,
+            timing: Some(Timing::default()),
             context_frames: CONTEXT_FRAMES,
             licence: "MIT OR Apache-2.0".into(),
             tensors_sha256: digest(tensors),
@@ -115,6 +117,7 @@ pub fn write_base(
     language: &str,
     labels: &[String],
     threshold: f32,
+    (window_frames, timing): (usize, Timing),
     training: Map<String, Value>,
 ) -> Result<Tensors> {
     let tensors = to_package(weights)?;
@@ -124,6 +127,8 @@ pub fn write_base(
         language: language.into(),
         labels: labels.to_vec(),
         thresholds: Thresholds::ForAll(threshold),
+        window_frames,
+        timing: Some(timing),
         training,
         ..base_files::manifest(&tensors, &onnx)
     };
@@ -147,15 +152,12 @@ pub fn deltas(models: &Path) -> Result<Vec<PathBuf>> {
     Ok(deltas)
 }
 
-/// Labels and deployed weights of a language: the base's own, or the base merged with the language's delta.
-pub fn read_language(
-    models: &Path,
-    language: &str,
-) -> Result<(Architecture, Vec<String>, Weights)> {
+/// A language and its deployed weights: the base's own, or the base merged with the language's delta.
+pub fn read_language(models: &Path, language: &str) -> Result<(Architecture, Language, Weights)> {
     let base = read_base(models)?;
     let (language, tensors) = merged(&base, models, language)?;
     let architecture = architecture_of(&base)?;
-    Ok((architecture, language.labels, from_package(&tensors)?))
+    Ok((architecture, language, from_package(&tensors)?))
 }
 
 /// A language on `base`, and its deployed tensors, of whatever architecture.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::architecture::{Architecture, Block, SUB_BANDS, WINDOW_FRAMES};
+use crate::architecture::{Architecture, Block, SUB_BANDS};
+use crate::examples::Clips;
 use crate::fused::{BodyOp, Dropout, EPSILON, NormMode};
 
 /// Weights by name; see [`Architecture::body_tensors`] for names and shapes.
@@ -51,8 +52,8 @@ pub trait Network: Sync {
     /// Names and shapes of all tensors of a network with `classes` labels, `classifier.weight` `[classes, width, 1, 1]` and `classifier.bias` last.
     fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)>;
 
-    /// Features averaged over a clip's last [`WINDOW_FRAMES`] frames, before the classifier: `[B, 1, F, T]` to `[B, width]`.
-    fn pooled(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor>;
+    /// Features of every frame, before the classifier: `[B, 1, F, T]` to `[B, width, T]`.
+    fn features(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor>;
 
     /// Number of features that the classifier sees.
     fn width(&self) -> usize;
@@ -71,11 +72,10 @@ impl Network for Architecture {
         [self.body_tensors(), self.classifier_tensors(classes)].concat()
     }
 
-    fn pooled(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
+    fn features(&self, weights: &Tensor, log_mel: &Tensor, pass: &Pass) -> Result<Tensor> {
         let body = BodyOp::new(self, pass.mode.clone(), pass.dropout);
         let packed = weights.narrow(0, 0, self.parameters(0))?.contiguous()?;
-        let features = log_mel.contiguous()?.apply_op2(&packed, body)?;
-        pool(&features)?.squeeze(2)
+        log_mel.contiguous()?.apply_op2(&packed, body)
     }
 
     fn width(&self) -> usize {
@@ -83,20 +83,67 @@ impl Network for Architecture {
     }
 }
 
-/// Logits `[B, classes]` and pooled features `[B, width]` of a batch `[B, 1, F, T]`, under all weights in a flat vector.
+/// Logits of every frame of a batch, `[B, 1, F, T]` to `[B, classes, T]`, under all weights in a flat vector.
 pub fn flat_logits(
     network: &dyn Network,
     weights: &Tensor,
     classes: usize,
     log_mel: &Tensor,
     pass: &Pass,
-) -> Result<(Tensor, Tensor)> {
-    let (width, all) = (network.width(), weights.dim(0)?);
-    let pooled = network.pooled(weights, log_mel, pass)?;
+) -> Result<Tensor> {
+    let features = network.features(weights, log_mel, pass)?;
+    classified(weights, network.width(), classes, &features)
+}
+
+/// Logits of clips, averaged over the `window_frames` before the frames `ends`: `[B, 1, F, T]` to `[B, classes]`, under all weights in a flat vector.
+pub fn flat_clip_logits(
+    network: &dyn Network,
+    weights: &Tensor,
+    classes: usize,
+    clips: &Clips,
+    window_frames: usize,
+    pass: &Pass,
+) -> Result<Tensor> {
+    let pooled = pooled(network, weights, clips, window_frames, pass)?;
+    classified(weights, network.width(), classes, &pooled.unsqueeze(2)?)?.squeeze(2)
+}
+
+/// Features of clips, averaged over the `window_frames` before the frames `ends`: `[B, width]`, what the classifier sees of them.
+pub fn pooled(
+    network: &dyn Network,
+    weights: &Tensor,
+    clips: &Clips,
+    window_frames: usize,
+    pass: &Pass,
+) -> Result<Tensor> {
+    pool(
+        &network.features(weights, &clips.log_mel, pass)?,
+        &clips.ends,
+        window_frames,
+    )
+}
+
+/// The classifier at the end of a flat vector: `[B, width, T]` to `[B, classes, T]`.
+fn classified(weights: &Tensor, width: usize, classes: usize, features: &Tensor) -> Result<Tensor> {
+    let all = weights.dim(0)?;
     let rows = weights.narrow(0, all - classes * (width + 1), classes * width)?;
     let bias = weights.narrow(0, all - classes, classes)?;
-    let logits = pooled.matmul(&rows.reshape((classes, width))?.t()?)?;
-    Ok((logits.broadcast_add(&bias)?, pooled))
+    rows.reshape((classes, width))?
+        .broadcast_matmul(&features.contiguous()?)?
+        .broadcast_add(&bias.reshape((1, classes, 1))?)
+}
+
+/// Means over the `window_frames` before the frame of each clip in `ends`, or the frames there are: `[B, width, T]` to `[B, width]`.
+fn pool(features: &Tensor, ends: &[usize], window_frames: usize) -> Result<Tensor> {
+    let (batch, _, frames) = features.dims3()?;
+    let mut shares = vec![0f32; batch * frames];
+    for (shares, end) in shares.chunks_exact_mut(frames).zip(ends) {
+        let end = *end.min(&frames);
+        let from = end.saturating_sub(window_frames);
+        shares[from..end].fill(1.0 / (end - from).max(1) as f32);
+    }
+    let shares = Tensor::from_vec(shares, (batch, frames, 1), features.device())?;
+    features.contiguous()?.matmul(&shares)?.squeeze(2)
 }
 
 /// The network before the classifier: `[B, 1, F, T]` to `[B, width, T]`.
@@ -120,37 +167,6 @@ pub fn frame_logits(
     pass: &Pass,
 ) -> Result<Tensor> {
     classify(weights, &features(architecture, weights, log_mel, pass)?)
-}
-
-/// Logits of a clip, averaged over its last [`WINDOW_FRAMES`] frames: `[B, 1, F, T]` to `[B, C]`. The average is taken before
-/// the classifier, which is linear.
-pub fn clip_logits(
-    architecture: &Architecture,
-    weights: &Weights,
-    log_mel: &Tensor,
-    pass: &Pass,
-) -> Result<Tensor> {
-    classify(
-        weights,
-        &pooled_features(architecture, weights, log_mel, pass)?,
-    )?
-    .squeeze(2)
-}
-
-/// Features averaged over the last [`WINDOW_FRAMES`] frames: `[B, width, 1]`, what the classifier sees of a clip.
-fn pooled_features(
-    architecture: &Architecture,
-    weights: &Weights,
-    log_mel: &Tensor,
-    pass: &Pass,
-) -> Result<Tensor> {
-    pool(&features(architecture, weights, log_mel, pass)?)
-}
-
-pub(crate) fn pool(features: &Tensor) -> Result<Tensor> {
-    let frames = features.dim(2)?;
-    let window = WINDOW_FRAMES.min(frames);
-    features.narrow(2, frames - window, window)?.mean_keepdim(2)
 }
 
 /// The classifier: `[B, width, T]` to `[B, C, T]`.

@@ -477,12 +477,12 @@ pub(crate) struct ExportArguments {
 
 /// Writes a language's merged network as plain ONNX, and what the trainer's own passes make of a recording.
 pub(crate) fn export(a: &ExportArguments) -> Result<()> {
-    let (architecture, labels, weights) = read_language(&a.models, &a.lang)?;
+    let (architecture, language, weights) = read_language(&a.models, &a.lang)?;
     write_atomically(
         &a.out,
         &streaming_graph(architecture.tau, &to_package(&weights)?)?,
     )?;
-    println!("{}: {} labels", a.out.display(), labels.len());
+    println!("{}: {} labels", a.out.display(), language.labels.len());
     let (Some(audio), Some(csv)) = (&a.audio, &a.logits) else {
         return Ok(());
     };
@@ -492,7 +492,7 @@ pub(crate) fn export(a: &ExportArguments) -> Result<()> {
     let mut text = String::new();
     for (frame, logits) in frames
         .chunks_exact(MEL_BINS)
-        .zip(logits.chunks_exact(labels.len()))
+        .zip(logits.chunks_exact(language.labels.len()))
     {
         let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
         text += &values.join(",");

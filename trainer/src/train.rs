@@ -7,21 +7,20 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::augment::Augment;
 use crate::checkpoint::{Position, Run, epoch_entry};
-use crate::examples::{Batch, Language};
+use crate::examples::{Batch, Language, Scenes};
 use crate::fused::Statistics;
 use crate::learner::{Learner, Update};
-use crate::network::predictions;
+use crate::loss::Score;
 use crate::progress::Progress;
 
 /// One stage of training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Passes over the training clips.
+    /// Rounds of scenes; how many there are in one, the scenes' settings say.
     pub epochs: usize,
-    /// Clips a step.
+    /// Scenes a step.
     pub batch: usize,
     /// Highest learning rate; it rises linearly from 0 in the warm-up and falls to 0 by a cosine.
     pub learning_rate: f64,
@@ -87,8 +86,8 @@ pub struct Stage<'a> {
     pub name: &'a str,
     /// Its schedule.
     pub schedule: &'a Schedule,
-    /// How clips are varied.
-    pub augment: &'a Augment,
+    /// How scenes are made.
+    pub scenes: Scenes<'a>,
     /// Seed of the run.
     pub seed: u64,
     /// Where the objective leaves the batch's norm statistics.
@@ -97,8 +96,8 @@ pub struct Stage<'a> {
     pub progress: &'a Progress,
 }
 
-/// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives logits `[B, C]` and loss of a batch and leaves the
-/// batch's norm statistics where the stage says.
+/// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives the loss of a batch,
+/// with how many words it knows, and leaves the batch's norm statistics where the stage says.
 ///
 /// A loss that is not finite ends training with an error that names step, clips and the last checkpoint, which stays usable.
 pub fn run_stage(
@@ -108,7 +107,7 @@ pub fn run_stage(
     learner: &mut Learner,
     reached: Position,
     mut begin_epoch: impl FnMut(&mut Learner, usize) -> Result<()>,
-    mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Tensor)>,
+    mut objective: impl FnMut(&Learner, &Batch, Moment) -> Result<(Tensor, Score)>,
 ) -> Result<()> {
     let schedule = stage.schedule;
     let first = if reached.stage == stage.index {
@@ -119,17 +118,18 @@ pub fn run_stage(
     if first == 0 {
         learner.forget_momentum()?;
     }
-    let steps = language.epoch_clips().div_ceil(schedule.batch);
+    let scenes = language.epoch_scenes(stage.scenes.settings);
+    let steps = scenes.div_ceil(schedule.batch);
     let bar = stage.progress.bar(stage.name, schedule.epochs * steps);
     bar.set_position((first * steps) as u64);
     bar.reset_eta();
     for epoch in first..schedule.epochs {
         let started = Instant::now();
         begin_epoch(learner, epoch)?;
-        let (mut loss_sum, mut correct, mut step) = (0f64, 0usize, epoch * steps);
-        language.for_each_batch(stage.augment, schedule.batch, stage.seed, [stage.index as u64, epoch as u64], |batch| {
+        let (mut loss_sum, mut score, mut step) = (0f64, Score::default(), epoch * steps);
+        language.for_each_batch(&stage.scenes, schedule.batch, stage.seed, [stage.index as u64, epoch as u64], |batch| {
             let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
-            let (logits, loss) = objective(learner, &batch, moment)?;
+            let (loss, known) = objective(learner, &batch, moment)?;
             let value: f32 = loss.to_scalar()?;
             if !value.is_finite() {
                 let good = run.checkpoint_path();
@@ -138,10 +138,10 @@ pub fn run_stage(
                 } else {
                     "no good state was saved yet".to_string()
                 };
-                let files = language.train.files(&batch.indexes);
+                let files = language.train.files(&batch.words);
                 run.log(&json!({"stage": stage.name, "epoch": epoch + 1, "step": step, "loss": value.to_string(), "files": files}))?;
                 bail!(
-                    "{}: the loss became {value} at step {step} (epoch {}), with a batch of {} clips, {}, … (all in {}); {good}; lower the learning rate",
+                    "{}: the loss became {value} at step {step} (epoch {}), with a batch about {} clips, {}, … (all in {}); {good}; lower the learning rate",
                     stage.name,
                     epoch + 1,
                     files.len(),
@@ -152,19 +152,15 @@ pub fn run_stage(
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
             let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1, longest: schedule.longest_gradient };
             learner.learn(&loss, stage.statistics, update)?;
-            loss_sum += f64::from(value) * batch.indexes.len() as f64;
-            let labels: Vec<u32> = batch.labels.to_vec1()?;
-            correct += predictions(&logits)?.iter().zip(&labels).filter(|(a, b)| a == b).count();
+            loss_sum += f64::from(value) * batch.targets.len() as f64;
+            score += known;
             step += 1;
             bar.inc(1);
             Ok(())
         })?;
-        let (loss, accuracy) = (
-            loss_sum / language.epoch_clips() as f64,
-            correct as f64 / language.epoch_clips() as f64,
-        );
+        let (loss, accuracy) = (loss_sum / scenes as f64, score.share());
         bar.set_message(format!(
-            "loss {loss:.3}, {:.1} % of varied clips right",
+            "loss {loss:.3}, {:.1} % of words known",
             100.0 * accuracy
         ));
         run.save(

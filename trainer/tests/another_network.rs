@@ -4,6 +4,7 @@ mod tones;
 
 use swr_core::package::{Delta, DeltaHeader, Tensors, changed, merge};
 use swr_trainer::adapt::{Adaptation, Adapted, Aids, adapt};
+use swr_trainer::architecture::WINDOW_FRAMES;
 use swr_trainer::baselines::Method;
 use swr_trainer::checkpoint::Run;
 use swr_trainer::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
@@ -29,7 +30,7 @@ fn header(language: &Language, budget: &str) -> DeltaHeader {
 
 fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
     use swr_trainer::examples::for_each_plain_batch;
-    use swr_trainer::network::{Pass, flat_logits, predictions};
+    use swr_trainer::network::{Pass, flat_clip_logits, predictions};
     use swr_trainer::reparam::Layout;
     let classes = language.labels.len();
     let weights = swr_trainer::weights::from_package(tensors).expect("weights");
@@ -40,8 +41,8 @@ fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
         .expect("a tensor");
     let (mut right, mut clips) = (0, 0);
     for_each_plain_batch(&language.dev, 50, |batch| {
-        let (logits, _) =
-            flat_logits(network, &flat, classes, &batch.log_mel, &Pass::evaluation())?;
+        let pass = Pass::evaluation();
+        let logits = flat_clip_logits(network, &flat, classes, &batch, WINDOW_FRAMES, &pass)?;
         let truth: Vec<u32> = batch.labels.to_vec1()?;
         right += predictions(&logits)?
             .iter()
@@ -154,6 +155,7 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
         adapt(&Adaptation {
             config: &config,
             method,
+            window_frames: WINDOW_FRAMES,
             network: &network,
             base,
             language,

@@ -1,12 +1,25 @@
 //! The fused passes against the same network in candle's own operations: outputs, statistics and every tensor's gradient.
 
 use candle_core::{DType, Device, Tensor, Var};
-use swr_trainer::architecture::{Architecture, TimePadding};
+use swr_trainer::architecture::{Architecture, TimePadding, WINDOW_FRAMES};
 use swr_trainer::examples::{Examples, for_each_plain_batch};
 use swr_trainer::fused::{Dropout, NormMode, NormStatistics, Statistics};
 use swr_trainer::learner::{Learner, Rule, Update};
-use swr_trainer::network::{Pass, Path, Weights, clip_logits, cross_entropy, initial_weights};
+use swr_trainer::network::{Pass, Path, Weights, cross_entropy, frame_logits, initial_weights};
 use swr_trainer::progress::Progress;
+
+/// Logits averaged over a clip's second, `[B, C]`.
+fn clip_logits(
+    architecture: &Architecture,
+    weights: &Weights,
+    log_mel: &Tensor,
+    pass: &Pass,
+) -> candle_core::Result<Tensor> {
+    let logits = frame_logits(architecture, weights, log_mel, pass)?;
+    let frames = logits.dim(2)?;
+    let window = WINDOW_FRAMES.min(frames);
+    logits.narrow(2, frames - window, window)?.mean(2)
+}
 
 struct Outcome {
     loss: f32,

@@ -14,18 +14,37 @@ const LEAST_RISE: f32 = 0.01;
 /// Longest averaging of either kind, in frames (10 minutes); more is a mistake, and memory grows with it.
 const MAX_FRAMES: usize = 60_000;
 
+/// How posteriors become events, in frames; what a package tells beside its thresholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// Frames over which posteriors are averaged; more means calmer and later.
+    pub smoothing_frames: usize,
+    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then.
+    pub confirm_frames: usize,
+    /// Frames after an event in which no new candidate begins.
+    pub refractory_frames: usize,
+}
+
+/// That of networks whose logits are averaged over a second: while a word slides into that average, its first sounds may look like another keyword for 100
+/// to 150 ms, whereas the word itself stays for half a second.
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            smoothing_frames: 30,
+            confirm_frames: 25,
+            refractory_frames: 50,
+        }
+    }
+}
+
 /// How posteriors become events.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DetectorSettings {
     /// Frames over which logits are averaged before the softmax. Default: [`WINDOW_FRAMES`].
     pub window_frames: usize,
-    /// Frames over which posteriors are averaged; more means calmer and later. Default: 30 (300 ms): while a word slides into the averaging
-    /// window, its first sounds may look like another keyword for 100 to 150 ms, whereas the word itself stays for half a second.
-    pub smoothing_frames: usize,
-    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then. Default: 25 (250 ms).
-    pub confirm_frames: usize,
-    /// Frames after an event in which no new candidate begins. Default: 50 (500 ms).
-    pub refractory_frames: usize,
+    /// How what is averaged becomes events.
+    pub timing: Timing,
     /// Posterior from 0 to 1 that a keyword must reach, one per label; those of the last two labels are not used. No default.
     pub thresholds: Vec<f32>,
 }
@@ -35,9 +54,7 @@ impl DetectorSettings {
     pub fn new(thresholds: Vec<f32>) -> Self {
         Self {
             window_frames: WINDOW_FRAMES,
-            smoothing_frames: 30,
-            confirm_frames: 25,
-            refractory_frames: 50,
+            timing: Timing::default(),
             thresholds,
         }
     }
@@ -105,24 +122,150 @@ pub struct Detection {
     /// Frame of that peak, counted from 0 at the start or the last reset; the frame begins at sample `frame * HOP_SAMPLES`.
     /// The peak comes after the word, since the averages look back.
     pub frame: u64,
+    /// Frame with which the event was given out: [`Timing::confirm_frames`] after the peak, or the last of the stream.
+    pub given: u64,
 }
 
 /// Finds keywords in a stream of per-frame logits.
 ///
 /// Each frame goes through these steps: mean of the logits over `window_frames` (at the start, over the frames there are);
-/// softmax; mean of the posteriors over `smoothing_frames`; the strongest keyword among those at or above their thresholds becomes the
+/// softmax; mean of the posteriors over `smoothing_frames` ([`Posteriors`]); the strongest keyword among those at or above their thresholds becomes the
 /// candidate, and takes the place of a weaker one; when its posterior has not risen for `confirm_frames`, it is an event. Then no candidate
-/// begins for `refractory_frames`, and the same keyword not before its posterior has been below its threshold.
+/// begins for `refractory_frames`, and the same keyword not before its posterior has been below its threshold ([`Trigger`]).
 /// Nothing is detected in the first `window_frames` frames, while the mean rests on less than a window.
 #[derive(Clone, Debug)]
 pub struct Detector {
     settings: DetectorSettings,
+    posteriors: Posteriors,
+    trigger: Trigger,
+}
+
+impl Detector {
+    /// A detector for logits in the order of `labels`, of which the last two are `_unknown_` and `_silence_`.
+    ///
+    /// # Errors
+    /// For a label list, thresholds or numbers of frames that break their rule: see [`DetectorError`].
+    pub fn new(labels: &[String], settings: DetectorSettings) -> Result<Self, DetectorError> {
+        Ok(Self {
+            posteriors: Posteriors::new(labels, &settings)?,
+            trigger: Trigger::new(labels, &settings)?,
+            settings,
+        })
+    }
+
+    /// Hears the logits of any number of frames, `[n, C]` flattened; gives the events that they complete, mostly none.
+    ///
+    /// The events do not depend on how the frames are divided among calls.
+    ///
+    /// # Panics
+    /// If the length is no multiple of the number of labels.
+    pub fn push(&mut self, logits: &[f32]) -> Vec<Detection> {
+        let classes = self.posteriors.of_frame().len();
+        assert_eq!(logits.len() % classes, 0, "logits of whole frames");
+        logits
+            .chunks_exact(classes)
+            .filter_map(|frame| self.trigger.push(self.posteriors.push(frame)))
+            .collect()
+    }
+
+    /// The stream has ended: gives the event that was waiting for its confirmation, if any.
+    pub fn finish(&mut self) -> Option<Detection> {
+        self.trigger.finish()
+    }
+
+    /// Forgets everything heard; the next frame is frame 0.
+    pub fn reset(&mut self) {
+        self.posteriors.reset();
+        self.trigger.reset();
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &DetectorSettings {
+        &self.settings
+    }
+
+    /// Smoothed posteriors of the last frame, `[C]` in the order of the labels; zeros before the first frame.
+    pub fn posteriors(&self) -> &[f32] {
+        self.posteriors.of_frame()
+    }
+
+    /// Number of frames heard since the start or the last reset.
+    pub fn frames(&self) -> u64 {
+        self.trigger.frames
+    }
+}
+
+/// The first half of a [`Detector`]: logits of a frame in, averaged posteriors out. Several triggers can share it, each with its own thresholds.
+#[derive(Clone, Debug)]
+pub struct Posteriors {
     logits: SlidingMean,
-    smoothed: SlidingMean,
+    /// None where posteriors are not averaged.
+    smoothed: Option<SlidingMean>,
     /// Softmax of the mean logits of the present frame.
     softmax: Vec<f32>,
-    /// Mean of the last posteriors.
-    posteriors: Vec<f32>,
+    /// Mean of the last ones.
+    averaged: Vec<f32>,
+}
+
+impl Posteriors {
+    /// For logits in the order of `labels`; thresholds do not matter.
+    ///
+    /// # Errors
+    /// [`DetectorError::Labels`] and [`DetectorError::Frames`].
+    pub fn new(labels: &[String], settings: &DetectorSettings) -> Result<Self, DetectorError> {
+        check_labels(labels)?;
+        let classes = labels.len();
+        let smoothing = settings.timing.smoothing_frames;
+        check_frames("window_frames", settings.window_frames, 1)?;
+        check_frames("smoothing_frames", smoothing, 1)?;
+        Ok(Self {
+            logits: SlidingMean::new(classes, settings.window_frames),
+            smoothed: (smoothing > 1).then(|| SlidingMean::new(classes, smoothing)),
+            softmax: vec![0.0; classes],
+            averaged: vec![0.0; classes],
+        })
+    }
+
+    /// Hears the logits of a frame, `[C]`; its averaged posteriors, `[C]`.
+    pub fn push(&mut self, logits: &[f32]) -> &[f32] {
+        self.logits.push(logits);
+        match &mut self.smoothed {
+            None => {
+                self.logits.mean(&mut self.averaged);
+                softmax(&mut self.averaged);
+            }
+            Some(smoothed) => {
+                self.logits.mean(&mut self.softmax);
+                softmax(&mut self.softmax);
+                smoothed.push(&self.softmax);
+                smoothed.mean(&mut self.averaged);
+            }
+        }
+        &self.averaged
+    }
+
+    /// Those of the last frame, `[C]`; zeros before the first.
+    pub fn of_frame(&self) -> &[f32] {
+        &self.averaged
+    }
+
+    /// Forgets everything heard.
+    pub fn reset(&mut self) {
+        self.logits.clear();
+        if let Some(smoothed) = &mut self.smoothed {
+            smoothed.clear();
+        }
+        self.averaged.fill(0.0);
+    }
+}
+
+/// The second half of a [`Detector`]: posteriors of a frame in, events out.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    timing: Timing,
+    thresholds: Vec<f32>,
+    /// Frames in which nothing is detected.
+    first: u64,
     /// Whether a keyword's posterior was below its threshold since its last event.
     armed: Vec<bool>,
     candidate: Option<Detection>,
@@ -132,13 +275,12 @@ pub struct Detector {
     free_from: u64,
 }
 
-impl Detector {
-    /// A detector for logits in the order of `labels`, of which the last two are `_unknown_` and `_silence_`.
+impl Trigger {
+    /// For posteriors in the order of `labels`.
     ///
     /// # Errors
-    /// For a label list, thresholds or numbers of frames that break their rule: see [`DetectorError`].
-    pub fn new(labels: &[String], settings: DetectorSettings) -> Result<Self, DetectorError> {
-        check_labels(labels)?;
+    /// As [`Detector::new`].
+    pub fn new(labels: &[String], settings: &DetectorSettings) -> Result<Self, DetectorError> {
         let classes = labels.len();
         if settings.thresholds.len() != classes {
             return Err(DetectorError::Thresholds {
@@ -152,104 +294,37 @@ impl Detector {
                 return Err(DetectorError::Threshold { label, found });
             }
         }
-        for (setting, found, least) in [
-            ("window_frames", settings.window_frames, 1),
-            ("smoothing_frames", settings.smoothing_frames, 1),
-            ("confirm_frames", settings.confirm_frames, 0),
-            ("refractory_frames", settings.refractory_frames, 0),
-        ] {
-            if !(least..=MAX_FRAMES).contains(&found) {
-                return Err(DetectorError::Frames {
-                    setting,
-                    least,
-                    most: MAX_FRAMES,
-                    found,
-                });
-            }
-        }
-        let mut detector = Self {
-            logits: SlidingMean::new(classes, settings.window_frames),
-            smoothed: SlidingMean::new(classes, settings.smoothing_frames),
-            softmax: vec![0.0; classes],
-            posteriors: vec![0.0; classes],
+        check_frames("confirm_frames", settings.timing.confirm_frames, 0)?;
+        check_frames("refractory_frames", settings.timing.refractory_frames, 0)?;
+        let first = settings.window_frames as u64;
+        Ok(Self {
+            timing: settings.timing,
+            thresholds: settings.thresholds.clone(),
+            first,
             armed: vec![true; classes],
             candidate: None,
             frames: 0,
-            free_from: 0,
-            settings,
-        };
-        detector.reset();
-        Ok(detector)
+            free_from: first,
+        })
     }
 
-    /// Hears the logits of any number of frames, `[n, C]` flattened; gives the events that they complete, mostly none.
-    ///
-    /// The events do not depend on how the frames are divided among calls.
-    ///
-    /// # Panics
-    /// If the length is no multiple of the number of labels.
-    pub fn push(&mut self, logits: &[f32]) -> Vec<Detection> {
-        let classes = self.posteriors.len();
-        assert_eq!(logits.len() % classes, 0, "logits of whole frames");
-        logits
-            .chunks_exact(classes)
-            .filter_map(|frame| self.push_frame(frame))
-            .collect()
-    }
-
-    /// The stream has ended: gives the event that was waiting for its confirmation, if any.
-    pub fn finish(&mut self) -> Option<Detection> {
-        let candidate = self.candidate.take()?;
-        Some(self.fire(candidate))
-    }
-
-    /// Forgets everything heard; the next frame is frame 0.
-    pub fn reset(&mut self) {
-        self.logits.clear();
-        self.smoothed.clear();
-        self.posteriors.fill(0.0);
-        self.armed.fill(true);
-        self.candidate = None;
-        self.frames = 0;
-        self.free_from = self.settings.window_frames as u64;
-    }
-
-    /// The settings it was made with.
-    pub fn settings(&self) -> &DetectorSettings {
-        &self.settings
-    }
-
-    /// Smoothed posteriors of the last frame, `[C]` in the order of the labels; zeros before the first frame.
-    pub fn posteriors(&self) -> &[f32] {
-        &self.posteriors
-    }
-
-    /// Number of frames heard since the start or the last reset.
-    pub fn frames(&self) -> u64 {
-        self.frames
-    }
-
-    fn push_frame(&mut self, logits: &[f32]) -> Option<Detection> {
-        self.logits.push(logits);
-        self.logits.mean(&mut self.softmax);
-        softmax(&mut self.softmax);
-        self.smoothed.push(&self.softmax);
-        self.smoothed.mean(&mut self.posteriors);
+    /// Hears the posteriors of a frame, `[C]`; the event that they complete, mostly none.
+    pub fn push(&mut self, posteriors: &[f32]) -> Option<Detection> {
         let frame = self.frames;
         self.frames += 1;
 
-        let keywords = self.posteriors.len() - NOT_KEYWORDS;
+        let keywords = self.thresholds.len() - NOT_KEYWORDS;
         let mut best: Option<Detection> = None;
-        for label in 0..keywords {
-            let score = self.posteriors[label];
+        for (label, &score) in posteriors[..keywords].iter().enumerate() {
             // A posterior that is not a number is below every threshold.
-            let reached = score >= self.settings.thresholds[label];
+            let reached = score >= self.thresholds[label];
             self.armed[label] |= !reached;
             if reached && best.is_none_or(|best| score > best.score) {
                 best = Some(Detection {
                     label,
                     score,
                     frame,
+                    given: frame,
                 });
             }
         }
@@ -266,18 +341,47 @@ impl Detector {
             }
             _ => {}
         }
-        let confirmed = self
-            .candidate
-            .filter(|candidate| frame - candidate.frame >= self.settings.confirm_frames as u64)?;
+        let waited = |candidate: &Detection| frame - candidate.frame;
+        let confirm = self.timing.confirm_frames as u64;
+        let confirmed = self.candidate.filter(|c| waited(c) >= confirm)?;
         Some(self.fire(confirmed))
+    }
+
+    /// As [`Detector::finish`].
+    pub fn finish(&mut self) -> Option<Detection> {
+        let candidate = self.candidate.take()?;
+        Some(self.fire(candidate))
+    }
+
+    /// Forgets everything heard.
+    pub fn reset(&mut self) {
+        self.armed.fill(true);
+        self.candidate = None;
+        self.frames = 0;
+        self.free_from = self.first;
     }
 
     fn fire(&mut self, detection: Detection) -> Detection {
         self.candidate = None;
         self.armed[detection.label] = false;
-        self.free_from = self.frames + self.settings.refractory_frames as u64;
-        detection
+        self.free_from = self.frames + self.timing.refractory_frames as u64;
+        Detection {
+            given: self.frames.saturating_sub(1),
+            ..detection
+        }
     }
+}
+
+fn check_frames(setting: &'static str, found: usize, least: usize) -> Result<(), DetectorError> {
+    if (least..=MAX_FRAMES).contains(&found) {
+        return Ok(());
+    }
+    Err(DetectorError::Frames {
+        setting,
+        least,
+        most: MAX_FRAMES,
+        found,
+    })
 }
 
 /// Mean of the logits of one clip: of the frames `frames` of `logits`, `[T, classes]` flattened; `[classes]` comes out.
@@ -312,6 +416,43 @@ pub fn mean_logits(
         .iter()
         .map(|sum| (sum / frames.len() as f64) as f32)
         .collect())
+}
+
+/// What one clip is heard as: its label, and the highest posterior of a keyword.
+///
+/// `logits` are those of the clip's frames, `[T, classes]` flattened. As in a stream, they are averaged over `window_frames` (over all, in a clip that is
+/// shorter). In the frame whose averages make a keyword likeliest, that keyword is the answer if it is the likeliest label; else the answer is `_unknown_` or
+/// `_silence_`, whichever is the likelier on average.
+///
+/// # Errors
+/// [`DetectorError::ClipTooShort`] if there is no frame.
+pub fn clip_answer(
+    logits: &[f32],
+    classes: usize,
+    window_frames: usize,
+) -> Result<(usize, f32), DetectorError> {
+    let frames = logits.len() / classes;
+    let mean = mean_logits(logits, classes, 0..frames)?;
+    let keywords = classes - NOT_KEYWORDS;
+    let mut means = SlidingMean::new(classes, window_frames.min(frames));
+    let mut posteriors = vec![0.0; classes];
+    let (mut best, mut likeliest) = ((0, f32::NEG_INFINITY), false);
+    for (index, frame) in logits.chunks_exact(classes).enumerate() {
+        means.push(frame);
+        if index + 1 < means.capacity {
+            continue;
+        }
+        means.mean(&mut posteriors);
+        softmax(&mut posteriors);
+        for (label, posterior) in posteriors[..keywords].iter().enumerate() {
+            if *posterior > best.1 {
+                best = (label, *posterior);
+                likeliest = posteriors.iter().all(|other| other <= posterior);
+            }
+        }
+    }
+    let rest = keywords + usize::from(mean[keywords + 1] > mean[keywords]);
+    Ok((if likeliest { best.0 } else { rest }, best.1))
 }
 
 /// Mean of the last rows pushed, per column.

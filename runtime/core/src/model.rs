@@ -322,6 +322,7 @@ impl Base {
     fn detector(&self, thresholds: Vec<f32>) -> DetectorSettings {
         DetectorSettings {
             window_frames: self.manifest.window_frames,
+            timing: self.manifest.timing.unwrap_or_default(),
             ..DetectorSettings::new(thresholds)
         }
     }

@@ -5,7 +5,7 @@
 
 use alloc::{string::String, vec, vec::Vec};
 
-use crate::detector::{Detection, Detector, DetectorError, DetectorSettings};
+use crate::detector::{Detection, Detector, DetectorError, DetectorSettings, Posteriors, Trigger};
 use crate::frontend::{Frontend, FrontendError};
 use crate::model::Language;
 use crate::network::Streaming;
@@ -109,7 +109,7 @@ pub fn hear_recording<N: Streaming<Error: core::error::Error>>(
     Ok(())
 }
 
-/// What each of several `detectors` finds in a whole recording, as [`hear_recording`] lets `network` hear it.
+/// What each of several `triggers`, which share `posteriors`, finds in a whole recording, as [`hear_recording`] lets `network` hear it.
 ///
 /// # Errors
 /// As [`hear_recording`].
@@ -117,17 +117,23 @@ pub fn detect_in_recording<N: Streaming<Error: core::error::Error>>(
     network: &mut N,
     context_frames: usize,
     samples: &[f32],
-    detectors: &mut [Detector],
+    posteriors: &mut Posteriors,
+    triggers: &mut [Trigger],
 ) -> Result<Vec<Vec<Detection>>, SpotError<N::Error>> {
-    detectors.iter_mut().for_each(Detector::reset);
-    let mut found = vec![Vec::new(); detectors.len()];
+    posteriors.reset();
+    triggers.iter_mut().for_each(Trigger::reset);
+    let mut found = vec![Vec::new(); triggers.len()];
+    let classes = posteriors.of_frame().len();
     hear_recording(network, context_frames, samples, |logits| {
-        for (found, detector) in found.iter_mut().zip(&mut *detectors) {
-            found.extend(detector.push(logits));
+        for frame in logits.chunks_exact(classes) {
+            let averaged = posteriors.push(frame);
+            for (found, trigger) in found.iter_mut().zip(&mut *triggers) {
+                found.extend(trigger.push(averaged));
+            }
         }
     })?;
-    for (found, detector) in found.iter_mut().zip(detectors) {
-        found.extend(detector.finish());
+    for (found, trigger) in found.iter_mut().zip(triggers) {
+        found.extend(trigger.finish());
     }
     Ok(found)
 }
@@ -157,6 +163,8 @@ pub struct Listener<N> {
     /// Peaks before this frame of the audio are no events: they were heard again.
     since: i64,
     near: Option<NearMisses>,
+    /// Whether a label's events are reported.
+    reported: Vec<bool>,
 }
 
 /// A detector with lower thresholds, and what it found that the other may still find.
@@ -193,7 +201,17 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
             origin: 0,
             since: 0,
             near: None,
+            reported: vec![true; language.labels.len()],
         })
+    }
+
+    /// From now on reports the keywords alone that are marked, one mark per label. The others still compete with them.
+    ///
+    /// # Panics
+    /// If there are not as many marks as labels.
+    pub fn report_only(&mut self, marked: Vec<bool>) {
+        assert_eq!(marked.len(), self.labels.len(), "a mark for every label");
+        self.reported = marked;
     }
 
     /// From now on looks for near misses as well: keywords whose posterior comes within `margin` of their threshold and does not reach it.
@@ -302,7 +320,7 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
 
     fn event(&self, detection: &Detection) -> Option<Event> {
         let frame = self.origin + detection.frame as i64;
-        (frame >= self.since).then(|| Event {
+        (frame >= self.since && self.reported[detection.label]).then(|| Event {
             time_s: seconds(frame),
             language: self.code.clone(),
             keyword: self.labels[detection.label].clone(),

@@ -1,7 +1,9 @@
 //! Claims about the detector, on synthetic logits: one event per word, any chunking, no drift, refusals.
 
 use proptest::{collection::vec, prelude::*};
-use swr_core::detector::{Detection, Detector, DetectorError, DetectorSettings, mean_logits};
+use swr_core::detector::{
+    Detection, Detector, DetectorError, DetectorSettings, Timing, clip_answer, mean_logits,
+};
 
 const CLASSES: usize = 5;
 const UNKNOWN: usize = 3;
@@ -70,7 +72,10 @@ fn a_word_that_goes_on_is_one_event_until_it_has_stopped() {
 fn a_stronger_keyword_takes_the_place_of_a_weaker_one() {
     let settings = DetectorSettings {
         window_frames: 4,
-        smoothing_frames: 1,
+        timing: Timing {
+            smoothing_frames: 1,
+            ..Timing::default()
+        },
         ..DetectorSettings::new(vec![0.4; CLASSES])
     };
     let mut detector = Detector::new(&labels(), settings).unwrap();
@@ -90,9 +95,11 @@ fn no_event_begins_in_the_refractory_time() {
     let quick = |refractory_frames| {
         let settings = DetectorSettings {
             window_frames: 2,
-            smoothing_frames: 1,
-            confirm_frames: 2,
-            refractory_frames,
+            timing: Timing {
+                smoothing_frames: 1,
+                confirm_frames: 2,
+                refractory_frames,
+            },
             ..DetectorSettings::new(vec![0.6; CLASSES])
         };
         let mut detector = Detector::new(&labels(), settings).unwrap();
@@ -117,6 +124,7 @@ fn nothing_is_detected_before_a_whole_window() {
         label: 0,
         score: first[0].score,
         frame: 98,
+        given: 98 + 25,
     };
     assert_eq!(first, [expected]);
 }
@@ -190,7 +198,8 @@ proptest! {
 
     #[test]
     fn posteriors_are_the_softmax_of_the_mean(logits in vec(-9.0f32..9.0, CLASSES * 150)) {
-        let settings = DetectorSettings { smoothing_frames: 1, ..DetectorSettings::new(vec![0.6; CLASSES]) };
+        let timing = Timing { smoothing_frames: 1, ..Timing::default() };
+        let settings = DetectorSettings { timing, ..DetectorSettings::new(vec![0.6; CLASSES]) };
         let mut detector = Detector::new(&labels(), settings).unwrap();
         detector.push(&logits);
         let mean = mean_logits(&logits, CLASSES, 52..150).unwrap();
@@ -232,4 +241,20 @@ fn settings_against_their_rules_are_refused() {
     assert!(matches!(error, DetectorError::Frames { .. }));
     let error = Detector::new(&labels()[1..4], DetectorSettings::new(vec![0.6; 3])).unwrap_err();
     assert!(matches!(error, DetectorError::Labels(_)));
+}
+
+#[test]
+fn a_clip_is_the_keyword_that_is_once_the_likeliest() {
+    let mut clip = frames(SILENCE, 8.0, 40);
+    clip.extend(frames(1, 8.0, 30));
+    clip.extend(frames(SILENCE, 8.0, 30));
+    let (label, posterior) = clip_answer(&clip, CLASSES, 20).unwrap();
+    assert!(label == 1 && posterior > 0.99);
+    // Averaged over all of it, it is mostly silence; and a keyword that is never the likeliest is no answer.
+    let (label, posterior) = clip_answer(&clip, CLASSES, 98).unwrap();
+    assert!(label == SILENCE && posterior < 0.5, "{label} {posterior}");
+    let mut unknown = frames(UNKNOWN, 8.0, 60);
+    unknown.extend(frames(SILENCE, 8.0, 40));
+    assert_eq!(clip_answer(&unknown, CLASSES, 20).unwrap().0, UNKNOWN);
+    assert!(clip_answer(&[], CLASSES, 20).is_err());
 }

@@ -24,6 +24,7 @@ fn manifest() -> Manifest {
         calibration: None,
         frontend: FrontendSettings::default(),
         window_frames: 98,
+        timing: None,
         context_frames: 46,
         licence: "CC-BY-4.0".into(),
         tensors_sha256: Digest([3; 32]),

@@ -11,6 +11,7 @@ use swr_core::frontend::Frontend;
 use swr_core::{FrontendSettings, SAMPLE_RATE_HZ, WINDOW_FRAMES};
 
 use super::soak::soak;
+use super::words::WordsArgs;
 use super::{ModelsArgs, Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Paced, Recording, Source};
@@ -37,6 +38,8 @@ pub(super) struct Bench {
     /// Language to listen for [default: the base's]
     #[arg(long, value_name = "L")]
     lang: Option<String>,
+    #[command(flatten)]
+    words: WordsArgs,
     /// Language to change to, for the time that takes [default: another one that is there]
     #[arg(long, value_name = "L")]
     to: Option<String>,
@@ -111,7 +114,9 @@ impl Bench {
         let models = self.models.open_directory(&directory)?;
         let base = models.manifest().language.clone();
         let language = self.lang.clone().unwrap_or_else(|| base.clone());
-        let mut spotter = models.spotter(&[&language], self.step_frames)?;
+        let mut spotter = self
+            .words
+            .spotter(&models, &[&language], self.step_frames)?;
         let load_ms = milliseconds(clock.elapsed()?);
 
         // One second, again and again, so that the memory is that of listening.
@@ -204,7 +209,7 @@ impl Bench {
         let audio = directory.join(format!("demo/{language}.wav"));
         let audio = Recording::open(&audio, None)
             .context("--soak listens to the demo's audio; give a --lang that has some")?;
-        let mut spotter = models.spotter(&[language], self.step_frames)?;
+        let mut spotter = self.words.spotter(&models, &[language], self.step_frames)?;
         let soaked = soak(&mut spotter, audio.samples(), hours)?;
         if self.json {
             json_line(out, &soaked)?;

@@ -1,4 +1,4 @@
-//! `swr eval`: how well a language's merged network does on a folder of speech, clip by clip or (with `--stream`) in minutes of noise.
+//! `swr eval`: how well a language's merged network does on a folder of speech, clip by clip or (with `--stream`) as a person hears it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,18 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use swr_dataset::{Clip, Faults, Source, Split, StreamOptions, Task, TaskOptions};
+use swr_core::detector::clip_answer;
+use swr_dataset::{Clip, DatasetError, Faults, Source, Split, StreamOptions, Task, TaskOptions};
 
-use super::sweep::{Sweep, Swept, plot};
+use super::hearing::{Ear, Heard, Hearing, plot};
+use super::words::WordsArgs;
 use super::{ModelsArgs, Outcome, json_line};
 use crate::clip::ClipRunner;
 use crate::files::write_atomically;
-use crate::models::Model;
+use crate::models::{Model, Models};
 use crate::words::nfc;
 
-/// Measure a language's accuracy on recordings, or its detections and false alarms in a stream
+/// Measure a language's accuracy on recordings, or what it finds and falsely reports in streams
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   swr eval --data ../shared/speech --lang ar --split test
@@ -24,21 +26,30 @@ use crate::words::nfc;
   swr eval --data ../shared/speech --lang ar --each | grep '^!'       the clips that were misheard
   swr eval --data ../shared/speech --lang zh --stream --minutes 10 --seed 1
   swr eval --data ../shared/speech --lang de --stream --negatives talk.wav,radio/ --plot det.svg
+  swr eval --data ../shared/speech --lang en --stream --words yes,no,stop --negatives talks/
+  swr eval --data ../shared/speech --lang all --stream --negatives talks/ --sounds music/ --json
 
 What is there is measured: recordings of a few of the language's words, and without any to train with (--split all takes every one).
-Clips: zero state, 46 frames of silence before the clip, the largest mean logit over the clip's 98 frames is the answer.
-Streams: clips of the split in background noise at 10-20 dB SNR with gaps of 2-4 s, a fifth of them unknown words.
-Negatives: audio without keywords; every file is heard once, and copies of one count once. Without any (negatives/dev and negatives/test of the data are
-taken for these splits), false alarms are those in the stream.
-Shares are from 0 to 1, intervals hold at 95 % (Wilson for shares, exact Poisson for false alarms) as if clips were independent;
+Clips: zero state, 46 frames of silence before the clip; its keyword of highest posterior, averaged as in a stream, is the answer where it is likelier than
+all else.
+Streams: clips of the split in background noise at 10-20 dB SNR with gaps of 2-4 s, a fifth of them unknown words. With negatives, also at lower levels, and in
+the pauses of as long a stream of negatives; then 120 steady tones, ten sounds of a household and six times as much noise, all made in code.
+Negatives: running speech without keywords; every file is heard once, and copies of one count once. Without any (negatives/dev and negatives/test of the data
+are taken for these splits), false alarms are those in the stream.
+Shares are from 0 to 1, intervals hold at 95 % (Wilson for shares, exact for words found at a rate and for false alarms) as if clips were independent;
 clips of few speakers are not, so the true uncertainty is larger.")]
 pub(super) struct Eval {
     /// Folder with speech: Speech Commands or MSWC layout, gsc/ mswc/ synth/, or <word>/*.wav
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Language to evaluate
-    #[arg(long = "lang", value_name = "L")]
-    language: String,
+    /// Language to evaluate, several with commas between, or `all` that the data has recordings of
+    #[arg(
+        long = "lang",
+        value_name = "L,…",
+        value_delimiter = ',',
+        required = true
+    )]
+    languages: Vec<String>,
     /// Clips to use
     #[arg(long, value_enum, default_value = "test")]
     split: SplitArg,
@@ -51,7 +62,9 @@ pub(super) struct Eval {
     /// Seed of the stream
     #[arg(long, default_value_t = 0, requires = "stream")]
     seed: u64,
-    /// Audio without keywords, to count false alarms on: files, and folders with audio below, with commas between
+    #[command(flatten)]
+    words: WordsArgs,
+    /// Running speech without keywords, to count false alarms on: files, and folders with audio below, with commas between
     #[arg(
         long,
         value_name = "PATH,…",
@@ -59,6 +72,14 @@ pub(super) struct Eval {
         requires = "stream"
     )]
     negatives: Vec<PathBuf>,
+    /// Sound and music, likewise
+    #[arg(
+        long,
+        value_name = "PATH,…",
+        value_delimiter = ',',
+        requires = "stream"
+    )]
+    sounds: Vec<PathBuf>,
     /// Plot of keywords missed against false alarms, threshold by threshold, as SVG
     #[arg(long, value_name = "FILE", requires = "stream")]
     plot: Option<PathBuf>,
@@ -184,22 +205,49 @@ struct StreamLine<'a> {
     split: &'a str,
     seed: u64,
     #[serde(flatten)]
-    swept: &'a Swept,
+    hearing: &'a Hearing,
 }
 
 impl Eval {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
-        let model = models.load(&self.language)?;
-        let task = task_of(&self.data, &model)?;
-        if self.stream {
-            self.stream(&model, &task, out)
-        } else {
-            self.clips(&model, &task, out)
+        let all = self.languages == ["all"];
+        let mut curves = Vec::new();
+        for language in self.named(&models)? {
+            let model = models.load(&language)?;
+            let task = match task_of(&self.data, &model) {
+                Err(error) if all && has_none(&error) => {
+                    eprintln!(
+                        "swr: {language} left out, {} has no recordings of it",
+                        self.data.display()
+                    );
+                    continue;
+                }
+                task => task?,
+            };
+            if self.stream {
+                curves.push((language, self.stream(&model, &task, out)?.points));
+            } else {
+                self.clips(&model, &task, out)?;
+            }
+        }
+        if let Some(path) = &self.plot {
+            let curves: Vec<_> = curves.iter().map(|(l, p)| (l.as_str(), &p[..])).collect();
+            let title = format!("{} stream", self.split.name());
+            write_atomically(path, plot(&curves, &title)?.as_bytes())?;
+        }
+        Ok(Outcome::Success)
+    }
+
+    /// The languages that are asked for.
+    fn named(&self, models: &Models) -> anyhow::Result<Vec<String>> {
+        match &self.languages[..] {
+            [all] if all == "all" => Ok(models.languages()?),
+            named => Ok(named.to_vec()),
         }
     }
 
-    fn clips(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    fn clips(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<()> {
         let mut clips = self.split.clips(task);
         let mut faults = task.report.faults.clone();
         let samples = load(&mut clips, &mut faults)?;
@@ -212,22 +260,23 @@ impl Eval {
             "{}: no {} clips of keywords of `{}`; give --split all for all that is there (if nothing of it was trained on), or add recordings of more speakers (about one in ten goes to DEV, one to TEST)",
             self.data.display(),
             self.split.name(),
-            self.language
+            model.language.code
         );
         let labels: Vec<String> = model.language.labels.iter().map(|l| nfc(l)).collect();
         let mut tallies = vec![Tally::default(); model.language.labels.len()];
+        let window_frames = model.language.detector.window_frames;
         let mut runner = ClipRunner::new(model)?;
         for (clip, samples) in clips.iter().zip(samples) {
             let logits = runner
-                .mean_logits(&samples)
+                .logits(&samples)
                 .with_context(|| file_of(clip).display().to_string())?;
-            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
-            tallies[clip.label].add(best == Some(clip.label));
+            let (heard, _) = clip_answer(logits, labels.len(), window_frames)?;
+            tallies[clip.label].add(heard == clip.label);
             if self.each {
                 let line = ClipLine {
                     file: file_of(clip),
                     expected: &labels[clip.label],
-                    heard: best.map_or("", |best| &labels[best]),
+                    heard: &labels[heard],
                 };
                 line.write(out, self.json)?;
             }
@@ -271,58 +320,88 @@ impl Eval {
                 writeln!(out, "{tally}  {name}")?;
             }
         }
-        Ok(Outcome::Success)
+        Ok(())
     }
 
-    fn stream(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    fn stream(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Hearing> {
+        let (clips, language) = (self.split.clips(task), &model.language.code);
         let options = StreamOptions {
             minutes: self.minutes,
             seed: self.seed,
             ..StreamOptions::default()
         };
-        let stream = swr_dataset::stream(task, &self.split.clips(task), &options)?;
+        let mut stream = swr_dataset::stream(task, &clips, &options)?;
+        let negatives = match self.negatives.is_empty() {
+            true => self.split.negatives(task),
+            false => self.negatives.clone(),
+        };
+        let mut running = Vec::new();
+        for path in &negatives {
+            running.extend(swr_dataset::audio_below(path)?);
+        }
+        let mut sentences = match running.is_empty() {
+            true => None,
+            false => Some(swr_dataset::sentences(
+                task,
+                &clips,
+                &running,
+                self.minutes,
+                self.seed,
+            )?),
+        };
+        let labels = &model.language.labels[..];
+        let reported = self.words.among(&[(language, labels)])?.swap_remove(0);
+        for stream in [Some(&mut stream), sentences.as_mut()]
+            .into_iter()
+            .flatten()
+        {
+            // What is not wanted is still spoken, and no event.
+            stream.events.retain(|event| reported[event.label]);
+        }
         let mut faults = task.report.faults.clone();
         faults.add(stream.faults.clone());
         if !faults.is_empty() {
             eprintln!("swr: {faults}");
         }
-        let negatives = match self.negatives.is_empty() {
-            true => self.split.negatives(task),
-            false => self.negatives.clone(),
+        let heard = Heard {
+            stream: &stream,
+            sentences: sentences.as_ref(),
+            negatives: &negatives,
+            sounds: &self.sounds,
         };
         let style =
-            ProgressStyle::with_template("hearing negatives {bar:40} {pos}/{len}, {eta} left")?;
+            ProgressStyle::with_template("{prefix}: {msg} {bar:40} {pos}/{len}, {eta} left")?;
         let bar = ProgressBar::new(0).with_style(style);
-        let swept = Sweep::new(model)?.measure(&stream, &negatives, |number, files| {
-            bar.set_length(files as u64);
-            bar.set_position(number as u64);
+        bar.set_prefix(language.clone());
+        let hearing = Ear::new(model, reported)?.measure(&heard, |what, done, all| {
+            bar.set_message(what);
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
         })?;
         bar.finish_and_clear();
-        if let Some(path) = &self.plot {
-            let title = format!("{}, {} stream", self.language, self.split.name());
-            write_atomically(path, plot(&swept.points, &title)?.as_bytes())?;
-        }
+        let split = self.split.name();
         if self.json {
-            json_line(
-                out,
-                &StreamLine {
-                    lang: &self.language,
-                    split: self.split.name(),
-                    seed: self.seed,
-                    swept: &swept,
-                },
-            )?;
+            let line = StreamLine {
+                lang: language,
+                split,
+                seed: self.seed,
+                hearing: &hearing,
+            };
+            json_line(out, &line)?;
         } else {
             writeln!(
                 out,
-                "{} {} stream, seed {}\n{swept}",
-                self.language,
-                self.split.name(),
+                "{language} {split} stream, seed {}\n{hearing}",
                 self.seed
             )?;
         }
-        Ok(Outcome::Success)
+        Ok(hearing)
     }
+}
+
+/// Whether the data has no recordings of the language.
+pub(super) fn has_none(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DatasetError::NoLanguage { .. }))
 }
 
 impl Tally {

@@ -11,6 +11,8 @@ mod diff;
 #[cfg(feature = "eval")]
 mod eval;
 mod export;
+#[cfg(feature = "eval")]
+mod hearing;
 mod inspect;
 mod listen;
 mod record;
@@ -21,9 +23,8 @@ mod source;
 mod spot;
 #[cfg(feature = "eval")]
 mod stream;
-#[cfg(feature = "eval")]
-mod sweep;
 mod verify;
+mod words;
 
 use std::ffi::OsString;
 use std::fs;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::words::WordsArgs;
 use super::{ChannelArgs, ModelsArgs, Outcome, Printed, languages, sentence};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Recording, Source};
@@ -16,6 +17,7 @@ use crate::spotter::{Event, Spotter};
   swr spot recording.wav
   swr spot --lang de,pl --json interview.flac lecture.opus
   swr spot --lang all models/demo/de.wav
+  swr spot --lang de --words licht,aus models/demo/de.wav
   swr spot --lang de --channel 2 array.wav
 
 Prints time, language, score (posterior) and keyword. Exits with 1 if no keyword was found.")]
@@ -23,6 +25,8 @@ pub(super) struct Spot {
     /// Languages to listen for, with commas between, or `all` [default: the base's]
     #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
     languages: Vec<String>,
+    #[command(flatten)]
+    words: WordsArgs,
     /// One JSON object per keyword found
     #[arg(long)]
     json: bool,
@@ -39,7 +43,9 @@ impl Spot {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
         let languages = languages(&models, &self.languages)?;
-        let mut spotter = models.spotter(&languages, DEFAULT_STEP_FRAMES)?;
+        let mut spotter = self
+            .words
+            .spotter(&models, &languages, DEFAULT_STEP_FRAMES)?;
         let (mut outcome, mut unheard) = (Outcome::Negative, Vec::new());
         for file in &self.files {
             let found = match hear(&mut spotter, file, self.channel.channel) {

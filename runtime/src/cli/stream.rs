@@ -8,10 +8,10 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 use swr_core::matching::{Matched, match_detections};
-use swr_dataset::{Clip, DatasetError, StreamOptions, Task, poisson_interval, wilson_interval};
+use swr_dataset::{Clip, StreamOptions, Task, poisson_interval, wilson_interval};
 
 use super::demo::Sums;
-use super::eval::task_of;
+use super::eval::{has_none, task_of};
 use super::script::{TOLERANCE_SAMPLES, detected};
 use super::{Outcome, json_line};
 use crate::DEFAULT_STEP_FRAMES;
@@ -118,9 +118,7 @@ impl Recordings {
         let mut languages = 0;
         for language in models.languages()? {
             let task = match task_of(data, &models.load(&language)?) {
-                Err(error)
-                    if matches!(error.downcast_ref(), Some(DatasetError::NoLanguage { .. })) =>
-                {
+                Err(error) if has_none(&error) => {
                     eprintln!(
                         "swr: {language} left out, {} has no recordings of it",
                         data.display()

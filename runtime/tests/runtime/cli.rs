@@ -67,6 +67,50 @@ fn spot_goes_on_after_a_file_that_it_cannot_hear() {
 }
 
 #[test]
+fn only_the_words_that_are_wanted_are_told() {
+    let directory = fixture();
+    let audio = directory.path().join("demo/de.wav");
+    let audio = audio.to_str().unwrap();
+    let heard = |arguments: &[&str]| {
+        let (code, out) = swr(directory.path(), &[arguments, &["--json", audio]].concat());
+        let words = json(&out)
+            .iter()
+            .map(|event| event["keyword"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>();
+        (code, words)
+    };
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| word.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        heard(&["spot", "--lang", "de"]),
+        (0, words(&["tief", "hoch"]))
+    );
+    assert_eq!(
+        heard(&["spot", "--lang", "de", "--words", "hoch"]),
+        (0, words(&["hoch"]))
+    );
+    // Of two languages, one without a wanted word is silent.
+    assert_eq!(
+        heard(&["spot", "--lang", "de,en", "--words", "high"]),
+        (0, words(&["high"]))
+    );
+    // A word that is no keyword is an error, whatever else is wanted.
+    assert_eq!(
+        heard(&["spot", "--lang", "de", "--words", "hoch,tiif"]),
+        (2, words(&[]))
+    );
+    let listen = [
+        "listen", "--lang", "de", "--words", "tief", "--file", audio, "--json",
+    ];
+    let (code, out) = swr(directory.path(), &listen);
+    assert!(code == 0 && json(&out).len() == 1, "{out}");
+}
+
+#[test]
 fn spot_prints_what_was_spoken() {
     let directory = fixture();
     let audio = directory.path().join("demo/de.wav");
@@ -306,6 +350,56 @@ fn eval_measures_clips_and_streams() {
         out,
         "the same seed gives the same stream"
     );
+
+    // With running speech: here noise that pauses, in which nothing is said.
+    let mut talk = swr_dataset::white_noise(3, 16_000 * 20);
+    for (index, sample) in talk.iter_mut().enumerate() {
+        *sample *= if index % 16_000 < 3_000 { 1e-4 } else { 0.05 };
+    }
+    let talk_file = directory.path().join("talk.wav");
+    write_wav(&talk_file, &talk);
+    let talk_file = talk_file.to_str().unwrap();
+    let measured = |further: &[&str]| {
+        let sounds = ["--negatives", talk_file, "--sounds", talk_file];
+        let (code, out) = swr(
+            directory.path(),
+            &[&arguments[..], &sounds, further].concat(),
+        );
+        assert_eq!(code, 0);
+        json(&out).pop().unwrap()
+    };
+    let line = measured(&[]);
+    assert_eq!(line["negatives"]["files"], 1);
+    assert!((line["negatives"]["hours"].as_f64().unwrap() - 20.0 / 3_600.0).abs() < 1e-6);
+    assert_eq!(
+        line["sounds"]["false_accepts"],
+        line["negatives"]["false_accepts"]
+    );
+    assert!(
+        line["sentences"]["expected"].as_u64().unwrap() > 2,
+        "{line}"
+    );
+    let levels = line["levels"].as_array().unwrap();
+    assert!(
+        levels.len() == 6 && levels[0]["found"] == line["found"],
+        "{line}"
+    );
+    assert_eq!(line["made"].as_array().unwrap().len(), 3);
+    // Thresholds moved up find and report no more.
+    let points = line["points"].as_array().unwrap();
+    let at = |point: usize, name: &str| points[point][name].as_u64().unwrap();
+    assert!(points.len() == 41 && at(40, "found") <= at(0, "found"));
+    assert!(at(40, "false_accepts") <= at(0, "false_accepts"));
+    assert_eq!(
+        points[20]["found"], line["found"],
+        "the thresholds as they are"
+    );
+    let rates = line["at_rates"].as_array().unwrap();
+    assert_eq!(rates[1]["false_accepts_per_hour"], 5.0);
+    // Of one word alone, half is expected.
+    let one = measured(&["--words", "tief"]);
+    assert_eq!(one["keywords"].as_array().unwrap().len(), 1);
+    assert!(one["expected"].as_u64() < line["expected"].as_u64());
 
     let (code, out) = swr(
         directory.path(),

@@ -215,6 +215,7 @@ pub(crate) fn manifest(tensors: &Tensors, onnx: &[u8], of: &[&str]) -> Manifest 
         calibration: None,
         frontend: FrontendSettings::default(),
         window_frames: 98,
+        timing: Some(swr_core::detector::Timing::default()),
         context_frames: 46,
         licence: "MIT OR Apache-2.0".into(),
         tensors_sha256: digest(tensors),

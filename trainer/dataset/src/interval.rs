@@ -1,4 +1,4 @@
-//! Confidence intervals of counts: alarms per hour (exact Poisson) and shares of correct answers (Wilson).
+//! Confidence intervals of counts: alarms per hour (exact Poisson), words found (exact binomial) and shares of correct answers (Wilson).
 
 /// Exact (Garwood) interval of an event rate per hour after `count` events in `hours` hours, two-sided, at `confidence` in (0, 1), mostly 0.95.
 ///
@@ -73,6 +73,49 @@ fn poisson_cdf(count: u64, mean: f64) -> f64 {
     (log_peak.exp() * sum).min(1.0)
 }
 
+/// Exact (Clopper-Pearson) interval of a share after `count` of `total` independent trials, two-sided, at `confidence` in (0, 1); (0, 1) without trials.
+///
+/// Source: C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", Biometrika 26 (1934).
+pub fn binomial_interval(count: usize, total: usize, confidence: f64) -> (f64, f64) {
+    let tail = (1.0 - confidence) / 2.0;
+    // The smallest share under which so many are not too many, and the largest under which so few are not too few.
+    let low = match count {
+        0 => 0.0,
+        count => share_where(count - 1, total, 1.0 - tail),
+    };
+    let high = match count {
+        count if count >= total => 1.0,
+        count => share_where(count, total, tail),
+    };
+    (low, high)
+}
+
+/// The share under which at most `count` of `total` have the given probability, by bisection: the probability falls with the share.
+fn share_where(count: usize, total: usize, probability: f64) -> f64 {
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        if binomial_cdf(count, total, middle) > probability {
+            low = middle
+        } else {
+            high = middle
+        }
+    }
+    0.5 * (low + high)
+}
+
+/// P(X <= count) for a binomial variable X of `total` trials, each with probability `share` in (0, 1).
+fn binomial_cdf(count: usize, total: usize, share: f64) -> f64 {
+    let (yes, no) = (share.ln(), (-share).ln_1p());
+    let mut log_ways = 0.0;
+    let mut sum = 0.0;
+    for n in 0..=count {
+        sum += (log_ways + n as f64 * yes + (total - n) as f64 * no).exp();
+        log_ways += ((total - n) as f64).ln() - ((n + 1) as f64).ln();
+    }
+    sum.min(1.0)
+}
+
 /// Wilson's 95 % interval of a share after `correct` of `total` independent trials, within [0, 1]; (0, 1) without trials.
 ///
 /// Clips of few speakers are not independent: the true uncertainty is larger.
@@ -123,6 +166,23 @@ mod tests {
             low > 998_000.0 && low < 998_100.0 && high > 1_001_900.0 && high < 1_002_000.0,
             "{low} {high}"
         );
+    }
+
+    #[test]
+    fn binomial_intervals_are_the_published_ones() {
+        // R: binom.test(count, total)$conf.int.
+        for (count, total, low, high) in [
+            (0, 10, 0.0, 0.308_498_49),
+            (10, 10, 0.691_501_5, 1.0),
+            (7, 10, 0.347_547_1, 0.933_260_6),
+            (70, 72, 0.903_206_0, 0.996_616_4),
+            (450, 1_000, 0.418_843_7, 0.481_452_7),
+        ] {
+            let (found_low, found_high) = binomial_interval(count, total, 0.95);
+            near(found_low, low, 1e-4);
+            near(found_high, high, 1e-4);
+        }
+        assert_eq!(binomial_interval(0, 0, 0.95), (0.0, 1.0));
     }
 
     #[test]

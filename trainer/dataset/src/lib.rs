@@ -19,6 +19,8 @@ mod interval;
 mod layout;
 mod load;
 mod noise;
+mod sentences;
+mod sounds;
 mod stream;
 mod subset;
 mod task;
@@ -26,13 +28,15 @@ mod unknown;
 
 pub use error::DatasetError;
 pub use folders::audio_below;
-pub use interval::{poisson_interval, poisson_upper, wilson_interval};
+pub use interval::{binomial_interval, poisson_interval, poisson_upper, wilson_interval};
 pub use layout::{NO_SPEAKER, Split, nfc, stable_hash};
 pub use load::{
     CLIP_SAMPLES, Faults, decode_file, fit_one_second, load, load_all, load_readable,
     load_readable_i16,
 };
 pub use noise::{Background, pink_noise, white_noise};
+pub use sentences::sentences;
+pub use sounds::{Made, Sound, household, steady_tones};
 pub use stream::{Stream, StreamOptions, active_span, stream};
 pub use swr_core::matching::{Detected, Matched, Spoken, match_detections};
 pub use task::{

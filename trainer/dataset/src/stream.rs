@@ -140,7 +140,7 @@ pub fn stream(
 }
 
 /// What belongs to a word, below its loudest 10 ms.
-const ACTIVE_RANGE_DB: f32 = 30.0;
+pub(crate) const ACTIVE_RANGE_DB: f32 = 30.0;
 /// A clip's edges are faded over 10 ms, so that its own noise does not begin with a click.
 const FADE_SAMPLES: usize = 160;
 const SCENE_SAMPLES: usize = 20 * CLIP_SAMPLES;
@@ -175,16 +175,16 @@ fn check(options: &StreamOptions) -> Result<(), DatasetError> {
 }
 
 /// A loaded clip with where and how loud it speaks.
-struct Audible {
-    label: usize,
-    word: String,
-    samples: Vec<f32>,
-    span: (usize, usize),
-    power: f64,
+pub(crate) struct Audible {
+    pub(crate) label: usize,
+    pub(crate) word: String,
+    pub(crate) samples: Vec<f32>,
+    pub(crate) span: (usize, usize),
+    pub(crate) power: f64,
 }
 
 /// The clips that speak, loaded: no silence crops and no files of digital silence.
-fn audible(task: &Task, clips: &[Clip], faults: &mut Faults) -> Vec<Audible> {
+pub(crate) fn audible(task: &Task, clips: &[Clip], faults: &mut Faults) -> Vec<Audible> {
     let mut clips: Vec<Clip> = clips
         .iter()
         .filter(|clip| clip.label <= task.unknown_label())
@@ -206,20 +206,20 @@ fn audible(task: &Task, clips: &[Clip], faults: &mut Faults) -> Vec<Audible> {
 }
 
 /// Draws without repetition, then shuffles anew.
-struct Deck {
+pub(crate) struct Deck {
     cards: Vec<Audible>,
     order: Vec<usize>,
 }
 
 impl Deck {
-    fn new(cards: Vec<Audible>) -> Self {
+    pub(crate) fn new(cards: Vec<Audible>) -> Self {
         Deck {
             cards,
             order: Vec::new(),
         }
     }
 
-    fn draw(&mut self, rng: &mut ChaCha8Rng) -> &Audible {
+    pub(crate) fn draw(&mut self, rng: &mut ChaCha8Rng) -> &Audible {
         if self.order.is_empty() {
             self.order = (0..self.cards.len()).collect();
             self.order.shuffle(rng);
@@ -261,7 +261,7 @@ fn noise(
 }
 
 /// Factor that rises over the first `fade_samples` of `length` and falls over the last.
-fn fade(index: usize, length: usize, fade_samples: usize) -> f32 {
+pub(crate) fn fade(index: usize, length: usize, fade_samples: usize) -> f32 {
     let to_edge = (index + 1).min(length - index) as f32;
     (to_edge / fade_samples as f32).min(1.0)
 }
@@ -281,7 +281,7 @@ pub fn active_span(samples: &[f32], range_db: f32) -> Option<(usize, usize)> {
     ))
 }
 
-fn mean_power(samples: &[f32]) -> f64 {
+pub(crate) fn mean_power(samples: &[f32]) -> f64 {
     samples
         .iter()
         .map(|sample| f64::from(*sample).powi(2))
@@ -289,6 +289,6 @@ fn mean_power(samples: &[f32]) -> f64 {
         / samples.len().max(1) as f64
 }
 
-fn ratio(decibels: f32) -> f64 {
+pub(crate) fn ratio(decibels: f32) -> f64 {
     10f64.powf(f64::from(decibels) / 10.0)
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use swr_dataset::{
     Background, Clip, Detected, NO_SPEAKER, Report, Source, Spoken, StreamOptions, Task,
-    active_span, fit_one_second, match_detections, pink_noise, stream, white_noise,
+    active_span, fit_one_second, household, match_detections, pink_noise, sentences, steady_tones,
+    stream, white_noise,
 };
 
 /// A task with one keyword clip: half a second of a tone in a file.
@@ -57,6 +58,84 @@ fn tone_task(folder: &std::path::Path) -> Task {
         negatives: Vec::new(),
         report: Report::default(),
     }
+}
+
+/// A recording in the folder: noise that pauses for a fifth of a second in every half.
+fn talk(folder: &std::path::Path, name: &str, seconds: usize) -> PathBuf {
+    let path = folder.join(name);
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 16_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    for (index, sample) in white_noise(9, seconds * 16_000).into_iter().enumerate() {
+        let loud = if index % 8_000 < 3_200 { 1.0 } else { 3_000.0 };
+        writer.write_sample((loud * sample) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+    path
+}
+
+#[test]
+fn words_are_set_into_the_pauses_of_sentences() {
+    let folder = tempfile::tempdir().unwrap();
+    let task = tone_task(folder.path());
+    let running = [talk(folder.path(), "talk.wav", 31)];
+    let made = sentences(&task, &task.test, &running, 3.0, 5).unwrap();
+    assert!(made.hours() >= 3.0 / 60.0 && made.hours() < 4.0 / 60.0);
+    assert!(
+        (20..80).contains(&made.events.len()),
+        "{}",
+        made.events.len()
+    );
+    for event in &made.events {
+        assert_eq!(event.end_samples - event.start_samples, 8_000);
+        let word = power(&made.samples[event.start_samples..event.end_samples]);
+        // Before it lies its own margin and the second half of the pause: nothing that is loud.
+        let before = power(&made.samples[event.start_samples - 1_200..event.start_samples]);
+        assert!(before < 1e-4 * word, "{before} {word}");
+        // As loud as the speech around, within 3 dB and what its pauses make of that.
+        let speech = (3_000.0f64 / 32_768.0).powi(2);
+        let level_db = 10.0 * (word / speech).log10();
+        assert!((-7.0..4.0).contains(&level_db), "{level_db} dB");
+    }
+    assert_eq!(
+        made,
+        sentences(&task, &task.test, &running, 3.0, 5).unwrap()
+    );
+    let other = sentences(&task, &task.test, &running, 3.0, 6).unwrap();
+    assert!(made.samples != other.samples);
+    assert!(sentences(&task, &task.test, &[], 3.0, 5).is_err());
+    assert!(sentences(&task, &[], &running, 3.0, 5).is_err());
+}
+
+#[test]
+fn sounds_made_in_code_have_their_frequency_and_level() {
+    let tones = steady_tones();
+    assert_eq!(tones.len(), 120);
+    assert_eq!(household().len(), 10);
+    for made in tones.iter().step_by(7).chain(&household()) {
+        let samples = made.samples(2);
+        assert_eq!(samples.len(), 40_000);
+        assert!(samples[..8_000].iter().all(|s| *s == 0.0));
+        let loudest = samples.iter().fold(0f32, |m, s| m.max(s.abs()));
+        let level_db = 20.0 * loudest.log10();
+        // Partials add up.
+        assert!(
+            level_db > made.level_db - 3.0 && level_db < made.level_db + 10.0,
+            "{}: {level_db}",
+            made.name
+        );
+        assert!(samples == made.samples(2));
+    }
+    // A tone of 100 Hz crosses zero 200 times a second.
+    let low = tones[0].samples(1);
+    let crossings = low[8_000..]
+        .windows(2)
+        .filter(|pair| (pair[0] < 0.0) != (pair[1] < 0.0));
+    assert!(crossings.count().abs_diff(200) <= 2);
 }
 
 fn power(samples: &[f32]) -> f64 {

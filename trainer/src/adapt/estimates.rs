@@ -11,7 +11,7 @@ use crate::baselines::select::Evidence;
 use crate::examples::{Examples, for_each_plain_batch};
 use crate::fused::{NormMode, NormStatistics, Statistics};
 use crate::learner::Learner;
-use crate::network::{Network, Pass, Path, cross_entropy, flat_logits};
+use crate::network::{Network, Pass, Path, cross_entropy, flat_clip_logits};
 use crate::random::generator;
 
 /// Batches that the base's statistics on the new language are estimated from.
@@ -135,13 +135,14 @@ impl Way<'_> {
             if clips >= most {
                 return Ok(());
             }
-            clips += batch.indexes.len();
-            bar.inc(batch.indexes.len() as u64);
-            let (logits, _) = flat_logits(
+            clips += batch.ends.len();
+            bar.inc(batch.ends.len() as u64);
+            let logits = flat_clip_logits(
                 self.job.network,
                 variable.as_tensor(),
                 classes,
-                &batch.log_mel,
+                &batch,
+                self.job.window_frames,
                 &pass,
             )?;
             let p: Vec<Vec<f32>> = candle_nn::ops::softmax(&logits, 1)?.to_vec2()?;
@@ -174,16 +175,17 @@ impl Way<'_> {
                 if clips >= CURVATURE_CLIPS {
                     return Ok(());
                 }
-                let (logits, _) = flat_logits(
+                let logits = flat_clip_logits(
                     self.job.network,
                     &deployed,
                     self.frame.classes,
-                    &batch.log_mel,
+                    &batch,
+                    self.job.window_frames,
                     &Pass::evaluation(),
                 )?;
                 let loss: f32 = cross_entropy(&logits, &batch.labels)?.to_scalar()?;
-                sum += f64::from(loss) * batch.indexes.len() as f64;
-                clips += batch.indexes.len();
+                sum += f64::from(loss) * batch.ends.len() as f64;
+                clips += batch.ends.len();
                 Ok(())
             })?;
             Ok(sum / clips.max(1) as f64)
@@ -248,7 +250,7 @@ fn mean_statistics(
         if batches == OBSERVED_BATCHES {
             return Ok(());
         }
-        network.pooled(weights, &batch.log_mel, &pass)?;
+        network.features(weights, &batch.log_mel, &pass)?;
         batches += 1;
         for (name, (means, variances)) in statistics.take() {
             let total = mean

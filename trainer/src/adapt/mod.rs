@@ -42,6 +42,8 @@ pub struct Adaptation<'a> {
     pub config: &'a AdaptConfig,
     /// What selects.
     pub method: Method,
+    /// Frames over which the base's logits are averaged.
+    pub window_frames: usize,
     /// The base's network.
     pub network: &'a dyn Network,
     /// The base's weights.

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 
 use crate::config::Probe;
 use crate::examples::{Examples, for_each_plain_batch};
-use crate::network::{Network, Pass, cross_entropy};
+use crate::network::{Network, Pass, cross_entropy, pooled};
 use crate::progress::Progress;
 use crate::random::generator;
 
@@ -17,6 +17,7 @@ pub(super) fn probe(
     settings: &Probe,
     seed: u64,
     network: &dyn Network,
+    window_frames: usize,
     deployed: &[f32],
     sample: &Examples,
     classes: usize,
@@ -27,8 +28,14 @@ pub(super) fn probe(
     let mut features = Vec::new();
     let bar = progress.bar("linear probe", sample.len());
     for_each_plain_batch(sample, 100, |batch| {
-        features.push(network.pooled(&weights, &batch.log_mel, &Pass::evaluation())?);
-        bar.inc(batch.indexes.len() as u64);
+        features.push(pooled(
+            network,
+            &weights,
+            &batch,
+            window_frames,
+            &Pass::evaluation(),
+        )?);
+        bar.inc(batch.ends.len() as u64);
         Ok(())
     })?;
     bar.finish_and_clear();

@@ -299,7 +299,7 @@ impl Way<'_> {
         self.stage(SELECT, "select", &config.select, learner, reached, at, |_, _| Ok(()),
 |learner, batch, moment| {
             if selector.sees_features() {
-                seen = network.pooled(&base, &batch.log_mel, &Pass::evaluation())?.mean_keepdim(0)?;
+                seen = network.features(&base, &batch.log_mel, &Pass::evaluation())?.mean(2)?.mean_keepdim(0)?;
             }
             let drawn = selector.draw(learner, &seen, moment)?;
             if moment.step.is_multiple_of(GATES_LOGGED) {
@@ -333,7 +333,8 @@ impl Way<'_> {
             for_each_plain_batch(&self.sample, 100, |batch| {
                 pooled.push(
                     network
-                        .pooled(&base, &batch.log_mel, &Pass::evaluation())?
+                        .features(&base, &batch.log_mel, &Pass::evaluation())?
+                        .mean(2)?
                         .mean_keepdim(0)?,
                 );
                 Ok(())

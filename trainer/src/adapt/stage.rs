@@ -9,10 +9,11 @@ use super::training::{DELTA, GRIDS, Way, flat, mask};
 use super::{Adaptation, Fold, is_low_rank};
 use crate::baselines::Choice;
 use crate::checkpoint::Position;
-use crate::examples::Batch;
+use crate::examples::{Batch, Scenes};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule};
-use crate::network::{Pass, Path, cross_entropy, flat_logits};
+use crate::loss::stream_loss;
+use crate::network::{Pass, Path, flat_logits};
 use crate::random::{generator, mix};
 use crate::reparam::affine::Affine;
 use crate::reparam::policy::Form;
@@ -165,6 +166,7 @@ impl Way<'_> {
             language,
             run,
             progress,
+            window_frames,
             ..
         } = *self.job;
         let statistics = Statistics::default();
@@ -172,7 +174,11 @@ impl Way<'_> {
             index,
             name,
             schedule,
-            augment: &config.augment,
+            scenes: Scenes {
+                settings: &config.scenes,
+                augment: &config.augment,
+                window_frames,
+            },
             seed: config.seed,
             statistics: &statistics,
             progress,
@@ -186,7 +192,7 @@ impl Way<'_> {
                 })),
                 None => None,
             };
-            let clips = batch.labels.dim(0)?;
+            let clips = batch.targets.len();
             let sets = changes.len().min(clips);
             let mut logits = Vec::new();
             for (set, change) in changes.iter().take(sets).enumerate() {
@@ -213,14 +219,21 @@ impl Way<'_> {
                 };
                 let (first, end) = (set * clips / sets, (set + 1) * clips / sets);
                 let log_mel = batch.log_mel.narrow(0, first, end - first)?;
-                logits.push(flat_logits(network, &weights, self.frame.classes, &log_mel, &pass)?.0);
+                logits.push(flat_logits(
+                    network,
+                    &weights,
+                    self.frame.classes,
+                    &log_mel,
+                    &pass,
+                )?);
             }
             let logits = Tensor::cat(&logits, 0)?;
-            let mut loss = cross_entropy(&logits, &batch.labels)?;
+            let weights = config.loss.at(if index == 0 { moment.done } else { 1.0 });
+            let (mut loss, score) = stream_loss(&logits, &batch.targets, window_frames, weights)?;
             if let Some(extra) = extra {
                 loss = (loss + extra)?;
             }
-            Ok((logits, loss))
+            Ok((loss, score))
         };
         run_stage(
             &stage,

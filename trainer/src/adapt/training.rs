@@ -73,7 +73,7 @@ impl<'a> Way<'a> {
             allowed,
             limit: budget.limit(),
             units: Units::new(&frame.layout, &groups, |_| 1.0)?,
-            sample: job.language.an_epoch(job.config.seed),
+            sample: job.language.a_sample(job.config.seed),
         })
     }
 
@@ -224,6 +224,7 @@ impl<'a> Way<'a> {
         let Adaptation {
             config,
             network,
+            window_frames,
             progress,
             ..
         } = *self.job;
@@ -231,6 +232,7 @@ impl<'a> Way<'a> {
             &config.probe,
             config.seed,
             network,
+            window_frames,
             &self.frame.base,
             &self.sample,
             self.frame.classes,

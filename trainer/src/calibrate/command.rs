@@ -19,7 +19,7 @@ use swr_dataset::{
     stable_hash,
 };
 
-use super::{TOLERANCE_SAMPLES, detectors, development_stream, hear};
+use super::{TOLERANCE_SAMPLES, development_stream, hear};
 use crate::babble;
 use crate::files::{read, write_package};
 use crate::models::{
@@ -127,8 +127,8 @@ impl Listening {
             context_frames,
             ..
         } = &self.language;
-        let mut detectors = detectors(labels, detector, choices)?;
-        hear(&self.network, *context_frames, samples, &mut detectors)
+        let detector = (&labels[..], detector);
+        hear(&self.network, detector, *context_frames, samples, choices)
     }
 
     /// False accepts by keyword under each choice, and the hours heard.

@@ -8,7 +8,7 @@ pub(crate) mod command;
 use std::sync::Arc;
 
 use anyhow::Result;
-use swr_core::detector::{Detector, DetectorSettings};
+use swr_core::detector::{DetectorSettings, Posteriors, Timing, Trigger};
 use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::network::{self as fused, Network};
@@ -75,38 +75,43 @@ fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream>> {
     Ok(Some(stream(&task, &task.dev, &options)?))
 }
 
-/// What a device reports of a recording with each of several detectors.
+/// What a device reports of a recording under each of several choices of thresholds; all else is as in the settings.
 fn hear(
     network: &Network,
+    (labels, settings): (&[String], &DetectorSettings),
     context_frames: usize,
     samples: &[f32],
-    detectors: &mut [Detector],
+    choices: &[Vec<f32>],
 ) -> Result<Vec<Vec<Detected>>> {
     let mut network = fused::Stream::new(network, STEP_FRAMES);
-    let heard = detect_in_recording(&mut network, context_frames, samples, detectors)?;
-    let detected = |found: Vec<_>| found.into_iter().map(Detected::from).collect();
-    Ok(heard.into_iter().map(detected).collect())
-}
-
-/// Detectors with these settings but for the thresholds, of which each has its own.
-fn detectors(
-    labels: &[String],
-    settings: &DetectorSettings,
-    choices: &[Vec<f32>],
-) -> Result<Vec<Detector>> {
-    let detector = |thresholds: &Vec<f32>| {
+    let mut posteriors = Posteriors::new(labels, settings)?;
+    let trigger = |thresholds: &Vec<f32>| {
         let settings = DetectorSettings {
             thresholds: thresholds.clone(),
             ..settings.clone()
         };
-        Ok(Detector::new(labels, settings)?)
+        Ok(Trigger::new(labels, &settings)?)
     };
-    choices.iter().map(detector).collect()
+    let mut triggers: Vec<Trigger> = choices.iter().map(trigger).collect::<Result<_>>()?;
+    let heard = detect_in_recording(
+        &mut network,
+        context_frames,
+        samples,
+        &mut posteriors,
+        &mut triggers,
+    )?;
+    let detected = |found: Vec<_>| found.into_iter().map(Detected::from).collect();
+    Ok(heard.into_iter().map(detected).collect())
 }
 
 /// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
 /// quieter one annoys less. `None` if there are no development keywords.
-pub fn calibrate(weights: &Weights, task: &Task, seed: u64) -> Result<Option<Calibrated>> {
+pub fn calibrate(
+    weights: &Weights,
+    (window_frames, timing): (usize, Timing),
+    task: &Task,
+    seed: u64,
+) -> Result<Option<Calibrated>> {
     let Some(stream) = development_stream(task, seed)? else {
         return Ok(None);
     };
@@ -116,9 +121,19 @@ pub fn calibrate(weights: &Weights, task: &Task, seed: u64) -> Result<Option<Cal
         .iter()
         .map(|threshold| vec![*threshold; task.labels.len()])
         .collect();
-    let settings = DetectorSettings::new(Vec::new());
-    let mut detectors = detectors(&task.labels, &settings, &choices)?;
-    let heard = hear(&network, CONTEXT_FRAMES, &stream.samples, &mut detectors)?;
+    let settings = DetectorSettings {
+        window_frames,
+        timing,
+        ..DetectorSettings::new(Vec::new())
+    };
+    let detector = (&task.labels[..], &settings);
+    let heard = hear(
+        &network,
+        detector,
+        CONTEXT_FRAMES,
+        &stream.samples,
+        &choices,
+    )?;
     let calibrated = |(threshold, heard): (&f32, &Vec<Detected>)| {
         let matched = match_detections(&stream.events, heard, TOLERANCE_SAMPLES);
         Calibrated {

@@ -19,10 +19,11 @@ use crate::architecture::Architecture;
 use crate::baselines::Method;
 use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
+use crate::evaluate::answers;
 use crate::examples::{Examples, Language, for_each_plain_batch};
 use crate::fused::NormStatistics;
 use crate::models::{Base, MODEL_VERSION, architecture_of, read_base};
-use crate::network::{Network, Pass, Weights, clip_logits};
+use crate::network::{Network, Weights};
 use crate::progress::Progress;
 use crate::weights::to_package;
 
@@ -85,7 +86,7 @@ impl Clips {
             let language = Language::of(task, place.config.unknown_pool, place.progress)?;
             let faults = &language.task.report.faults;
             ensure!(faults.unread.is_empty(), "{faults}");
-            let language = language.with_epochs_of(place.config.epoch_clips);
+            let language = language.with_epochs_of(place.config.epoch_scenes);
             self.read = Some((key, language));
         }
         let (_, language) = self.read.as_ref().context("clips that were read")?;
@@ -138,7 +139,7 @@ impl Clips {
             };
             let language = Language::of(task, 1, place.progress)?;
             let frame = Frame::new(network, base.tensors(), base.manifest().labels.len())?;
-            let sample = language.an_epoch(place.config.seed);
+            let sample = language.a_sample(place.config.seed);
             let found = observe(network, &frame.base, &sample, place.config.dense.batch)?;
             self.source.insert(tau.to_string(), found);
         }
@@ -297,6 +298,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let job = Adaptation {
         config: &config,
         method: cell.method,
+        window_frames: base.manifest().window_frames,
         network: &architecture,
         base: base.tensors(),
         language,
@@ -350,7 +352,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         &adapted.merged,
         judged,
         &labels,
-        record.labels.len(),
+        base.manifest().window_frames,
     )?;
     let correct = predictions
         .iter()
@@ -477,21 +479,13 @@ fn judge(
     weights: &Weights,
     examples: &Examples,
     labels: &[u32],
-    classes: usize,
+    window_frames: usize,
 ) -> Result<(Vec<u32>, Vec<u16>)> {
     let (mut found, mut posteriors) = (Vec::new(), Vec::new());
     for_each_plain_batch(examples, 100, |batch| {
-        let logits = clip_logits(architecture, weights, &batch.log_mel, &Pass::evaluation())?;
-        let likeliest = crate::network::predictions(&logits)?;
-        found.extend(likeliest.into_iter().map(|label| labels[label as usize]));
-        let p: Vec<Vec<f32>> = candle_nn::ops::softmax(&logits, 1)?.to_vec2()?;
-        for p in p {
-            let keywords = p
-                .iter()
-                .zip(labels)
-                .filter(|(_, label)| (**label as usize) < classes - 2);
-            let best = keywords.map(|(p, _)| *p).fold(0.0, f32::max);
-            posteriors.push((best * 1000.0).round() as u16);
+        for (label, posterior) in answers(architecture, weights, &batch, window_frames)? {
+            found.push(labels[label]);
+            posteriors.push((posterior * 1000.0).round() as u16);
         }
         Ok(())
     })?;

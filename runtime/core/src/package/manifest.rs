@@ -11,9 +11,12 @@ use super::{
     fields::{check_labels, check_language, check_model_version, check_name, check_thresholds},
 };
 use crate::FrontendSettings;
+use crate::detector::Timing;
 
-/// The manifest format that is written and read.
-pub const MANIFEST_VERSION: u32 = 2;
+/// The manifest format that is written.
+pub const MANIFEST_VERSION: u32 = 4;
+/// The one before it, which is read as well: its networks are detected with [`Timing::default`].
+pub(super) const OLD_MANIFEST_VERSION: u32 = 2;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Longest averaging window and context, in frames (10 minutes); more is a mistake.
@@ -23,7 +26,7 @@ const MAX_FRAMES: usize = 60_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Format of the manifest, [`MANIFEST_VERSION`].
+    /// Format of the manifest, [`MANIFEST_VERSION`] or 2.
     pub format: u32,
     /// Version of the model, from 1; it rises with every release.
     pub model_version: u32,
@@ -42,6 +45,9 @@ pub struct Manifest {
     pub frontend: FrontendSettings,
     /// Frames over which logits are averaged.
     pub window_frames: usize,
+    /// How posteriors become events, beside thresholds and window; none in the old format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<Timing>,
     /// Frames of context that the network saw before a clip in training and evaluation.
     pub context_frames: usize,
     /// Licence of the weights, an SPDX expression.
@@ -142,7 +148,7 @@ impl Manifest {
             .ok_or_else(|| PackageError::BadManifest {
                 reason: "it has no field \"format\" with the number of its format".into(),
             })?;
-        if format != MANIFEST_VERSION {
+        if ![OLD_MANIFEST_VERSION, MANIFEST_VERSION].contains(&format) {
             return Err(PackageError::UnsupportedVersion {
                 what: "manifest",
                 found: format,
@@ -183,7 +189,23 @@ impl Manifest {
         }
         check_name("licence", &self.licence)?;
         check_frames("window_frames", self.window_frames, 1)?;
-        check_frames("context_frames", self.context_frames, 0)
+        check_frames("context_frames", self.context_frames, 0)?;
+        match (self.format, &self.timing) {
+            (OLD_MANIFEST_VERSION, None) => Ok(()),
+            (OLD_MANIFEST_VERSION, Some(_)) => Err(PackageError::BadField {
+                field: "timing",
+                reason: format!("expected none in format {OLD_MANIFEST_VERSION}"),
+            }),
+            (_, None) => Err(PackageError::BadField {
+                field: "timing",
+                reason: format!("format {} needs it, and it is not there", self.format),
+            }),
+            (_, Some(timing)) => {
+                check_frames("timing.smoothing_frames", timing.smoothing_frames, 1)?;
+                check_frames("timing.confirm_frames", timing.confirm_frames, 0)?;
+                check_frames("timing.refractory_frames", timing.refractory_frames, 0)
+            }
+        }
     }
 }
 

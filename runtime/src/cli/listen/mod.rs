@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
+use super::words::WordsArgs;
 use super::{ChannelArgs, ModelsArgs, Outcome, Printed, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
 pub(super) use hooks::wav;
@@ -23,6 +24,7 @@ use session::{Heard, Session, Wanted};
 #[command(after_help = "Examples:
   cargo live listen --lang de                               (microphone; needs libasound2-dev to build)
   swr listen --lang ar,zh --json                         (two languages at once)
+  swr listen --lang de --words licht,aus                 (nothing else is reported)
   swr listen --lang de --exec ./light.sh                 (runs `./light.sh licht de 0.971 12.40` without a shell)
   swr listen --lang de --record-near-misses misses       (what was nearly heard, to train with)
   arecord -q -f S16_LE -r 16000 -c 1 -t raw | swr listen --lang pl --file -
@@ -39,6 +41,8 @@ pub(super) struct Listen {
     /// Languages to listen for at once, with commas between, or `all` [default: the base's]
     #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
     languages: Vec<String>,
+    #[command(flatten)]
+    words: WordsArgs,
     /// Audio file to listen to, `-` for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -65,7 +69,7 @@ pub(super) struct Listen {
     /// How far below its threshold a keyword is a near miss [default: 0.25]
     #[arg(long, value_name = "P", value_parser = super::share)]
     near_margin: Option<f32>,
-    /// Settings as TOML, for a service: lang = ["de"], device, channel, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
+    /// Settings as TOML, for a service: lang = ["de"], words = ["licht"], device, channel, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Lines, even on a terminal
@@ -84,6 +88,8 @@ pub(super) struct Listen {
 struct Settings {
     #[serde(default)]
     lang: Vec<String>,
+    #[serde(default)]
+    words: Vec<String>,
     device: Option<String>,
     channel: Option<NonZeroU16>,
     threshold: Option<f32>,
@@ -120,6 +126,9 @@ impl Listen {
         if self.languages.is_empty() {
             self.languages = settings.lang;
         }
+        if self.words.words.is_empty() {
+            self.words.words = settings.words;
+        }
         if self.models.keys.is_empty() {
             self.models.keys = settings.key;
         }
@@ -150,6 +159,7 @@ impl Listen {
         let models = self.models.open()?;
         let wanted = Wanted {
             languages: languages(&models, &self.languages)?,
+            words: self.words.clone(),
             threshold: self.threshold,
             near: self
                 .record_near_misses
@@ -319,6 +329,7 @@ mod tests {
         let settings: Settings = toml::from_str(&all.join("\n")).expect("all settings");
         assert_eq!(settings.near_margin, Some(super::NEAR_MARGIN));
         assert!(settings.exec.is_some() && settings.record_near_misses.is_some());
+        assert!(!settings.words.is_empty());
         assert!(settings.device.is_some() && settings.threshold.is_some());
         assert!(!settings.key.is_empty());
         toml::from_str::<Settings>(packaged).expect("the settings as they are installed");

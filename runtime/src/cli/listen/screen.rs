@@ -10,7 +10,9 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Gauge, Paragraph};
 use swr_core::MEL_BINS;
+use swr_core::labels::NOT_KEYWORDS;
 
+use super::super::words::WordsArgs;
 use super::session::{Heard, Session, Wanted};
 use crate::cpu::CpuClock;
 use crate::spotter::{Event, Listener};
@@ -120,11 +122,13 @@ fn press(key: KeyCode, session: &mut Session, view: &mut View) -> anyhow::Result
             let next = now.map_or(0, |now| (now + 1) % languages.len());
             session.change(Wanted {
                 languages: vec![languages[next].clone()],
+                words: WordsArgs::default(),
                 ..wanted
             });
         }
         KeyCode::Char('a') => session.change(Wanted {
             languages: session.languages()?,
+            words: WordsArgs::default(),
             ..wanted
         }),
         KeyCode::Char('+' | '=' | '-') => {
@@ -144,10 +148,40 @@ fn press(key: KeyCode, session: &mut Session, view: &mut View) -> anyhow::Result
             threshold: None,
             ..wanted
         }),
+        KeyCode::Char('w') => {
+            let words = WordsArgs {
+                words: next_word(session.spotter().listeners(), &wanted.words.words),
+            };
+            session.change(Wanted { words, ..wanted });
+        }
+        KeyCode::Char('e') => session.change(Wanted {
+            words: WordsArgs::default(),
+            ..wanted
+        }),
         KeyCode::Char('d') => next_device(session, view)?,
         _ => {}
     }
     Ok(())
+}
+
+/// The keyword after the one that is wanted alone, over all languages; the first where several or all are wanted.
+fn next_word(listeners: &[Listener], wanted: &[String]) -> Vec<String> {
+    let keywords = listeners
+        .iter()
+        .flat_map(|listener| &listener.labels()[..listener.labels().len() - NOT_KEYWORDS]);
+    let mut keywords: Vec<&String> = keywords.collect();
+    keywords.sort();
+    keywords.dedup();
+    let now = match wanted {
+        [only] => keywords.iter().position(|keyword| *keyword == only),
+        _ => None,
+    };
+    let next = now.map_or(0, |now| (now + 1) % keywords.len());
+    keywords
+        .get(next)
+        .map(|word| word.to_string())
+        .into_iter()
+        .collect()
 }
 
 #[cfg(feature = "live")]
@@ -185,12 +219,16 @@ fn draw(frame: &mut Frame, session: &Session, view: &View) {
         Some(threshold) => format!("{threshold:.2}"),
         None => "of the packages".into(),
     };
+    let words = match &wanted.words.words[..] {
+        [] => "all words".into(),
+        words => words.join(" "),
+    };
     let title = Line::from(vec![
         Span::from(" swr ").bold().reversed(),
         format!("  {}   ", view.source).into(),
         Span::from(wanted.languages.join(" ")).bold(),
         format!(
-            "   threshold {threshold}   CPU {:.1} %",
+            "   {words}   threshold {threshold}   CPU {:.1} %",
             100.0 * view.cpu_share
         )
         .into(),
@@ -230,7 +268,9 @@ fn draw(frame: &mut Frame, session: &Session, view: &View) {
     } else {
         ""
     };
-    let keys = format!("q quit   l next language   a all languages   + - 0 threshold{device}");
+    let keys = format!(
+        "q quit   l next language   a all languages   w next word alone   e every word   + - 0 threshold{device}"
+    );
     let text = vec![
         Line::from(view.told.clone()).yellow(),
         Line::from(keys).dim(),

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow};
 use swr_core::SAMPLE_RATE_HZ;
 use swr_core::frontend::MAX_SAMPLE_MAGNITUDE;
 
+use super::super::words::WordsArgs;
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Notice, Source};
 use crate::models::Models;
@@ -24,6 +25,8 @@ const MENDED_SAMPLES: usize = 10 * SAMPLE_RATE_HZ as usize;
 pub(super) struct Wanted {
     /// BCP-47 codes.
     pub(super) languages: Vec<String>,
+    /// Keywords to report; all if there are none.
+    pub(super) words: WordsArgs,
     /// Posterior that every keyword must reach, in the place of the packages' thresholds.
     pub(super) threshold: Option<f32>,
     /// How far below its threshold a posterior's peak is a near miss, if these are looked for.
@@ -44,7 +47,10 @@ impl Wanted {
             }
             Ok(listener)
         };
-        self.languages.iter().map(listener).collect()
+        let listeners = self.languages.iter().map(listener);
+        let mut listeners: Vec<Listener> = listeners.collect::<anyhow::Result<_>>()?;
+        self.words.apply(&mut listeners)?;
+        Ok(listeners)
     }
 }
 
@@ -252,6 +258,7 @@ mod tests {
         let models = Models::open(MODELS).expect("the released models");
         let wanted = Wanted {
             languages: vec!["pl".into()],
+            words: WordsArgs::default(),
             threshold: None,
             near: None,
         };
@@ -327,6 +334,7 @@ mod tests {
         samples.truncate(end / 2);
         let wanted = Wanted {
             languages: vec!["de".into()],
+            words: WordsArgs::default(),
             threshold: None,
             near: None,
         };
@@ -356,6 +364,7 @@ mod tests {
                 Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
             let wanted = Wanted {
                 languages: vec!["de".into()],
+                words: WordsArgs::default(),
                 threshold: Some(threshold),
                 near,
             };

@@ -1,0 +1,628 @@
+//! Training scenes: some seconds of a stream as a device hears it, with words among other speech, in a room, under noise, at some level; and what the
+//! network should make of every frame.
+//!
+//! A scene is drawn from a seed alone. Nothing here is active in evaluation.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES};
+use swr_dataset::Sound;
+
+use crate::architecture::CONTEXT_FRAMES;
+use crate::augment::{
+    Augment, Loudness, add_noise, add_room, between, decibel, mean_power, play, played, symmetric,
+};
+use crate::loss::{Heard, Target, Word};
+
+/// Of a word that is cut, a listener knows no more than others if at most this share is heard.
+const FRAGMENT_SHARE: f32 = 0.5;
+/// Of a word that is cut, so much must be heard for it to be one.
+const WHOLE_SHARE: f32 = 0.9;
+/// Shortest and longest stretch of its clip that stays around a word, in seconds.
+const MARGIN_S: [f32; 2] = [0.0, 0.2];
+/// A word is due from so many frames before its end, where many are known already, to so many after it.
+const DUE_FRAMES: [usize; 2] = [25, 30];
+/// A word's posterior may still be high so many frames after it has left the averaging window.
+const FADING_FRAMES: usize = 5;
+/// Other speech is so much louder or softer than the word, in decibel.
+const OTHERS_DB: [f32; 2] = [-10.0, 6.0];
+/// How much weaker a room's sound is than what comes straight, in decibel.
+const DIRECT_DB: [f32; 2] = [0.0, 15.0];
+/// Ratio of speech to a sound made in code, in decibel.
+const SOUND_DB: [f32; 2] = [0.0, 30.0];
+/// Power of speech in a scene that takes no level from a recording: an RMS of -26 dBFS.
+const SPEECH_POWER: f32 = 0.0025;
+
+/// What scenes are made of, and how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SceneSettings {
+    /// Frames of a scene.
+    pub frames: usize,
+    /// The first of them that is judged.
+    pub first: usize,
+    /// Share of scenes that hold a keyword, drawn by word.
+    pub words: f32,
+    /// How often a word is drawn: as its number of clips to this power. 1 draws by clip, 0 gives every word its equal share.
+    pub balance: f64,
+    /// Scenes of an epoch for every scene there would be if each clip of a keyword came once.
+    pub scale: f64,
+    /// Probability that something is said before a word, and the same after it.
+    pub neighbours: f32,
+    /// Shortest and longest pause between what is said, in seconds.
+    pub gap_s: [f32; 2],
+    /// Share of running speech in scenes without a keyword.
+    pub running: f32,
+    /// Share of other words, one by one.
+    pub others: f32,
+    /// Share of parts of keywords. The rest has no speech.
+    pub fragments: f32,
+    /// Probability that a sound made in code is heard besides.
+    pub sound_probability: f32,
+    /// Probability that the scene is the beginning of a stream, after silence.
+    pub beginning: f32,
+}
+
+impl SceneSettings {
+    /// Refuses values that no scene can be made with.
+    pub(crate) fn check(&self) -> Result<()> {
+        let longest = self.first + 150;
+        ensure!(
+            (longest..=1_000).contains(&self.frames),
+            "scenes.frames = {}: expected {longest}, for a second's word and what follows it, to 1000",
+            self.frames
+        );
+        for (name, share) in [
+            ("words", self.words),
+            ("neighbours", self.neighbours),
+            ("running", self.running),
+            ("others", self.others),
+            ("fragments", self.fragments),
+            (
+                "running + others + fragments",
+                self.running + self.others + self.fragments,
+            ),
+            ("sound_probability", self.sound_probability),
+            ("beginning", self.beginning),
+        ] {
+            ensure!(
+                (0.0..=1.0).contains(&share),
+                "scenes.{name} = {share}: expected 0 to 1"
+            );
+        }
+        ensure!(
+            self.words > 0.0,
+            "scenes.words = 0: nothing would be learned"
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.balance) && self.scale > 0.0 && self.scale <= 1e3,
+            "scenes.balance = {}, scale = {}: expected 0 to 1, and above 0 to 1000",
+            self.balance,
+            self.scale
+        );
+        let [low, high] = self.gap_s;
+        ensure!(
+            0.0 <= low && low <= high && high <= 2.0,
+            "scenes.gap_s = [{low}, {high}]: expected shortest, longest, 0 to 2 s"
+        );
+        Ok(())
+    }
+
+    /// Samples of a scene.
+    pub fn samples(&self) -> usize {
+        (self.frames - 1) * HOP_SAMPLES + WINDOW_SAMPLES
+    }
+}
+
+/// A clip to make scenes of.
+#[derive(Clone)]
+pub struct Spoken {
+    /// 16 kHz, 16 bit.
+    pub samples: Vec<i16>,
+    /// The part that holds speech.
+    pub span: Range<usize>,
+    /// Its mean power.
+    pub power: f32,
+}
+
+/// Recordings that scenes are made of.
+pub struct Material<'a> {
+    /// All training clips.
+    pub clips: &'a [Spoken],
+    /// Label of every clip.
+    pub labels: &'a [u32],
+    /// Number of keywords; their labels come first.
+    pub keywords: usize,
+    /// The clips of keywords.
+    pub words: &'a [usize],
+    /// The clips of other words.
+    pub others: &'a [usize],
+    /// Running speech without keywords, each recording with the mean power of its speech.
+    pub running: &'a [(Vec<i16>, f32)],
+    /// Background recordings, their training parts.
+    pub background: &'a [&'a [f32]],
+}
+
+/// A scene under construction.
+struct Scene<'a> {
+    settings: &'a SceneSettings,
+    material: &'a Material<'a>,
+    /// Largest change of speed.
+    speed: f32,
+    samples: Vec<f32>,
+    window_frames: usize,
+    words: Vec<Word>,
+    /// Where speech sounds, in samples.
+    speech: Vec<Range<usize>>,
+    /// Mean power of the speech.
+    power: f32,
+}
+
+/// A scene with the keyword of clip `word`, or without any; `[samples]`, and what is asked of a network whose logits are averaged over
+/// `window_frames`.
+pub fn scene(
+    settings: &SceneSettings,
+    augment: &Augment,
+    material: &Material,
+    window_frames: usize,
+    word: Option<usize>,
+    rng: &mut ChaCha8Rng,
+) -> (Vec<f32>, Target) {
+    let mut scene = Scene {
+        settings,
+        material,
+        speed: augment.speed,
+        samples: vec![0.0; settings.samples()],
+        window_frames,
+        words: Vec::new(),
+        speech: Vec::new(),
+        power: SPEECH_POWER,
+    };
+    match word {
+        Some(word) => scene.fill_with_word(word, rng),
+        None => scene.fill_without(rng),
+    }
+    let speaks = !scene.speech.is_empty();
+    if speaks && rng.random::<f32>() < augment.room_probability {
+        let seconds = between(augment.room_s, rng);
+        add_room(&mut scene.samples, seconds, between(DIRECT_DB, rng), rng);
+    }
+    if rng.random::<f32>() < settings.beginning {
+        scene.begin();
+    }
+    scene.add_noise(augment, speaks, rng);
+    if rng.random::<f32>() < settings.sound_probability {
+        scene.add_sound(rng);
+    }
+    let gain = decibel(between(augment.gain_db, rng));
+    for sample in &mut scene.samples {
+        *sample = (gain * *sample).clamp(-1.0, 1.0);
+    }
+    scene.finish()
+}
+
+/// Seconds as samples.
+fn samples(seconds: f32) -> usize {
+    (seconds * SAMPLE_RATE_HZ as f32) as usize
+}
+
+impl Scene<'_> {
+    fn fill_with_word(&mut self, clip: usize, rng: &mut ChaCha8Rng) {
+        let spoken = &self.material.clips[clip];
+        self.power = spoken.power.max(1e-7);
+        let speed = 1.0 + symmetric(self.speed, rng);
+        let (part, before) = margins(spoken, rng);
+        let length = played(part.len(), speed);
+        let word = played(spoken.span.len(), speed);
+        // The word must be due while the scene lasts, and not before it is judged.
+        let earliest = self.settings.first * HOP_SAMPLES;
+        let latest = self.samples.len() - (DUE_FRAMES[1] + 10) * HOP_SAMPLES;
+        let end = rng.random_range(earliest.max(word).min(latest)..=latest);
+        let at = end as i64 - (played(before, speed) + word) as i64;
+        self.say(clip, part, at, 1.0, speed);
+        if rng.random::<f32>() < self.settings.neighbours {
+            self.speak_until(at, rng);
+        }
+        if rng.random::<f32>() < self.settings.neighbours {
+            self.speak_from(at + length as i64, rng);
+        }
+    }
+
+    fn fill_without(&mut self, rng: &mut ChaCha8Rng) {
+        let SceneSettings {
+            running,
+            others,
+            fragments,
+            ..
+        } = *self.settings;
+        let kind = rng.random::<f32>();
+        if kind < running && !self.material.running.is_empty() {
+            self.run(0, self.samples.len() as i64, rng);
+        } else if kind < running + others && !self.material.others.is_empty() {
+            let mut at = -(rng.random_range(0..samples(1.0)) as i64);
+            while at < self.samples.len() as i64 {
+                let clip = pick(self.material.others, rng);
+                at = self.say_at(clip, at, rng) + self.gap(rng);
+            }
+        } else if kind < running + others + fragments {
+            let mut at = rng.random_range(0..samples(1.0)) as i64;
+            while at < self.samples.len() as i64 {
+                at = self.say_part(at, rng) + self.gap(rng) + samples(0.2) as i64;
+            }
+        }
+    }
+
+    fn gap(&self, rng: &mut ChaCha8Rng) -> i64 {
+        samples(between(self.settings.gap_s, rng)) as i64
+    }
+
+    /// Fills the time before `end` with speech, but for a pause.
+    fn speak_until(&mut self, end: i64, rng: &mut ChaCha8Rng) {
+        let end = end - self.gap(rng);
+        if self.runs(rng) {
+            let length = samples(rng.random_range(0.3..3.0)) as i64;
+            return self.run((end - length).max(0), end, rng);
+        }
+        let clip = self.any_clip(rng);
+        let spoken = &self.material.clips[clip];
+        let speed = 1.0 + symmetric(self.speed, rng);
+        let (part, _) = margins(spoken, rng);
+        let at = end - played(part.len(), speed) as i64;
+        let gain = self.gain_of(spoken.power, rng);
+        self.say(clip, part, at, gain, speed);
+    }
+
+    /// Fills the time from `start` on with speech, after a pause.
+    fn speak_from(&mut self, start: i64, rng: &mut ChaCha8Rng) {
+        let start = start + self.gap(rng);
+        if self.runs(rng) {
+            let length = samples(rng.random_range(0.3..3.0)) as i64;
+            let end = (start + length).min(self.samples.len() as i64);
+            return self.run(start, end, rng);
+        }
+        let clip = self.any_clip(rng);
+        self.say_at(clip, start, rng);
+    }
+
+    /// Whether what is said next is running speech; without any, it never is.
+    fn runs(&self, rng: &mut ChaCha8Rng) -> bool {
+        rng.random::<f32>() < 0.6 && !self.material.running.is_empty()
+    }
+
+    /// A clip of a keyword or of another word.
+    fn any_clip(&self, rng: &mut ChaCha8Rng) -> usize {
+        let Material { words, others, .. } = self.material;
+        match rng.random() || others.is_empty() {
+            true => pick(words, rng),
+            false => pick(others, rng),
+        }
+    }
+
+    /// A factor that brings speech of this power near to that of the scene.
+    fn gain_of(&self, power: f32, rng: &mut ChaCha8Rng) -> f32 {
+        (self.power / power.max(1e-7)).sqrt() * decibel(between(OTHERS_DB, rng))
+    }
+
+    /// Says a clip with some of what is around its word, from `at` on; gives where it ends.
+    fn say_at(&mut self, clip: usize, at: i64, rng: &mut ChaCha8Rng) -> i64 {
+        let spoken = &self.material.clips[clip];
+        let (part, _) = margins(spoken, rng);
+        let speed = 1.0 + symmetric(self.speed, rng);
+        let gain = self.gain_of(spoken.power, rng);
+        let end = at + played(part.len(), speed) as i64;
+        self.say(clip, part, at, gain, speed);
+        end
+    }
+
+    /// Says less than half of a keyword, its beginning or its end.
+    fn say_part(&mut self, at: i64, rng: &mut ChaCha8Rng) -> i64 {
+        let clip = pick(self.material.words, rng);
+        let spoken = &self.material.clips[clip];
+        let length = (spoken.span.len() as f32 * rng.random_range(0.25..FRAGMENT_SHARE)) as usize;
+        let part = match rng.random() {
+            true => spoken.span.start..spoken.span.start + length,
+            false => spoken.span.end - length..spoken.span.end,
+        };
+        let speed = 1.0 + symmetric(self.speed, rng);
+        let gain = self.gain_of(spoken.power, rng);
+        let end = at + played(part.len(), speed) as i64;
+        self.say(clip, part, at, gain, speed);
+        end
+    }
+
+    /// Plays a part of a clip, and notes what is heard of its word.
+    fn say(&mut self, clip: usize, part: Range<usize>, at: i64, gain: f32, speed: f32) {
+        let spoken = &self.material.clips[clip];
+        play(
+            &mut self.samples,
+            &spoken.samples[part.clone()],
+            at,
+            gain,
+            speed,
+        );
+        let place = |sample: usize| {
+            let from_start = sample.clamp(part.start, part.end) - part.start;
+            (at + played(from_start, speed) as i64).clamp(0, self.samples.len() as i64) as usize
+        };
+        let heard = place(spoken.span.start)..place(spoken.span.end);
+        if heard.is_empty() {
+            return;
+        }
+        self.speech.push(heard.clone());
+        let label = self.material.labels[clip] as usize;
+        let share = heard.len() as f32 / played(spoken.span.len(), speed).max(1) as f32;
+        if label >= self.material.keywords || share <= FRAGMENT_SHARE {
+            return;
+        }
+        let (start, end) = (heard.start / HOP_SAMPLES, heard.end / HOP_SAMPLES);
+        let due = match share >= WHOLE_SHARE {
+            true => end.saturating_sub(DUE_FRAMES[0]).max(start)..end + DUE_FRAMES[1],
+            false => end..end,
+        };
+        self.words.push(Word {
+            label,
+            allowed: start..end + (self.window_frames + FADING_FRAMES).max(DUE_FRAMES[1]),
+            due,
+        });
+    }
+
+    /// Plays running speech from `start` to `end`, a random part of a random recording.
+    fn run(&mut self, start: i64, end: i64, rng: &mut ChaCha8Rng) {
+        if end <= start {
+            return;
+        }
+        let (recording, power) =
+            &self.material.running[rng.random_range(0..self.material.running.len())];
+        let speed = 1.0 + symmetric(self.speed, rng);
+        let wanted = ((end - start) as f32 * speed) as usize;
+        let length = wanted.min(recording.len());
+        let from = rng.random_range(0..=recording.len() - length);
+        let gain = self.gain_of(*power, rng);
+        // What is shorter than the time stands at its end: the pause before a word is as wanted.
+        let at = end - played(length, speed) as i64;
+        play(
+            &mut self.samples,
+            &recording[from..from + length],
+            at,
+            gain,
+            speed,
+        );
+        let range = at.max(0) as usize..(end.max(0) as usize).min(self.samples.len());
+        if !range.is_empty() {
+            self.speech.push(range);
+        }
+    }
+
+    /// Makes the scene the beginning of a stream: what comes before the first word is silence.
+    fn begin(&mut self) {
+        let words = self
+            .words
+            .iter()
+            .map(|word| word.allowed.start * HOP_SAMPLES);
+        let silent = words.fold(CONTEXT_FRAMES * HOP_SAMPLES, usize::min);
+        self.samples[..silent].fill(0.0);
+        for range in &mut self.speech {
+            range.start = range.start.max(silent).min(range.end);
+        }
+    }
+
+    fn add_noise(&mut self, augment: &Augment, speaks: bool, rng: &mut ChaCha8Rng) {
+        let recordings = self.material.background;
+        let recording = recordings[rng.random_range(0..recordings.len())];
+        let loudness = if !speaks {
+            Loudness::Amplitude(rng.random::<f32>())
+        } else if rng.random::<f32>() >= augment.noise_probability {
+            return;
+        } else if rng.random() {
+            Loudness::Amplitude(rng.random::<f32>() * augment.noise_amplitude)
+        } else {
+            Loudness::Power(self.power / decibel(between(augment.noise_snr_db, rng)).powi(2))
+        };
+        add_noise(&mut self.samples, recording, loudness, rng);
+    }
+
+    /// A sound made in code that begins somewhere in the scene or before it.
+    fn add_sound(&mut self, rng: &mut ChaCha8Rng) {
+        let length = self.samples.len();
+        let from = rng.random_range(0..length);
+        let from = if rng.random() { from } else { 0 };
+        let sound = Sound::random(rng).render(length - from);
+        let power = self.power / decibel(between(SOUND_DB, rng)).powi(2);
+        let amplitude = (power / mean_power(&sound).max(1e-6)).sqrt();
+        for (sample, sound) in self.samples[from..].iter_mut().zip(sound) {
+            *sample += amplitude * sound;
+        }
+    }
+
+    fn finish(self) -> (Vec<f32>, Target) {
+        let frames = self.settings.frames;
+        let mut speaking = vec![0usize; frames + 1];
+        for range in &self.speech {
+            let end = (range.end / HOP_SAMPLES).min(frames);
+            speaking[(range.start / HOP_SAMPLES).min(end)..end].fill(1);
+        }
+        let heard = (0..frames)
+            .map(|t| {
+                let from = (t + 1).saturating_sub(self.window_frames);
+                let share = speaking[from..=t].iter().sum::<usize>() as f32 / (t + 1 - from) as f32;
+                if share > 0.5 {
+                    Heard::Speech
+                } else if share == 0.0 {
+                    Heard::Rest
+                } else {
+                    Heard::Either
+                }
+            })
+            .collect();
+        let mut words = self.words;
+        words.sort_by_key(|word| word.allowed.start);
+        let target = Target {
+            first: self.settings.first,
+            words,
+            heard,
+        };
+        (self.samples, target)
+    }
+}
+
+/// A part of a clip with its word and some of what is around it; and how much of it comes before the word.
+fn margins(spoken: &Spoken, rng: &mut ChaCha8Rng) -> (Range<usize>, usize) {
+    let span = &spoken.span;
+    let before = samples(between(MARGIN_S, rng)).min(span.start);
+    let after = samples(between(MARGIN_S, rng)).min(spoken.samples.len() - span.end);
+    (span.start - before..span.end + after, before)
+}
+
+fn pick(clips: &[usize], rng: &mut ChaCha8Rng) -> usize {
+    clips[rng.random_range(0..clips.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::generator;
+
+    const WINDOW: usize = 30;
+
+    fn settings() -> SceneSettings {
+        crate::config::resolve::<crate::config::BaseConfig>(None, crate::config::BASE_DEFAULT, &[])
+            .unwrap()
+            .scenes
+    }
+
+    fn augment() -> Augment {
+        crate::config::resolve::<crate::config::BaseConfig>(None, crate::config::BASE_DEFAULT, &[])
+            .unwrap()
+            .augment
+    }
+
+    /// A clip with a loud stretch in it.
+    fn clip(from: usize, to: usize) -> Spoken {
+        let mut samples = vec![0i16; 16_000];
+        for (k, s) in samples[from..to].iter_mut().enumerate() {
+            *s = if k % 20 < 10 { 8_000 } else { -8_000 };
+        }
+        Spoken {
+            samples,
+            span: from..to,
+            power: (8_000.0f32 / 32_768.0).powi(2),
+        }
+    }
+
+    #[test]
+    fn a_words_place_is_where_it_sounds() {
+        let clips = [clip(4_000, 12_000)];
+        let noise = vec![0f32; 100_000];
+        let material = Material {
+            clips: &clips,
+            labels: &[0],
+            keywords: 1,
+            words: &[0],
+            others: &[],
+            running: &[],
+            background: &[&noise],
+        };
+        let settings = SceneSettings {
+            neighbours: 0.0,
+            sound_probability: 0.0,
+            beginning: 0.0,
+            ..settings()
+        };
+        let augment = Augment {
+            room_probability: 0.0,
+            gain_db: [0.0, 0.0],
+            ..augment()
+        };
+        for seed in 0..50 {
+            let mut rng = generator(seed, &[]);
+            let (samples, target) =
+                scene(&settings, &augment, &material, WINDOW, Some(0), &mut rng);
+            assert_eq!(samples.len(), settings.samples());
+            let loud = |s: &f32| s.abs() > 0.1;
+            let first = samples.iter().position(loud).unwrap() / HOP_SAMPLES;
+            let last = samples.iter().rposition(loud).unwrap() / HOP_SAMPLES;
+            let [word] = &target.words[..] else {
+                panic!("{:?}", target.words);
+            };
+            assert!(word.allowed.start.abs_diff(first) <= 1, "{word:?} {first}");
+            assert!(
+                word.due.end.abs_diff(last + DUE_FRAMES[1]) <= 1,
+                "{word:?} {last}"
+            );
+            assert!(word.due.end < settings.frames && last >= settings.first);
+            assert_eq!(target.heard.len(), settings.frames);
+            assert_eq!(target.heard[last], Heard::Speech);
+            let (again, _) = scene(
+                &settings,
+                &augment,
+                &material,
+                WINDOW,
+                Some(0),
+                &mut generator(seed, &[]),
+            );
+            assert!(samples == again, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn scenes_without_a_keyword_ask_for_none() {
+        let clips = [clip(2_000, 14_000), clip(1_000, 9_000)];
+        let running = [(vec![1_000i16; 50_000], 0.001f32)];
+        let noise = vec![0.01f32; 100_000];
+        let material = Material {
+            clips: &clips,
+            labels: &[0, 1],
+            keywords: 1,
+            words: &[0],
+            others: &[1],
+            running: &running,
+            background: &[&noise],
+        };
+        let (mut speaking, mut silent) = (0, 0);
+        for seed in 0..200 {
+            let mut rng = generator(seed, &[1]);
+            let (samples, target) =
+                scene(&settings(), &augment(), &material, WINDOW, None, &mut rng);
+            assert!(target.words.is_empty(), "seed {seed}: {:?}", target.words);
+            assert!(samples.iter().all(|s| s.abs() <= 1.0));
+            let speaks = target.heard.contains(&Heard::Speech);
+            *(if speaks { &mut speaking } else { &mut silent }) += 1;
+        }
+        assert!(speaking > 120 && silent > 20, "{speaking} {silent}");
+    }
+
+    #[test]
+    fn words_of_neighbours_are_asked_for_as_well() {
+        let clips = [clip(2_000, 14_000), clip(4_000, 9_000)];
+        let noise = vec![0.01f32; 100_000];
+        let material = Material {
+            clips: &clips,
+            labels: &[0, 1],
+            keywords: 2,
+            words: &[0, 1],
+            others: &[],
+            running: &[],
+            background: &[&noise],
+        };
+        let settings = SceneSettings {
+            neighbours: 1.0,
+            beginning: 0.0,
+            ..settings()
+        };
+        let several = (0..100).filter(|seed| {
+            let mut rng = generator(*seed, &[2]);
+            let (_, target) = scene(&settings, &augment(), &material, WINDOW, Some(1), &mut rng);
+            let mut due = target
+                .words
+                .iter()
+                .filter(|w| w.due.len() > 10 && w.due.end > settings.first);
+            assert!(due.any(|w| w.label == 1), "seed {seed}: {:?}", target.words);
+            target.words.len() > 1
+        });
+        assert!(several.count() > 50);
+    }
+}
