@@ -1,5 +1,7 @@
 //! Training of the base network, from its first random weight to its deployed tensors.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use candle_core::Tensor;
 
@@ -55,11 +57,13 @@ pub(crate) fn base_loss(
     )?)
 }
 
-/// Trains a base on a language's clips, from where `run` stands; gives its weights in deployed form.
+/// Trains a base on a language's clips, from where `run` stands, at first from what another run had learned, if it is given; gives its weights in deployed
+/// form.
 pub fn train_base(
     config: &BaseConfig,
     language: &Language,
     run: &Run,
+    earlier: Option<&BTreeMap<String, Tensor>>,
     progress: &Progress,
 ) -> Result<Weights> {
     let mut learner = base_learner(&initial_weights(
@@ -67,6 +71,12 @@ pub fn train_base(
         language.labels.len(),
         config.seed,
     )?)?;
+    if let Some(earlier) = earlier {
+        let taken = learner.take_up(earlier)?;
+        progress.say(&format!(
+            "{taken} tensors begin as the earlier run left them"
+        ));
+    }
     let reached = run.restore(&mut learner)?.unwrap_or_default();
     let statistics = Statistics::default();
     let stage = Stage {

@@ -10,12 +10,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
+use swr_core::package::Digest;
 
 use crate::files::{read, write_atomically};
 use crate::learner::Learner;
 
 /// Layout of the checkpoint's tensors and names.
 const CHECKPOINT_FORMAT: usize = 3;
+/// Its name in a run's folder.
+const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +62,7 @@ impl Run {
         };
         let file = run.file("config.json");
         if restart {
-            for name in ["config.json", "checkpoint.safetensors", "log.jsonl"] {
+            for name in ["config.json", CHECKPOINT, "log.jsonl"] {
                 let _ = std::fs::remove_file(run.file(name));
             }
         }
@@ -86,7 +89,7 @@ impl Run {
 
     /// Where the last checkpoint lies.
     pub fn checkpoint_path(&self) -> PathBuf {
-        self.file("checkpoint.safetensors")
+        self.file(CHECKPOINT)
     }
 
     /// Where the log lies.
@@ -127,41 +130,15 @@ impl Run {
     }
 
     fn damaged(&self) -> String {
-        format!(
-            "{}: damaged checkpoint; give --restart to begin anew",
-            self.checkpoint_path().display()
-        )
+        damaged(&self.checkpoint_path())
     }
 
     fn read(&self) -> Result<Option<(Position, BTreeMap<String, Tensor>)>> {
         let path = self.checkpoint_path();
-        if !path.exists() {
-            return Ok(None);
+        match path.exists() {
+            true => read_checkpoint(&path).map(Some),
+            false => Ok(None),
         }
-        let damaged = || self.damaged();
-        let bytes = read(&path)?;
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
-        let text = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
-        // The first format did not tell its number.
-        let format = text("format").map_or("1", String::as_str);
-        if format != CHECKPOINT_FORMAT.to_string() {
-            bail!(
-                "{}: a checkpoint of format {format}, this program reads {CHECKPOINT_FORMAT}; finish the run with the program that began it, \
-                 or give --restart to begin anew",
-                path.display()
-            );
-        }
-        let number = |key: &str| text(key).and_then(|v| v.parse().ok()).with_context(damaged);
-        let position = Position {
-            stage: number("stage")?,
-            epochs: number("epochs")?,
-        };
-        let state: BTreeMap<String, Tensor> =
-            candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-                .with_context(damaged)?
-                .into_iter()
-                .collect();
-        Ok(Some((position, state)))
     }
 
     /// Adds a line to the log.
@@ -174,6 +151,47 @@ impl Run {
             .with_context(|| path.display().to_string())?;
         writeln!(file, "{entry}").with_context(|| path.display().to_string())
     }
+}
+
+/// What another run has learned, by the folder of that run: what a checkpoint keeps, and its digest.
+pub fn learned_by(folder: &Path) -> Result<(BTreeMap<String, Tensor>, Digest)> {
+    let path = folder.join(CHECKPOINT);
+    let (_, state) = read_checkpoint(&path)?;
+    Ok((state, Digest::of_bytes(&read(&path)?)))
+}
+
+fn damaged(path: &Path) -> String {
+    format!(
+        "{}: damaged checkpoint; give --restart to begin anew",
+        path.display()
+    )
+}
+
+fn read_checkpoint(path: &Path) -> Result<(Position, BTreeMap<String, Tensor>)> {
+    let damaged = || damaged(path);
+    let bytes = read(path)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).with_context(damaged)?;
+    let text = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key));
+    // The first format did not tell its number.
+    let format = text("format").map_or("1", String::as_str);
+    if format != CHECKPOINT_FORMAT.to_string() {
+        bail!(
+            "{}: a checkpoint of format {format}, this program reads {CHECKPOINT_FORMAT}; finish the run with the program that began it, \
+                 or give --restart to begin anew",
+            path.display()
+        );
+    }
+    let number = |key: &str| text(key).and_then(|v| v.parse().ok()).with_context(damaged);
+    let position = Position {
+        stage: number("stage")?,
+        epochs: number("epochs")?,
+    };
+    let state: BTreeMap<String, Tensor> =
+        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .with_context(damaged)?
+            .into_iter()
+            .collect();
+    Ok((position, state))
 }
 
 /// Lists where two configurations differ, as `key: old, now new`.

@@ -20,7 +20,7 @@ use crate::baselines::Method;
 use crate::bench::{self, BenchArguments};
 use crate::calibrate::command::{self as calibration, CalibrateArguments};
 use crate::calibrate::{Calibrated, calibrate};
-use crate::checkpoint::Run;
+use crate::checkpoint::{Run, learned_by};
 use crate::compare::command::{self as compare, CompareArguments};
 use crate::config::{
     ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, EVALUATE_DEFAULT, EvaluateConfig,
@@ -139,6 +139,9 @@ struct BaseArguments {
     /// Language of the base
     #[arg(long, value_name = "L", default_value = "en")]
     lang: String,
+    /// Begin with what another run learned: the folder of that run, of the same network
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -285,12 +288,20 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     config.check()?;
     let language = Language::load(&common.data, &a.lang, 1, progress)?;
     check_labels(&language.labels)?;
+    let earlier = a.from.as_deref().map(learned_by).transpose()?;
     let run = Run::open(
         &common.work("base"),
-        json!({"config": config, "language": a.lang, "labels": language.labels, "training_clips": language.training_clips()}),
+        json!({
+            "config": config,
+            "language": a.lang,
+            "labels": language.labels,
+            "training_clips": language.training_clips(),
+            "from": earlier.as_ref().map(|(_, digest)| digest),
+        }),
         common.restart,
     )?;
-    let weights = train_base(&config, &language, &run, progress)?;
+    let state = earlier.as_ref().map(|(state, _)| state);
+    let weights = train_base(&config, &language, &run, state, progress)?;
     let calibrated = calibrate(
         &weights,
         (config.window_frames, config.timing),
@@ -312,7 +323,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         );
         return Ok(());
     }
-    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated});
+    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated, "from": earlier.as_ref().map(|(_, digest)| digest)});
     let Value::Object(training) = training else {
         bail!("the training record is no object")
     };
@@ -378,8 +389,7 @@ fn adapt_language(
     progress: &Progress,
 ) -> Result<()> {
     let common = &a.common;
-    let language = Language::load(&common.data, lang, config.unknown_pool, progress)?
-        .with_epochs_of(config.epoch_scenes);
+    let language = Language::load(&common.data, lang, config.unknown_pool, progress)?;
     if !a.no_dev {
         language.check_development()?;
     }
@@ -602,8 +612,8 @@ fn summary(found: &Evaluation) -> Value {
 fn describe(calibrated: Option<Calibrated>) -> String {
     match calibrated {
         Some(c) => format!(
-            "{:.2} ({} of {} words found, {} false alarms on a stream of development clips)",
-            c.threshold, c.hits, c.words, c.false_alarms
+            "{:.2} ({} of {} words found, {} false alarms on a stream of development clips; {} false accepts in {:.2} h of running speech)",
+            c.threshold, c.hits, c.words, c.false_alarms, c.false_accepts, c.running_hours
         ),
         None => format!("{DEFAULT_THRESHOLD:.2}, not calibrated: there are no development clips"),
     }

@@ -51,8 +51,6 @@ pub struct AdaptConfig {
     /// Bytes of a budget in bytes that are kept free, for thresholds that are calibrated later.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub calibration_bytes: usize,
-    /// Scenes of an epoch, at least.
-    pub epoch_scenes: usize,
     /// What scenes are made of.
     pub scenes: SceneSettings,
     /// Variation of sound.

@@ -37,8 +37,6 @@ pub struct Examples {
     clips: Vec<Spoken>,
     /// Label index of every clip.
     pub labels: Vec<u32>,
-    /// File of every clip.
-    names: Vec<String>,
 }
 
 impl Examples {
@@ -65,17 +63,6 @@ impl Examples {
                 })
                 .collect(),
             labels: clips.iter().map(|c| c.label as u32).collect(),
-            names: clips
-                .iter()
-                .map(|clip| match &clip.source {
-                    Source::File(path) => path.display().to_string(),
-                    Source::Crop {
-                        recording,
-                        start_samples,
-                        ..
-                    } => format!("{} from sample {start_samples}", recording.path.display()),
-                })
-                .collect(),
         }
     }
 
@@ -84,7 +71,6 @@ impl Examples {
         Self {
             clips: indexes.iter().map(|i| self.clips[*i].clone()).collect(),
             labels: indexes.iter().map(|i| self.labels[*i]).collect(),
-            names: indexes.iter().map(|i| self.names[*i].clone()).collect(),
         }
     }
 
@@ -96,12 +82,6 @@ impl Examples {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
-    }
-
-    /// Files of these clips.
-    pub fn files(&self, indexes: &[usize]) -> Vec<&str> {
-        let names = indexes.iter().map(|i| &self.names[*i]);
-        names.map(String::as_str).collect()
     }
 }
 
@@ -138,8 +118,6 @@ pub struct Language {
     pub task: Task,
     /// There are so many times as many unknown clips as go with the keywords.
     unknown_pool: usize,
-    /// An epoch has at least so many scenes.
-    least_scenes: usize,
     /// Running speech without keywords, each recording with the mean power of its speech.
     running: Vec<(Vec<i16>, f32)>,
 }
@@ -150,8 +128,6 @@ pub struct Batch {
     pub log_mel: Tensor,
     /// What is asked of every scene.
     pub targets: Vec<Target>,
-    /// The clips whose words the scenes are about.
-    pub words: Vec<usize>,
 }
 
 /// A batch of clips as evaluation hears them.
@@ -241,16 +217,9 @@ impl Language {
                 .chain(&task.dev)
                 .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
             unknown_pool: unknown_pool.max(1),
-            least_scenes: 0,
             running: running_speech(&mut task, progress),
             task,
         })
-    }
-
-    /// The same with epochs of at least so many scenes.
-    pub fn with_epochs_of(mut self, scenes: usize) -> Self {
-        self.least_scenes = scenes;
-        self
     }
 
     /// Refuses a language that nothing can be judged on: no keyword clips in DEV, because nobody else speaks or the data has no such split.
@@ -271,13 +240,6 @@ impl Language {
              to train without: threshold and accuracy are then a guess",
             self.code
         )
-    }
-
-    /// Scenes in an epoch.
-    pub fn epoch_scenes(&self, settings: &SceneSettings) -> usize {
-        let spoken = self.clips_where(|label| label < self.task.unknown_label());
-        let scenes = spoken.len() as f64 * settings.scale / f64::from(settings.words);
-        (scenes as usize).max(self.least_scenes).max(1)
     }
 
     /// The clips with such labels.
@@ -320,51 +282,32 @@ impl Language {
         json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes())})
     }
 
-    /// The scenes of an epoch in seeded order: the clip whose word a scene is about, or none.
-    fn epoch(&self, settings: &SceneSettings, seed: u64, place: [u64; 2]) -> Vec<Option<usize>> {
-        let scenes = self.epoch_scenes(settings);
-        let keywords = self.task.unknown_label();
-        let mut by_word = vec![Vec::new(); keywords];
-        for clip in self.clips_where(|label| label < keywords) {
-            by_word[self.train.labels[clip] as usize].push(clip);
-        }
-        let weights: Vec<f64> = by_word
-            .iter()
-            .map(|clips| match clips.is_empty() {
-                true => 0.0,
-                false => (clips.len() as f64).powf(settings.balance),
-            })
+    /// The clips of every keyword that has some, with the sum of the shares in which keywords are drawn.
+    fn words(&self, balance: f64) -> Vec<(Vec<usize>, f64)> {
+        let keywords = 0..self.task.unknown_label();
+        let mut words: Vec<(Vec<usize>, f64)> = keywords
+            .map(|keyword| (self.clips_where(|label| label == keyword), 0.0))
+            .filter(|(clips, _)| !clips.is_empty())
             .collect();
-        let all: f64 = weights.iter().sum();
-        let wanted = (scenes as f64 * f64::from(settings.words)).round();
-        let (mut order, mut share) = (Vec::with_capacity(scenes), 0.0);
-        for (word, (clips, weight)) in by_word.iter_mut().zip(weights).enumerate() {
-            clips.shuffle(&mut generator(
-                seed,
-                &[place[0], place[1], u64::MAX, word as u64],
-            ));
-            share += weight / all;
-            // So many that the sum over the words is right.
-            let until = (share * wanted).round() as usize;
-            let count = until.saturating_sub(order.len());
-            order.extend(clips.iter().cycle().take(count).map(|clip| Some(*clip)));
+        let mut sum = 0.0;
+        for (clips, until) in &mut words {
+            sum += (clips.len() as f64).powf(balance);
+            *until = sum;
         }
-        order.resize(scenes.max(order.len()), None);
-        order.shuffle(&mut generator(seed, &place));
-        order
+        words.iter_mut().for_each(|(_, until)| *until /= sum);
+        words
     }
 
-    /// Runs `step` on every batch of an epoch, in a seeded order, for a network whose logits are averaged over `window_frames`; the next batches are
-    /// made on threads of their own meanwhile.
+    /// Runs `step` on every batch of an epoch of `count` scenes; the next batches are made on threads of their own meanwhile. A scene depends on its place
+    /// alone.
     pub fn for_each_batch(
         &self,
         scenes: &Scenes,
-        batch: usize,
+        (count, batch): (usize, usize),
         seed: u64,
         place: [u64; 2],
         mut step: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
-        let order = self.epoch(scenes.settings, seed, place);
         let parts: Vec<&[f32]> = self
             .task
             .background
@@ -374,7 +317,7 @@ impl Language {
             .collect();
         let keywords = self.task.unknown_label();
         let (words, others) = (
-            self.clips_where(|label| label < keywords),
+            self.words(scenes.settings.balance),
             self.clips_where(|label| label == keywords),
         );
         let material = Material {
@@ -389,37 +332,24 @@ impl Language {
         let workers = input_workers()?;
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
-            let (order, material) = (&order, &material);
+            let material = &material;
             scope.spawn(move || {
-                let places: Vec<usize> = (0..order.len()).collect();
+                let places: Vec<usize> = (0..count).collect();
+                let compose = |at: &usize| {
+                    let mut rng = generator(seed, &[place[0], place[1], *at as u64]);
+                    let Scenes {
+                        settings,
+                        augment,
+                        window_frames,
+                    } = *scenes;
+                    let (samples, target) =
+                        scene(settings, augment, material, window_frames, &mut rng);
+                    let response = channel(augment.channel_db, &mut rng);
+                    (samples, Some(response), target)
+                };
                 for places in even_batches(&places, batch) {
-                    let compose = |at: &usize| {
-                        let mut rng = generator(seed, &[place[0], place[1], *at as u64]);
-                        let (samples, target) = scene(
-                            scenes.settings,
-                            scenes.augment,
-                            material,
-                            scenes.window_frames,
-                            order[*at],
-                            &mut rng,
-                        );
-                        (
-                            samples,
-                            channel(scenes.augment.channel_db, &mut rng),
-                            target,
-                        )
-                    };
-                    let made = workers.install(|| {
-                        let (log_mel, targets) = features(places, |at| {
-                            let (samples, response, target) = compose(at);
-                            (samples, Some(response), target)
-                        })?;
-                        Ok(Batch {
-                            log_mel,
-                            targets,
-                            words: places.iter().filter_map(|at| order[*at]).collect(),
-                        })
-                    });
+                    let made = workers.install(|| features(places, compose));
+                    let made = made.map(|(log_mel, targets)| Batch { log_mel, targets });
                     // The receiver hangs up when a step failed; the loop then ends here.
                     if sender.send(made).is_err() {
                         return;
@@ -427,7 +357,6 @@ impl Language {
                 }
             });
             for batch in receiver {
-                let batch: Result<Batch> = batch;
                 step(batch?)?;
             }
             Ok(())

@@ -198,6 +198,21 @@ impl Learner {
         Ok(state)
     }
 
+    /// Begins with what another learner had learned, as far as names and shapes are the same; gives how many of the variables that are.
+    pub fn take_up(&mut self, state: &BTreeMap<String, Tensor>) -> Result<usize> {
+        let mut taken = 0;
+        for (name, learned) in &self.learned {
+            if let Some(value) = state.get(&format!("value:{name}"))
+                && value.dims() == learned.var.dims()
+            {
+                learned.var.set(value)?;
+                taken += 1;
+            }
+        }
+        self.running = statistics_of(state)?;
+        Ok(taken)
+    }
+
     /// Takes up the state of a checkpoint made by a learner with the same variables.
     pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         for (name, learned) in &mut self.learned {
@@ -209,25 +224,30 @@ impl Learner {
             learned.first = get("first")?;
             learned.second = get("second")?;
         }
-        self.running.clear();
+        self.running = statistics_of(state)?;
         self.decided.clear();
         for (key, tensor) in state {
             if let Some(name) = key.strip_prefix("decided:") {
                 self.decided.insert(name.to_string(), tensor.clone());
             }
         }
-        for (key, mean) in state {
-            let Some(name) = key.strip_prefix("mean:") else {
-                continue;
-            };
-            let variance = state
-                .get(&format!("variance:{name}"))
-                .with_context(|| format!("the checkpoint lacks `variance:{name}`"))?;
-            self.running
-                .insert(name.to_string(), (mean.to_vec1()?, variance.to_vec1()?));
-        }
         Ok(())
     }
+}
+
+/// The running statistics of a checkpoint.
+fn statistics_of(state: &BTreeMap<String, Tensor>) -> Result<NormStatistics> {
+    let mut running = NormStatistics::new();
+    for (key, mean) in state {
+        let Some(name) = key.strip_prefix("mean:") else {
+            continue;
+        };
+        let variance = state
+            .get(&format!("variance:{name}"))
+            .with_context(|| format!("the checkpoint lacks `variance:{name}`"))?;
+        running.insert(name.to_string(), (mean.to_vec1()?, variance.to_vec1()?));
+    }
+    Ok(running)
 }
 
 /// Folds running statistics into scale and shift: the deployed form of norms that standardised in training.

@@ -21,10 +21,12 @@ const REGION_FRAMES: usize = 32;
 /// Where the weights of what is no keyword begin.
 const LEAST_SHARE: f32 = 0.05;
 
-/// How much each part of the loss weighs. A word that is learned weighs 1.
+/// How much each part of the loss weighs. The mean over the words that are to be learned weighs 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossSettings {
+    /// How the frames in which a word is due share its weight: as their posteriors to this power. 0 shares evenly, much more than 1 gives all to the best.
+    pub sharpness: f32,
     /// The frame most like a keyword, in every region of about a third of a second that holds none.
     pub hard: f32,
     /// The mean over the frames of such a region.
@@ -54,6 +56,7 @@ impl LossSettings {
     /// Refuses weights that training could not run with.
     pub(crate) fn check(&self) -> Result<()> {
         for (name, weight) in [
+            ("sharpness", self.sharpness),
             ("hard", self.hard),
             ("even", self.even),
             ("kind", self.kind),
@@ -124,8 +127,8 @@ impl std::ops::AddAssign for Score {
     }
 }
 
-/// The loss of frame logits `[B, C, T]`, of which the last two classes are `_unknown_` and `_silence_`; a scalar, the mean over scenes;
-/// and how many of their words are known.
+/// The loss of frame logits `[B, C, T]`, of which the last two classes are `_unknown_` and `_silence_`; a scalar: the mean over words, and
+/// that over regions, weighed; and how many of their words are known.
 pub fn stream_loss(
     logits: &Tensor,
     targets: &[Target],
@@ -173,6 +176,7 @@ impl CustomOp1 for StreamLoss {
         }
         let logits = values(logits, layout)?;
         let mut gradient = vec![0f32; logits.len()];
+        let shares = Shares::of(&self.targets, frames);
         let learned: Vec<(f64, Score)> = gradient
             .par_chunks_mut(classes * frames)
             .zip(logits.par_chunks(classes * frames))
@@ -181,7 +185,7 @@ impl CustomOp1 for StreamLoss {
                 Scene::new(logits, classes, self.window_frames).learn(
                     target,
                     &self.settings,
-                    1.0 / batch as f32,
+                    &shares,
                     gradient,
                 )
             })
@@ -192,7 +196,7 @@ impl CustomOp1 for StreamLoss {
             .expect("no holder of the gradient panics") = Some(gradient);
         let mut loss = 0f64;
         for (of_scene, score) in learned {
-            loss += of_scene / batch as f64;
+            loss += of_scene;
             *self.score.lock().expect("no holder of the score panics") += score;
         }
         Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
@@ -219,6 +223,27 @@ impl CustomOp1 for StreamLoss {
             gradient.iter_mut().for_each(|g| *g *= factor);
         }
         Tensor::from_vec(gradient, logits.shape(), logits.device()).map(Some)
+    }
+}
+
+/// What one word and one region weigh in a batch: words and regions together count alike, however many there are.
+struct Shares {
+    word: f32,
+    region: f32,
+}
+
+impl Shares {
+    fn of(targets: &[Target], frames: usize) -> Self {
+        let due = |word: &&Word| word.due.start < frames && !word.due.is_empty();
+        let words: usize = targets
+            .iter()
+            .map(|t| t.words.iter().filter(due).count())
+            .sum();
+        let judged: usize = targets.iter().map(|t| frames.saturating_sub(t.first)).sum();
+        Self {
+            word: 1.0 / words.max(1) as f32,
+            region: REGION_FRAMES as f32 / judged.max(1) as f32,
+        }
     }
 }
 
@@ -277,33 +302,43 @@ impl Scene {
         &self.posteriors[class * self.frames..][..self.frames]
     }
 
-    /// The loss, and its gradient by the logits, times `share`, added to `gradient`.
+    /// The scene's part of the loss, and its gradient by the logits, added to `gradient`.
     fn learn(
         &self,
         target: &Target,
         settings: &LossSettings,
-        share: f32,
+        shares: &Shares,
         gradient: &mut [f32],
     ) -> (f64, Score) {
         let (keywords, frames) = (self.classes - 2, self.frames);
+        // `max`, by which logarithms are kept finite below, would hide what is no number.
+        if self.posteriors.iter().any(|p| p.is_nan()) {
+            return (f64::NAN, Score::default());
+        }
         let (mut loss, mut score) = (0f64, Score::default());
         // Of the mean logits, `[C, T]`: dl/dz = p - (what should be).
         let mut by_mean = vec![0f32; gradient.len()];
         for word in &target.words {
             let due = word.due.start.max(target.first)..word.due.end.min(frames);
             let row = self.of(word.label);
-            let Some(best) = due.max_by(|a, b| row[*a].total_cmp(&row[*b])) else {
+            let Some(best) = due.clone().max_by(|a, b| row[*a].total_cmp(&row[*b])) else {
                 continue;
             };
-            loss -= f64::from(row[best].max(f32::MIN_POSITIVE).ln());
+            // By how sure each frame is: all count while the network knows nothing, the best ones later.
+            let share = |p: f32| p.max(f32::MIN_POSITIVE).powf(settings.sharpness);
+            let sum: f32 = row[due.clone()].iter().map(|p| share(*p)).sum();
+            for t in due.clone() {
+                let weight = shares.word * share(row[t]) / sum.max(f32::MIN_POSITIVE);
+                loss -= f64::from(weight * row[t].max(f32::MIN_POSITIVE).ln());
+                for class in 0..self.classes {
+                    let wanted = f32::from(u8::from(class == word.label));
+                    by_mean[class * frames + t] += weight * (self.of(class)[t] - wanted);
+                }
+            }
             score += Score {
                 known: usize::from((0..self.classes).all(|c| self.of(c)[best] <= row[best])),
                 words: 1,
             };
-            for class in 0..self.classes {
-                by_mean[class * frames + best] +=
-                    self.of(class)[best] - f32::from(u8::from(class == word.label));
-            }
         }
         // What is allowed in a frame: all that is no keyword, and the words that sound.
         let [unknown, silence] = [self.of(keywords), self.of(keywords + 1)];
@@ -322,7 +357,7 @@ impl Scene {
         let mut weights = vec![0f32; frames];
         for start in (target.first..frames).step_by(REGION_FRAMES) {
             let end = (start + REGION_FRAMES).min(frames);
-            let whole = (end - start) as f32 / REGION_FRAMES as f32;
+            let whole = shares.region * (end - start) as f32 / REGION_FRAMES as f32;
             for weight in &mut weights[start..end] {
                 *weight = settings.even * whole / (end - start) as f32;
             }
@@ -354,7 +389,7 @@ impl Scene {
             }
         }
         // Among what is no keyword: speech is unknown, the rest silence.
-        let each = settings.kind / REGION_FRAMES as f32;
+        let each = shares.region * settings.kind / REGION_FRAMES as f32;
         for t in target.first..frames {
             let sum = (unknown[t] + silence[t]).max(1e-20);
             let (right, wrong) = match target.heard[t] {
@@ -367,12 +402,12 @@ impl Scene {
             by_mean[right * frames + t] -= each * (1.0 - share);
             by_mean[wrong * frames + t] += each * (1.0 - share);
         }
-        self.through_the_mean(&by_mean, share, gradient);
+        self.through_the_mean(&by_mean, gradient);
         (loss, score)
     }
 
-    /// The gradient of the mean logits as one of the logits, times `share`, added to `gradient`.
-    fn through_the_mean(&self, by_mean: &[f32], share: f32, gradient: &mut [f32]) {
+    /// The gradient of the mean logits as one of the logits, added to `gradient`.
+    fn through_the_mean(&self, by_mean: &[f32], gradient: &mut [f32]) {
         let frames = self.frames;
         for (out, by_mean) in gradient
             .chunks_exact_mut(frames)
@@ -386,7 +421,7 @@ impl Scene {
                 if t + self.window_frames < frames {
                     sum -= part(t + self.window_frames);
                 }
-                out[t] += share * sum as f32;
+                out[t] += sum as f32;
             }
         }
     }
@@ -404,6 +439,7 @@ mod tests {
     const FRAMES: usize = 90;
     const WINDOW: usize = 12;
     const SETTINGS: LossSettings = LossSettings {
+        sharpness: 2.0,
         hard: 0.4,
         even: 0.3,
         kind: 0.2,
@@ -414,7 +450,8 @@ mod tests {
         let word = |label, from: usize, to: usize| Word {
             label,
             allowed: from..to + 20,
-            due: to - 5..to + 15,
+            // One frame, in which nothing is weighed against another.
+            due: to..to + 1,
         };
         let heard = |t: usize| match t / 20 {
             0 | 3 => Heard::Rest,
@@ -514,7 +551,7 @@ mod tests {
         assert!(loss(&speech, target(vec![])).0 < 0.01);
         let (found, score) = loss(&said, target(vec![word.clone()]));
         assert!(
-            found < 0.01 && score == Score { known: 1, words: 1 },
+            found < 0.1 && score == Score { known: 1, words: 1 },
             "{found}"
         );
         // A false accept; a word missed; a word in place of another.

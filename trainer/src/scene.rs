@@ -45,22 +45,20 @@ pub struct SceneSettings {
     pub frames: usize,
     /// The first of them that is judged.
     pub first: usize,
-    /// Share of scenes that hold a keyword, drawn by word.
-    pub words: f32,
-    /// How often a word is drawn: as its number of clips to this power. 1 draws by clip, 0 gives every word its equal share.
+    /// How often a keyword is drawn: as its number of clips to this power. 1 draws by clip, 0 gives every keyword its equal share.
     pub balance: f64,
-    /// Scenes of an epoch for every scene there would be if each clip of a keyword came once.
-    pub scale: f64,
-    /// Probability that something is said before a word, and the same after it.
-    pub neighbours: f32,
+    /// Share of scenes in which keywords are said, between whatever else is.
+    pub words: f32,
+    /// In these, share of what is said that is a keyword.
+    pub density: f32,
+    /// In the others, share that is running speech.
+    pub running: f32,
+    /// Share that is other words, one by one.
+    pub others: f32,
+    /// Share that is parts of keywords. The rest has no speech.
+    pub fragments: f32,
     /// Shortest and longest pause between what is said, in seconds.
     pub gap_s: [f32; 2],
-    /// Share of running speech in scenes without a keyword.
-    pub running: f32,
-    /// Share of other words, one by one.
-    pub others: f32,
-    /// Share of parts of keywords. The rest has no speech.
-    pub fragments: f32,
     /// Probability that a sound made in code is heard besides.
     pub sound_probability: f32,
     /// Probability that the scene is the beginning of a stream, after silence.
@@ -78,7 +76,7 @@ impl SceneSettings {
         );
         for (name, share) in [
             ("words", self.words),
-            ("neighbours", self.neighbours),
+            ("density", self.density),
             ("running", self.running),
             ("others", self.others),
             ("fragments", self.fragments),
@@ -95,14 +93,15 @@ impl SceneSettings {
             );
         }
         ensure!(
-            self.words > 0.0,
-            "scenes.words = 0: nothing would be learned"
+            self.words > 0.0 && self.density > 0.0,
+            "scenes.words = {}, density = {}: nothing would be learned",
+            self.words,
+            self.density
         );
         ensure!(
-            (0.0..=1.0).contains(&self.balance) && self.scale > 0.0 && self.scale <= 1e3,
-            "scenes.balance = {}, scale = {}: expected 0 to 1, and above 0 to 1000",
-            self.balance,
-            self.scale
+            (0.0..=1.0).contains(&self.balance),
+            "scenes.balance = {}: expected 0 to 1",
+            self.balance
         );
         let [low, high] = self.gap_s;
         ensure!(
@@ -137,8 +136,8 @@ pub struct Material<'a> {
     pub labels: &'a [u32],
     /// Number of keywords; their labels come first.
     pub keywords: usize,
-    /// The clips of keywords.
-    pub words: &'a [usize],
+    /// The clips of every keyword, and how often it is to be drawn: the sum of the shares up to it, which ends at 1.
+    pub words: &'a [(Vec<usize>, f64)],
     /// The clips of other words.
     pub others: &'a [usize],
     /// Running speech without keywords, each recording with the mean power of its speech.
@@ -162,14 +161,12 @@ struct Scene<'a> {
     power: f32,
 }
 
-/// A scene with the keyword of clip `word`, or without any; `[samples]`, and what is asked of a network whose logits are averaged over
-/// `window_frames`.
+/// A scene: `[samples]`, and what is asked of a network whose logits are averaged over `window_frames`.
 pub fn scene(
     settings: &SceneSettings,
     augment: &Augment,
     material: &Material,
     window_frames: usize,
-    word: Option<usize>,
     rng: &mut ChaCha8Rng,
 ) -> (Vec<f32>, Target) {
     let mut scene = Scene {
@@ -182,9 +179,9 @@ pub fn scene(
         speech: Vec::new(),
         power: SPEECH_POWER,
     };
-    match word {
-        Some(word) => scene.fill_with_word(word, rng),
-        None => scene.fill_without(rng),
+    match rng.random::<f32>() < settings.words {
+        true => scene.fill_with_words(rng),
+        false => scene.fill_without(rng),
     }
     let speaks = !scene.speech.is_empty();
     if speaks && rng.random::<f32>() < augment.room_probability {
@@ -211,25 +208,42 @@ fn samples(seconds: f32) -> usize {
 }
 
 impl Scene<'_> {
-    fn fill_with_word(&mut self, clip: usize, rng: &mut ChaCha8Rng) {
-        let spoken = &self.material.clips[clip];
-        self.power = spoken.power.max(1e-7);
-        let speed = 1.0 + symmetric(self.speed, rng);
-        let (part, before) = margins(spoken, rng);
-        let length = played(part.len(), speed);
-        let word = played(spoken.span.len(), speed);
-        // The word must be due while the scene lasts, and not before it is judged.
-        let earliest = self.settings.first * HOP_SAMPLES;
-        let latest = self.samples.len() - (DUE_FRAMES[1] + 10) * HOP_SAMPLES;
-        let end = rng.random_range(earliest.max(word).min(latest)..=latest);
-        let at = end as i64 - (played(before, speed) + word) as i64;
-        self.say(clip, part, at, 1.0, speed);
-        if rng.random::<f32>() < self.settings.neighbours {
-            self.speak_until(at, rng);
+    /// Keywords, with other words and running speech between them.
+    fn fill_with_words(&mut self, rng: &mut ChaCha8Rng) {
+        // The first keyword tells how loud this scene is.
+        let mut next = Some(self.a_word(rng));
+        self.power = next.map_or(SPEECH_POWER, |clip| {
+            self.material.clips[clip].power.max(1e-7)
+        });
+        let end = self.samples.len() as i64;
+        let mut at = -(rng.random_range(0..samples(0.5)) as i64);
+        while at < end {
+            let kind = rng.random::<f32>();
+            at = if kind < self.settings.density {
+                let clip = next.take().unwrap_or_else(|| self.a_word(rng));
+                self.say_at(clip, at, rng)
+            } else if kind < 0.5 * (1.0 + self.settings.density)
+                && !self.material.running.is_empty()
+            {
+                let until = at + samples(rng.random_range(0.2..1.5)) as i64;
+                self.run(at.max(0), until.min(end), rng);
+                until
+            } else if !self.material.others.is_empty() {
+                let clip = pick(self.material.others, rng);
+                self.say_at(clip, at, rng)
+            } else {
+                at + samples(0.5) as i64
+            };
+            at += self.gap(rng);
         }
-        if rng.random::<f32>() < self.settings.neighbours {
-            self.speak_from(at + length as i64, rng);
-        }
+    }
+
+    /// A clip of a keyword, drawn by keyword.
+    fn a_word(&self, rng: &mut ChaCha8Rng) -> usize {
+        let place = rng.random::<f64>();
+        let words = self.material.words;
+        let word = words.partition_point(|(_, until)| *until <= place);
+        pick(&words[word.min(words.len() - 1)].0, rng)
     }
 
     fn fill_without(&mut self, rng: &mut ChaCha8Rng) {
@@ -260,48 +274,6 @@ impl Scene<'_> {
         samples(between(self.settings.gap_s, rng)) as i64
     }
 
-    /// Fills the time before `end` with speech, but for a pause.
-    fn speak_until(&mut self, end: i64, rng: &mut ChaCha8Rng) {
-        let end = end - self.gap(rng);
-        if self.runs(rng) {
-            let length = samples(rng.random_range(0.3..3.0)) as i64;
-            return self.run((end - length).max(0), end, rng);
-        }
-        let clip = self.any_clip(rng);
-        let spoken = &self.material.clips[clip];
-        let speed = 1.0 + symmetric(self.speed, rng);
-        let (part, _) = margins(spoken, rng);
-        let at = end - played(part.len(), speed) as i64;
-        let gain = self.gain_of(spoken.power, rng);
-        self.say(clip, part, at, gain, speed);
-    }
-
-    /// Fills the time from `start` on with speech, after a pause.
-    fn speak_from(&mut self, start: i64, rng: &mut ChaCha8Rng) {
-        let start = start + self.gap(rng);
-        if self.runs(rng) {
-            let length = samples(rng.random_range(0.3..3.0)) as i64;
-            let end = (start + length).min(self.samples.len() as i64);
-            return self.run(start, end, rng);
-        }
-        let clip = self.any_clip(rng);
-        self.say_at(clip, start, rng);
-    }
-
-    /// Whether what is said next is running speech; without any, it never is.
-    fn runs(&self, rng: &mut ChaCha8Rng) -> bool {
-        rng.random::<f32>() < 0.6 && !self.material.running.is_empty()
-    }
-
-    /// A clip of a keyword or of another word.
-    fn any_clip(&self, rng: &mut ChaCha8Rng) -> usize {
-        let Material { words, others, .. } = self.material;
-        match rng.random() || others.is_empty() {
-            true => pick(words, rng),
-            false => pick(others, rng),
-        }
-    }
-
     /// A factor that brings speech of this power near to that of the scene.
     fn gain_of(&self, power: f32, rng: &mut ChaCha8Rng) -> f32 {
         (self.power / power.max(1e-7)).sqrt() * decibel(between(OTHERS_DB, rng))
@@ -310,7 +282,7 @@ impl Scene<'_> {
     /// Says a clip with some of what is around its word, from `at` on; gives where it ends.
     fn say_at(&mut self, clip: usize, at: i64, rng: &mut ChaCha8Rng) -> i64 {
         let spoken = &self.material.clips[clip];
-        let (part, _) = margins(spoken, rng);
+        let part = margins(spoken, rng);
         let speed = 1.0 + symmetric(self.speed, rng);
         let gain = self.gain_of(spoken.power, rng);
         let end = at + played(part.len(), speed) as i64;
@@ -320,7 +292,7 @@ impl Scene<'_> {
 
     /// Says less than half of a keyword, its beginning or its end.
     fn say_part(&mut self, at: i64, rng: &mut ChaCha8Rng) -> i64 {
-        let clip = pick(self.material.words, rng);
+        let clip = self.a_word(rng);
         let spoken = &self.material.clips[clip];
         let length = (spoken.span.len() as f32 * rng.random_range(0.25..FRAGMENT_SHARE)) as usize;
         let part = match rng.random() {
@@ -469,12 +441,12 @@ impl Scene<'_> {
     }
 }
 
-/// A part of a clip with its word and some of what is around it; and how much of it comes before the word.
-fn margins(spoken: &Spoken, rng: &mut ChaCha8Rng) -> (Range<usize>, usize) {
+/// A part of a clip with its word and some of what is around it.
+fn margins(spoken: &Spoken, rng: &mut ChaCha8Rng) -> Range<usize> {
     let span = &spoken.span;
     let before = samples(between(MARGIN_S, rng)).min(span.start);
     let after = samples(between(MARGIN_S, rng)).min(spoken.samples.len() - span.end);
-    (span.start - before..span.end + after, before)
+    span.start - before..span.end + after
 }
 
 fn pick(clips: &[usize], rng: &mut ChaCha8Rng) -> usize {
@@ -514,20 +486,22 @@ mod tests {
     }
 
     #[test]
-    fn a_words_place_is_where_it_sounds() {
+    fn words_are_where_they_sound_and_due_when_they_end() {
         let clips = [clip(4_000, 12_000)];
         let noise = vec![0f32; 100_000];
         let material = Material {
             clips: &clips,
             labels: &[0],
             keywords: 1,
-            words: &[0],
+            words: &[(vec![0], 1.0)],
             others: &[],
             running: &[],
             background: &[&noise],
         };
         let settings = SceneSettings {
-            neighbours: 0.0,
+            words: 1.0,
+            density: 1.0,
+            gap_s: [0.4, 0.5],
             sound_probability: 0.0,
             beginning: 0.0,
             ..settings()
@@ -537,35 +511,46 @@ mod tests {
             gain_db: [0.0, 0.0],
             ..augment()
         };
+        let mut whole = 0;
         for seed in 0..50 {
-            let mut rng = generator(seed, &[]);
-            let (samples, target) =
-                scene(&settings, &augment, &material, WINDOW, Some(0), &mut rng);
-            assert_eq!(samples.len(), settings.samples());
-            let loud = |s: &f32| s.abs() > 0.1;
-            let first = samples.iter().position(loud).unwrap() / HOP_SAMPLES;
-            let last = samples.iter().rposition(loud).unwrap() / HOP_SAMPLES;
-            let [word] = &target.words[..] else {
-                panic!("{:?}", target.words);
+            let make = || {
+                scene(
+                    &settings,
+                    &augment,
+                    &material,
+                    WINDOW,
+                    &mut generator(seed, &[]),
+                )
             };
-            assert!(word.allowed.start.abs_diff(first) <= 1, "{word:?} {first}");
-            assert!(
-                word.due.end.abs_diff(last + DUE_FRAMES[1]) <= 1,
-                "{word:?} {last}"
-            );
-            assert!(word.due.end < settings.frames && last >= settings.first);
+            let (samples, target) = make();
+            assert_eq!(samples.len(), settings.samples());
             assert_eq!(target.heard.len(), settings.frames);
-            assert_eq!(target.heard[last], Heard::Speech);
-            let (again, _) = scene(
-                &settings,
-                &augment,
-                &material,
-                WINDOW,
-                Some(0),
-                &mut generator(seed, &[]),
-            );
-            assert!(samples == again, "seed {seed}");
+            let loud = |frame: usize| {
+                let from = (frame * HOP_SAMPLES).min(samples.len());
+                let part = &samples[from..(from + HOP_SAMPLES).min(samples.len())];
+                part.iter().any(|s| s.abs() > 0.05)
+            };
+            for word in &target.words {
+                // The word sounds from the beginning to just before the end of what is allowed, and nothing does around it.
+                let end = word.allowed.end - (WINDOW + FADING_FRAMES).max(DUE_FRAMES[1]);
+                assert!(
+                    (word.allowed.start + 1..end).all(|t| t >= settings.frames || loud(t)),
+                    "seed {seed}: {word:?}"
+                );
+                assert!(!loud(end + 2), "seed {seed}: {word:?}");
+                if word.due.is_empty() {
+                    continue;
+                }
+                whole += 1;
+                assert_eq!(word.due.end, end + DUE_FRAMES[1]);
+                assert!(word.due.start >= word.allowed.start && word.due.start < end);
+                if end <= settings.frames {
+                    assert_eq!(target.heard[end - 1], Heard::Speech);
+                }
+            }
+            assert!(samples == make().0, "seed {seed}");
         }
+        assert!(whole > 80, "{whole}");
     }
 
     #[test]
@@ -577,16 +562,19 @@ mod tests {
             clips: &clips,
             labels: &[0, 1],
             keywords: 1,
-            words: &[0],
+            words: &[(vec![0], 1.0)],
             others: &[1],
             running: &running,
             background: &[&noise],
         };
+        let settings = SceneSettings {
+            words: 0.0,
+            ..settings()
+        };
         let (mut speaking, mut silent) = (0, 0);
         for seed in 0..200 {
             let mut rng = generator(seed, &[1]);
-            let (samples, target) =
-                scene(&settings(), &augment(), &material, WINDOW, None, &mut rng);
+            let (samples, target) = scene(&settings, &augment(), &material, WINDOW, &mut rng);
             assert!(target.words.is_empty(), "seed {seed}: {:?}", target.words);
             assert!(samples.iter().all(|s| s.abs() <= 1.0));
             let speaks = target.heard.contains(&Heard::Speech);
@@ -596,33 +584,25 @@ mod tests {
     }
 
     #[test]
-    fn words_of_neighbours_are_asked_for_as_well() {
-        let clips = [clip(2_000, 14_000), clip(4_000, 9_000)];
+    fn keywords_are_drawn_by_their_shares() {
+        let clips = [clip(4_000, 9_000), clip(4_000, 9_000), clip(4_000, 9_000)];
         let noise = vec![0.01f32; 100_000];
         let material = Material {
             clips: &clips,
-            labels: &[0, 1],
+            labels: &[0, 1, 1],
             keywords: 2,
-            words: &[0, 1],
+            words: &[(vec![0], 0.25), (vec![1, 2], 1.0)],
             others: &[],
             running: &[],
             background: &[&noise],
         };
-        let settings = SceneSettings {
-            neighbours: 1.0,
-            beginning: 0.0,
-            ..settings()
-        };
-        let several = (0..100).filter(|seed| {
-            let mut rng = generator(*seed, &[2]);
-            let (_, target) = scene(&settings, &augment(), &material, WINDOW, Some(1), &mut rng);
-            let mut due = target
-                .words
-                .iter()
-                .filter(|w| w.due.len() > 10 && w.due.end > settings.first);
-            assert!(due.any(|w| w.label == 1), "seed {seed}: {:?}", target.words);
-            target.words.len() > 1
-        });
-        assert!(several.count() > 50);
+        let mut said = [0usize; 2];
+        for seed in 0..400 {
+            let mut rng = generator(seed, &[2]);
+            let (_, target) = scene(&settings(), &augment(), &material, WINDOW, &mut rng);
+            target.words.iter().for_each(|word| said[word.label] += 1);
+        }
+        let share = said[0] as f64 / (said[0] + said[1]) as f64;
+        assert!((share - 0.25).abs() < 0.06, "{said:?}");
     }
 }

@@ -18,8 +18,10 @@ use crate::progress::Progress;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Rounds of scenes; how many there are in one, the scenes' settings say.
+    /// Rounds, after each of which there is a checkpoint.
     pub epochs: usize,
+    /// Scenes in a round.
+    pub scenes: usize,
     /// Scenes a step.
     pub batch: usize,
     /// Highest learning rate; it rises linearly from 0 in the warm-up and falls to 0 by a cosine.
@@ -39,7 +41,12 @@ pub struct Schedule {
 impl Schedule {
     /// Refuses values that training could not run with; `name` is the section.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
-        ensure!(self.batch > 0, "{name}.batch = 0: expected at least 1");
+        ensure!(
+            self.batch > 0 && self.scenes > 0,
+            "{name}.batch = {}, scenes = {}: expected at least 1",
+            self.batch,
+            self.scenes
+        );
         ensure!(
             (0.0..1.0).contains(&self.dropout),
             "{name}.dropout = {}: expected 0 to below 1",
@@ -99,7 +106,7 @@ pub struct Stage<'a> {
 /// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives the loss of a batch,
 /// with how many words it knows, and leaves the batch's norm statistics where the stage says.
 ///
-/// A loss that is not finite ends training with an error that names step, clips and the last checkpoint, which stays usable.
+/// A loss that is not finite ends training with an error that names step, batch and the last checkpoint, which stays usable.
 pub fn run_stage(
     stage: &Stage,
     run: &Run,
@@ -118,8 +125,7 @@ pub fn run_stage(
     if first == 0 {
         learner.forget_momentum()?;
     }
-    let scenes = language.epoch_scenes(stage.scenes.settings);
-    let steps = scenes.div_ceil(schedule.batch);
+    let steps = schedule.scenes.div_ceil(schedule.batch);
     let bar = stage.progress.bar(stage.name, schedule.epochs * steps);
     bar.set_position((first * steps) as u64);
     bar.reset_eta();
@@ -127,7 +133,7 @@ pub fn run_stage(
         let started = Instant::now();
         begin_epoch(learner, epoch)?;
         let (mut loss_sum, mut score, mut step) = (0f64, Score::default(), epoch * steps);
-        language.for_each_batch(&stage.scenes, schedule.batch, stage.seed, [stage.index as u64, epoch as u64], |batch| {
+        language.for_each_batch(&stage.scenes, (schedule.scenes, schedule.batch), stage.seed, [stage.index as u64, epoch as u64], |batch| {
             let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
             let (loss, known) = objective(learner, &batch, moment)?;
             let value: f32 = loss.to_scalar()?;
@@ -138,15 +144,13 @@ pub fn run_stage(
                 } else {
                     "no good state was saved yet".to_string()
                 };
-                let files = language.train.files(&batch.words);
-                run.log(&json!({"stage": stage.name, "epoch": epoch + 1, "step": step, "loss": value.to_string(), "files": files}))?;
+                let place = [stage.index, epoch, step - epoch * steps];
+                run.log(&json!({"stage": stage.name, "epoch": epoch + 1, "step": step, "loss": value.to_string()}))?;
                 bail!(
-                    "{}: the loss became {value} at step {step} (epoch {}), with a batch about {} clips, {}, … (all in {}); {good}; lower the learning rate",
+                    "{}: the loss became {value} at step {step} (epoch {}), batch {place:?} of seed {}; {good}; lower the learning rate",
                     stage.name,
                     epoch + 1,
-                    files.len(),
-                    files[..files.len().min(3)].join(", "),
-                    run.log_path().display()
+                    stage.seed
                 );
             }
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
@@ -158,7 +162,7 @@ pub fn run_stage(
             bar.inc(1);
             Ok(())
         })?;
-        let (loss, accuracy) = (loss_sum / scenes as f64, score.share());
+        let (loss, accuracy) = (loss_sum / schedule.scenes as f64, score.share());
         bar.set_message(format!(
             "loss {loss:.3}, {:.1} % of words known",
             100.0 * accuracy

@@ -105,6 +105,8 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
         "--set",
         "schedule.epochs=2",
         "--set",
+        "schedule.scenes=64",
+        "--set",
         "schedule.batch=16",
         "--set",
         "schedule.warmup_epochs=0.5",
@@ -124,12 +126,12 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
     let other = other.to_str().expect("a readable path");
     let short = ["dense", "select", "tune", "quantise"]
         .map(|stage| {
-            ["epochs=2", "batch=16", "learning_rate=5e-3"].map(|set| format!("{stage}.{set}"))
+            ["epochs=2", "scenes=48", "batch=16", "learning_rate=5e-3"]
+                .map(|set| format!("{stage}.{set}"))
         })
         .concat();
     let mut adapt = vec!["adapt", "--data", other, "--lang", "de", "--budget", "10%"];
     adapt.extend(short.iter().flat_map(|set| ["--set", set]));
-    adapt.extend(["--set", "epoch_clips=48"]);
     finish(&adapt, &at("whole-de"), &at("models"));
     // In the middle of dense, of select, of tune and of quantise.
     finish_after_kills(
@@ -202,7 +204,14 @@ fn several_languages_are_each_done_once() {
     let at = |name: &str| folder.path().join(name);
     let text = |path: PathBuf| path.to_str().expect("a readable path").to_string();
     let english = text(speech(&at("en"), &[("low", 300.0), ("high", 1_500.0)]));
-    let once = ["--set", "schedule.epochs=1", "--set", "schedule.batch=16"];
+    let once = [
+        "--set",
+        "schedule.epochs=1",
+        "--set",
+        "schedule.scenes=64",
+        "--set",
+        "schedule.batch=16",
+    ];
     finish(
         &[&["base", "--data", &english][..], &once].concat(),
         &at("base"),
@@ -224,7 +233,13 @@ fn several_languages_are_each_done_once() {
         let mut arguments = vec!["adapt", "--data", &many, "--lang", lang, "--jobs", jobs];
         arguments.extend([
             "--set",
-            "epoch_clips=100",
+            "dense.scenes=100",
+            "--set",
+            "select.scenes=100",
+            "--set",
+            "tune.scenes=100",
+            "--set",
+            "quantise.scenes=100",
             "--set",
             "dense.epochs=1",
             "--set",
@@ -271,7 +286,7 @@ fn several_languages_are_each_done_once() {
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint() {
+fn a_loss_that_is_not_finite_stops_with_step_and_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     let data = speech(&at("en"), &[("low", 300.0), ("high", 1_500.0)]);
@@ -283,17 +298,19 @@ fn a_loss_that_is_not_finite_stops_with_step_files_and_checkpoint() {
         "schedule.learning_rate=1e30",
         "--set",
         "schedule.epochs=2",
+        "--set",
+        "schedule.scenes=64",
     ];
     let run = || {
         command(&arguments, &at("work"), &at("models"))
             .output()
             .expect("swr-train runs")
     };
-    refused(run(), &["step ", "log.jsonl", "lower the learning rate"]);
+    refused(run(), &["step ", "batch ", "lower the learning rate"]);
     let log = std::fs::read_to_string(at("work").join("log.jsonl")).expect("a log");
     assert!(
         log.lines()
-            .any(|line| line.contains("\"files\":[") && line.contains("_nohash_0.wav")),
+            .any(|line| line.contains("\"step\":") && line.contains("\"loss\":\"NaN\"")),
         "{log}"
     );
     assert!(!at("models").exists(), "nothing was written");
@@ -326,6 +343,8 @@ fn bad_input_is_refused_and_leaves_nothing() {
                 "--strict",
                 "--set",
                 "schedule.epochs=1",
+                "--set",
+                "schedule.scenes=64",
             ],
             &at("work"),
             &at("models"),
@@ -363,10 +382,24 @@ fn what_could_not_be_adapted_is_refused_before_training() {
     tones::speech(folder.path(), Some("aa"), &words, 22);
     let table = folder.path().join("mswc/aa/aa_splits.csv");
     let all = std::fs::read_to_string(&table).expect("a table");
-    let base = ["base", "--set", "schedule.epochs=1"];
+    let base = [
+        "base",
+        "--set",
+        "schedule.epochs=1",
+        "--set",
+        "schedule.scenes=64",
+    ];
     assert!(train(&base, &at("models")).status.success());
     let adapt = |more: &[&str]| {
-        let adapt = ["adapt", "--lang", "aa", "--set", "dense.epochs=1"];
+        let adapt = [
+            "adapt",
+            "--lang",
+            "aa",
+            "--set",
+            "dense.epochs=1",
+            "--set",
+            "dense.scenes=64",
+        ];
         train(&[&adapt[..], more].concat(), &at("models"))
     };
     refused(
@@ -451,7 +484,15 @@ fn clips_that_cannot_be_read_are_told() {
         |path: &PathBuf| std::fs::write(path, b"FORM\0\0\0\x20AIFF").expect("a spoilt clip");
     let run = |more: &[&str]| {
         let data = data.to_str().expect("a readable path");
-        let all = ["base", "--data", data, "--set", "schedule.epochs=1"];
+        let all = [
+            "base",
+            "--data",
+            data,
+            "--set",
+            "schedule.epochs=1",
+            "--set",
+            "schedule.scenes=64",
+        ];
         let command = command(&[&all, more].concat(), &at("work"), &at("models")).output();
         command.expect("swr-train runs")
     };

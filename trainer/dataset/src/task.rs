@@ -262,9 +262,8 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         ..Report::default()
     };
     let background = backgrounds(&found.noise, &mut report);
-    let negatives: Vec<(Split, PathBuf)> = found
-        .negatives
-        .iter()
+    let negatives: Vec<(Split, PathBuf)> = running_speech_of(&found, language, &mut report)
+        .into_iter()
         .filter_map(|file| Some((file.split?, file.path.clone())))
         .collect();
     let in_language = || {
@@ -383,6 +382,32 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
     })
 }
 
+/// Running speech without the keywords: the language's own, or where there is none that of other languages, which is told.
+fn running_speech_of<'a>(
+    found: &'a Found,
+    language: &str,
+    report: &mut Report,
+) -> Vec<&'a RoleFile> {
+    if !found.negatives.is_empty() {
+        return found.negatives.iter().collect();
+    }
+    let foreign = || {
+        found
+            .foreign_negatives
+            .iter()
+            .filter(|(_, f)| !f.is_empty())
+    };
+    let codes: BTreeSet<&str> = foreign().map(|(code, _)| code.as_str()).collect();
+    if !codes.is_empty() {
+        let codes: Vec<&str> = codes.into_iter().collect();
+        report.notes.push(format!(
+            "no running speech of `{language}`: that of {} is taken for speech without its keywords",
+            codes.join(", ")
+        ));
+    }
+    foreign().flat_map(|(_, files)| files).collect()
+}
+
 /// Languages below `data` and the further folders of the options that have at least two keywords, sorted. Opens tables only.
 ///
 /// Errors: folders and tables that are missing, empty or damaged, table entries without their file.
@@ -439,6 +464,10 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         let is_added = |file: &RoleFile| file.split.is_some_and(is_added);
         found.noise.retain(|file| first || is_added(file));
         found.negatives.retain(is_added);
+        for (_, files) in &mut found.foreign_negatives {
+            files.retain(is_added);
+        }
+        all.foreign_negatives.extend(found.foreign_negatives);
         all.noise.extend(found.noise);
         all.negatives.extend(found.negatives);
         all.missing_clips += found.missing_clips;

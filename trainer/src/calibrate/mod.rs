@@ -12,9 +12,10 @@ use swr_core::detector::{DetectorSettings, Posteriors, Timing, Trigger};
 use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::network::{self as fused, Network};
+use swr_core::package::Calibration;
 use swr_core::spotter::detect_in_recording;
 use swr_core::{CONTEXT_FRAMES, SAMPLE_RATE_HZ};
-use swr_dataset::{Background, Split, Stream, StreamOptions, Task, stream};
+use swr_dataset::{Background, Split, Stream, StreamOptions, Task, decode_file, stream};
 
 use crate::network::Weights;
 use crate::weights::to_package;
@@ -29,10 +30,12 @@ const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 const STEP_FRAMES: usize = 10;
 /// A threshold is as good as the best if its hits less false alarms come this close.
 const NEAR_BEST: f64 = 0.95;
-/// Candidates in steps of 0.05, from 0.40 to 0.95: below, a keyword need hardly be the likeliest label.
-const STEPS: std::ops::RangeInclusive<u32> = 8..=19;
+/// False accepts an hour of running speech that a threshold may give, all keywords together.
+const PER_HOUR: f64 = 5.0;
+/// Candidates in hundredths: below, a keyword need hardly be the likeliest label.
+const CANDIDATES: std::ops::RangeInclusive<u32> = 40..=99;
 
-/// What a threshold does on the calibration stream.
+/// What a threshold does on development recordings.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Calibrated {
     /// The posterior that a keyword must reach.
@@ -43,6 +46,10 @@ pub struct Calibrated {
     pub hits: usize,
     /// Detections of anything else.
     pub false_alarms: usize,
+    /// Hours of running speech without keywords.
+    pub running_hours: f64,
+    /// Detections in it.
+    pub false_accepts: usize,
 }
 
 /// A seeded stream of development clips in noise; `None` if there are no development keywords.
@@ -104,8 +111,12 @@ fn hear(
     Ok(heard.into_iter().map(detected).collect())
 }
 
-/// The highest threshold that is about as good as the one with the most hits less false alarms: of two equally good devices the
-/// quieter one annoys less. `None` if there are no development keywords.
+/// The lowest threshold that gives at most [`PER_HOUR`] false accepts in the running speech of DEV, or the highest there is. Where there is no running
+/// speech: the highest that is about as good as the one with the most hits less false alarms in the stream, since of two equally good devices the quieter one
+/// annoys less. `None` if there are no development keywords.
+///
+/// # Errors
+/// For recordings that cannot be read.
 pub fn calibrate(
     weights: &Weights,
     (window_frames, timing): (usize, Timing),
@@ -116,7 +127,7 @@ pub fn calibrate(
         return Ok(None);
     };
     let network = Network::new(&to_package(weights)?)?;
-    let thresholds: Vec<f32> = STEPS.map(|step| step as f32 * 0.05).collect();
+    let thresholds: Vec<f32> = CANDIDATES.map(Calibration::threshold).collect();
     let choices: Vec<Vec<f32>> = thresholds
         .iter()
         .map(|threshold| vec![*threshold; task.labels.len()])
@@ -127,23 +138,34 @@ pub fn calibrate(
         ..DetectorSettings::new(Vec::new())
     };
     let detector = (&task.labels[..], &settings);
-    let heard = hear(
-        &network,
-        detector,
-        CONTEXT_FRAMES,
-        &stream.samples,
-        &choices,
-    )?;
-    let calibrated = |(threshold, heard): (&f32, &Vec<Detected>)| {
+    let hear = |samples: &[f32]| hear(&network, detector, CONTEXT_FRAMES, samples, &choices);
+    let heard = hear(&stream.samples)?;
+    let (mut accepts, mut samples) = (vec![0; choices.len()], 0);
+    for file in task.negatives_of(Split::Dev) {
+        let recording = decode_file(&file)?;
+        samples += recording.len();
+        for (accepts, found) in accepts.iter_mut().zip(hear(&recording)?) {
+            *accepts += found.len();
+        }
+    }
+    let running_hours = samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0;
+    let calibrated = |((threshold, heard), accepts): ((&f32, &Vec<Detected>), &usize)| {
         let matched = match_detections(&stream.events, heard, TOLERANCE_SAMPLES);
         Calibrated {
             threshold: *threshold,
             words: stream.events.len(),
             hits: matched.hits.len(),
             false_alarms: matched.false_alarms.len(),
+            running_hours,
+            false_accepts: *accepts,
         }
     };
-    let all: Vec<Calibrated> = thresholds.iter().zip(&heard).map(calibrated).collect();
+    let all = thresholds.iter().zip(&heard).zip(&accepts);
+    let all: Vec<Calibrated> = all.map(calibrated).collect();
+    if samples > 0 {
+        let quiet = |c: &&Calibrated| c.false_accepts as f64 <= PER_HOUR * running_hours;
+        return Ok(all.iter().find(quiet).or(all.last()).copied());
+    }
     let worth = |c: &Calibrated| c.hits as f64 - c.false_alarms as f64;
     let best = all.iter().map(worth).fold(f64::MIN, f64::max);
     // The best is flat and counted on a few hundred words; where none is good, nothing is detected that need not be.

@@ -86,7 +86,6 @@ impl Clips {
             let language = Language::of(task, place.config.unknown_pool, place.progress)?;
             let faults = &language.task.report.faults;
             ensure!(faults.unread.is_empty(), "{faults}");
-            let language = language.with_epochs_of(place.config.epoch_scenes);
             self.read = Some((key, language));
         }
         let (_, language) = self.read.as_ref().context("clips that were read")?;

@@ -1,6 +1,7 @@
 //! `swr listen`: tells keywords as they are spoken, from the microphone (feature `live`), standard input or a file: on a screen, in lines, or as JSON.
 
 mod hooks;
+mod level;
 mod screen;
 mod session;
 

@@ -9,6 +9,7 @@ use swr_core::SAMPLE_RATE_HZ;
 use swr_core::frontend::MAX_SAMPLE_MAGNITUDE;
 
 use super::super::words::WordsArgs;
+use super::level::Level;
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Notice, Source};
 use crate::models::Models;
@@ -85,6 +86,7 @@ pub(super) struct Session {
     limit_samples: u64,
     /// Samples since the last one that had to be mended.
     unbroken_samples: usize,
+    level: Level,
 }
 
 impl Session {
@@ -109,6 +111,7 @@ impl Session {
             heard_samples: 0,
             limit_samples: seconds.map_or(u64::MAX, |s| (s * f64::from(SAMPLE_RATE_HZ)) as u64),
             unbroken_samples: MENDED_SAMPLES,
+            level: Level::default(),
         })
     }
 
@@ -119,6 +122,7 @@ impl Session {
         let more = self.source.read(&mut self.samples)?;
         self.heard_samples += self.samples.len() as u64;
         heard.told.extend(self.mend());
+        heard.told.extend(self.level.hear(&self.samples));
         heard.ended = !more || self.heard_samples >= self.limit_samples;
         self.take_change(&mut heard)?;
         let pushed = self.spotter.push(&self.samples, &mut heard.events);
