@@ -3,9 +3,10 @@
 use proptest::{collection::vec, prelude::*};
 use swr_core::{
     FrontendSettings,
+    detector::Timing,
     package::{
-        Budget, Counts, Digest, Entry, Index, IndexedFile, Manifest, PackageError, Tensor, Tensors,
-        Thresholds, digest,
+        Budget, Counts, Digest, Entry, Index, IndexedFile, MANIFEST_VERSION, Manifest,
+        PackageError, Tensor, Tensors, Thresholds, digest,
         onnx::{self, GraphProto, ModelProto, NodeProto, Storage, TensorProto},
     },
 };
@@ -13,7 +14,7 @@ use swr_core::{
 fn manifest() -> Manifest {
     let training = serde_json::json!({ "seed": 7, "epochs": 28, "config": { "tau": 1.0 } });
     Manifest {
-        format: 2,
+        format: MANIFEST_VERSION,
         model_version: 1,
         architecture: "bcresnet-causal tau=1".into(),
         language: "en".into(),
@@ -24,7 +25,11 @@ fn manifest() -> Manifest {
         calibration: None,
         frontend: FrontendSettings::default(),
         window_frames: 98,
-        timing: None,
+        timing: Some(Timing {
+            smoothing_frames: 3,
+            confirm_frames: 10,
+            refractory_frames: 15,
+        }),
         context_frames: 46,
         licence: "CC-BY-4.0".into(),
         tensors_sha256: Digest([3; 32]),
@@ -54,13 +59,44 @@ fn a_manifest_is_read_as_written() {
 }
 
 #[test]
+fn the_old_format_is_read_and_has_no_timing() {
+    let old = Manifest {
+        format: 2,
+        timing: None,
+        ..manifest()
+    };
+    let json = old.to_json().unwrap();
+    assert!(!json.contains("timing"));
+    assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), old);
+    // Each format with what belongs to it.
+    for (format, timing) in [(2, manifest().timing), (MANIFEST_VERSION, None)] {
+        let mixed = Manifest {
+            format,
+            timing,
+            ..manifest()
+        };
+        let error = mixed.to_json().unwrap_err();
+        assert!(
+            matches!(
+                error,
+                PackageError::BadField {
+                    field: "timing",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn an_unknown_manifest_version_and_an_unknown_front_end_are_told_apart() {
     assert_eq!(
-        parse_with("\"format\": 2", "\"format\": 3").unwrap_err(),
+        parse_with("\"format\": 4", "\"format\": 3").unwrap_err(),
         PackageError::UnsupportedVersion {
             what: "manifest",
             found: 3,
-            supported: 2
+            supported: 4
         }
     );
     for (from, to) in [
@@ -89,6 +125,14 @@ fn a_manifest_against_its_rules_is_refused() {
     assert_eq!(
         field("\"window_frames\": 98", "\"window_frames\": 0"),
         "window_frames"
+    );
+    assert_eq!(
+        field("\"smoothing_frames\": 3", "\"smoothing_frames\": 0"),
+        "timing.smoothing_frames"
+    );
+    assert_eq!(
+        field("\"confirm_frames\": 10", "\"confirm_frames\": 99000"),
+        "timing.confirm_frames"
     );
     assert_eq!(field("CC-BY-4.0", ""), "licence");
 
