@@ -6,6 +6,7 @@ use alloc::{string::String, vec, vec::Vec};
 use core::ops::Range;
 
 use crate::labels::{LabelsError, NOT_KEYWORDS, check_labels};
+pub use crate::settings::Timing;
 use crate::settings::WINDOW_FRAMES;
 
 /// A peak moves on only if the posterior rises by more than this over it. A posterior near 1 creeps upwards for as long as the word
@@ -13,30 +14,6 @@ use crate::settings::WINDOW_FRAMES;
 const LEAST_RISE: f32 = 0.01;
 /// Longest averaging of either kind, in frames (10 minutes); more is a mistake, and memory grows with it.
 const MAX_FRAMES: usize = 60_000;
-
-/// How posteriors become events, in frames; what a package tells beside its thresholds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Timing {
-    /// Frames over which posteriors are averaged; more means calmer and later.
-    pub smoothing_frames: usize,
-    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then.
-    pub confirm_frames: usize,
-    /// Frames after an event in which no new candidate begins.
-    pub refractory_frames: usize,
-}
-
-/// That of networks whose logits are averaged over a second: while a word slides into that average, its first sounds may look like another keyword for 100
-/// to 150 ms, whereas the word itself stays for half a second.
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            smoothing_frames: 30,
-            confirm_frames: 25,
-            refractory_frames: 50,
-        }
-    }
-}
 
 /// How posteriors become events.
 #[derive(Clone, Debug, PartialEq)]

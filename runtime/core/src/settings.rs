@@ -58,3 +58,27 @@ impl Default for FrontendSettings {
         }
     }
 }
+
+/// How posteriors become events, in frames; what a package tells beside its thresholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// Frames over which posteriors are averaged; more means calmer and later.
+    pub smoothing_frames: usize,
+    /// Frames without a new peak after which a candidate becomes an event; a stronger keyword may still take its place until then.
+    pub confirm_frames: usize,
+    /// Frames after an event in which no new candidate begins.
+    pub refractory_frames: usize,
+}
+
+/// That of networks whose logits are averaged over a second: while a word slides into that average, its first sounds may look like another keyword for 100
+/// to 150 ms, whereas the word itself stays for half a second.
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            smoothing_frames: 30,
+            confirm_frames: 25,
+            refractory_frames: 50,
+        }
+    }
+}

@@ -16,8 +16,7 @@ use crate::random::generator;
 pub(super) fn probe(
     settings: &Probe,
     seed: u64,
-    network: &dyn Network,
-    window_frames: usize,
+    (network, window_frames): (&dyn Network, usize),
     deployed: &[f32],
     sample: &Examples,
     classes: usize,

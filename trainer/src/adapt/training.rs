@@ -231,8 +231,7 @@ impl<'a> Way<'a> {
         probe(
             &config.probe,
             config.seed,
-            network,
-            window_frames,
+            (network, window_frames),
             &self.frame.base,
             &self.sample,
             self.frame.classes,

@@ -11,7 +11,7 @@ use super::{
     fields::{check_labels, check_language, check_model_version, check_name, check_thresholds},
 };
 use crate::FrontendSettings;
-use crate::detector::Timing;
+use crate::settings::Timing;
 
 /// The manifest format that is written.
 pub const MANIFEST_VERSION: u32 = 4;
