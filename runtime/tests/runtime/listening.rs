@@ -43,6 +43,15 @@ fn eval_counts_false_alarms_on_negatives_once() {
     let found = &line["negatives"];
     assert_eq!((&found["files"], &found["copies"]), (&3.into(), &1.into()));
     assert_eq!(found["false_accepts"], 4, "{found}");
+    // Each can be listened to.
+    let heard = found["heard"].as_array().unwrap();
+    assert_eq!(heard.len(), 4);
+    let high = heard.iter().find(|accept| {
+        let file = accept["file"].as_str().unwrap();
+        file.ends_with("more/b.wav") && accept["keyword"] == "hoch"
+    });
+    let time_s = high.expect("the tone in b.wav")["time_s"].as_f64().unwrap();
+    assert!((2.0..4.0).contains(&time_s), "{time_s}");
     let hours = found["hours"].as_f64().unwrap();
     assert!((hours - 15.0 / 3_600.0).abs() < 1e-9, "{hours}");
     let by_keyword: Vec<(&str, u64)> = line["keywords"]

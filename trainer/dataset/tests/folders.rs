@@ -227,15 +227,27 @@ fn noise_and_negatives_are_read_by_role() {
     ] {
         write_wav(&extra.path().join(name), seconds);
     }
-    let of = |extra_dev| {
+    let of_language = |language, extra_dev| {
         let options = TaskOptions {
             extra: vec![extra.path().to_path_buf()],
             extra_dev,
             ..TaskOptions::default()
         };
-        task(root.path(), "xx", &options).unwrap()
+        task(root.path(), language, &options).unwrap()
     };
+    let of = |extra_dev| of_language("xx", extra_dev);
     let found = of(false);
+    let told = |task: &Task| {
+        task.report
+            .notes
+            .join("; ")
+            .contains("no running speech of")
+    };
+    assert!(!told(&found));
+    // A language without running speech of its own takes that of all others, and says so.
+    let other = of_language("zz", false);
+    assert_eq!(other.negatives.len(), 2);
+    assert!(told(&other) && other.report.to_string().contains("that of xx, yy is taken"));
     for split in Split::ALL {
         let silence = found.clips(split).iter().filter(|clip| clip.label == 3);
         for clip in silence {

@@ -61,6 +61,17 @@ pub(super) struct Quiet {
     false_accepts: usize,
     false_accepts_per_hour: f64,
     false_accepts_interval: (f64, f64),
+    /// What was reported, the surest first. If a keyword is really said there, it was right, and the recording is no negative.
+    heard: Vec<Accept>,
+}
+
+/// A false accept, to be listened to.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Accept {
+    file: PathBuf,
+    time_s: f64,
+    keyword: String,
+    score: f32,
 }
 
 /// Sounds made in code of one kind.
@@ -363,6 +374,12 @@ impl Ear {
             samples += recording.samples().len();
             let found = self.hear(recording.samples());
             let found = found.with_context(|| path.display().to_string())?;
+            quiet.heard.extend(found[0].iter().map(|detection| Accept {
+                file: path.clone(),
+                time_s: (detection.frame as usize * HOP_SAMPLES) as f64 / f64::from(SAMPLE_RATE_HZ),
+                keyword: self.language.labels[detection.label].clone(),
+                score: detection.score,
+            }));
             for (all, found) in accepts.iter_mut().zip(found) {
                 all.extend(found);
             }
@@ -375,6 +392,7 @@ impl Ear {
         if unheard > 0 {
             eprintln!("swr: {unheard} of {} files are left out", files.len());
         }
+        quiet.heard.sort_by(|a, b| b.score.total_cmp(&a.score));
         quiet.hours = samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0;
         quiet.false_accepts = accepts[0].len();
         quiet.false_accepts_per_hour = quiet.false_accepts as f64 / quiet.hours;

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 
 use super::{AtRate, Hearing, MadeSounds, Point, Quiet};
 
-/// Events of sounds made in code that are named.
+/// Events that are named where nothing should be heard.
 const NAMED: usize = 5;
 
 impl fmt::Display for Hearing {
@@ -81,7 +81,24 @@ impl fmt::Display for Quiet {
             f,
             "{} false alarms in {:.3} h of {} files ({} copies), {:.1} per hour ({low:.1} - {high:.1})",
             self.false_accepts, self.hours, self.files, self.copies, self.false_accepts_per_hour
-        )
+        )?;
+        if !self.heard.is_empty() {
+            write!(
+                f,
+                "\n  listen to the surest; where the word is really said, it is no false alarm:"
+            )?;
+        }
+        for accept in self.heard.iter().take(NAMED) {
+            write!(
+                f,
+                "\n    {} at {:.2} s: \"{}\" {:.2}",
+                accept.file.display(),
+                accept.time_s,
+                accept.keyword,
+                accept.score
+            )?;
+        }
+        Ok(())
     }
 }
 
