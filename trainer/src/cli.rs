@@ -7,11 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use swr_core::labels::{NOT_KEYWORDS, check_labels};
+use swr_core::labels::check_labels;
 use swr_core::package::{
     Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
 };
-use swr_dataset::TaskOptions;
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
 use crate::architecture::{Architecture, TimePadding};
@@ -22,12 +21,10 @@ use crate::calibrate::command::{self as calibration, CalibrateArguments};
 use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::{Run, learned_by};
 use crate::compare::command::{self as compare, CompareArguments};
-use crate::config::{
-    ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, EVALUATE_DEFAULT, EvaluateConfig,
-    EvaluateSplit, resolve,
-};
-use crate::evaluate::{Evaluation, evaluate};
-use crate::examples::{Data, Examples, Language};
+use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
+use crate::evaluate::command::{self as evaluation, EvaluateArguments, summary};
+use crate::evaluate::evaluate;
+use crate::examples::{Data, Language};
 use crate::files::write_package;
 use crate::golden::{self, GoldenArguments};
 use crate::languages;
@@ -173,31 +170,6 @@ struct AdaptArguments {
     no_dev: bool,
 }
 
-#[derive(Args)]
-struct EvaluateArguments {
-    /// Folder with speech
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-    /// Language to evaluate
-    #[arg(long, value_name = "L")]
-    lang: String,
-    /// Clips to use, instead of the configuration's
-    #[arg(long, value_enum)]
-    split: Option<EvaluateSplit>,
-    /// Configuration file; the built-in one if absent
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Change to the configuration, such as batch=10; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
-    models: PathBuf,
-    /// One JSON object with the resolved configuration and the confusion matrix
-    #[arg(long)]
-    json: bool,
-}
-
 #[derive(Subcommand)]
 enum SynthCommand {
     /// Training clips in the MSWC layout, below OUT/synth/<language>
@@ -236,7 +208,7 @@ pub fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Base(a) => base(a, &progress),
         Command::Adapt(a) => adapt_languages(a, &progress),
-        Command::Evaluate(a) => evaluate_language(a, &progress),
+        Command::Evaluate(a) => evaluation::run(a, &progress),
         Command::Calibrate(a) => calibration::run(a, &progress),
         Command::Compare(a) => compare::run(a, &progress),
         Command::Bench(a) => bench::run(a, &progress),
@@ -545,67 +517,6 @@ fn changed_by_tensor(base: &Tensors, merged: &Tensors) -> BTreeMap<String, usize
         .filter(|(name, _)| Group::of(name) != Group::Classifier)
         .map(count);
     counts.filter(|(_, count)| *count > 0).collect()
-}
-
-fn evaluate_language(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
-    let mut config: EvaluateConfig = resolve(a.config.as_deref(), EVALUATE_DEFAULT, &a.set)?;
-    config.split = a.split.unwrap_or(config.split);
-    ensure!(config.batch > 0, "batch = 0: expected at least 1");
-    let (architecture, language, weights) = read_language(&a.models, &a.lang)?;
-    let labels = &language.labels;
-    // What is there is measured: words without training clips are keywords of the model as well.
-    let options = TaskOptions {
-        keywords: Some(labels[..labels.len() - NOT_KEYWORDS].to_vec()),
-        ..TaskOptions::default()
-    };
-    let mut task = swr_dataset::task(&a.data, &a.lang, &options)?;
-    let faults = &mut task.report.faults;
-    let mut clips = match config.split {
-        EvaluateSplit::Dev => task.dev,
-        EvaluateSplit::Test => task.test,
-        EvaluateSplit::DevTest => [task.dev, task.test].concat(),
-    };
-    let examples = Examples::load(&mut clips, faults, progress, "decoding");
-    progress.say(&task.report.to_string());
-    let keywords = labels.len() - NOT_KEYWORDS;
-    ensure!(
-        clips.iter().any(|clip| clip.label < keywords),
-        "{}: no clips of keywords of `{}` to measure on; give another --split, or add recordings of more speakers",
-        a.data.display(),
-        a.lang
-    );
-    let window_frames = language.detector.window_frames;
-    let found = evaluate(
-        &architecture,
-        &weights,
-        &examples,
-        labels,
-        window_frames,
-        config.batch,
-    )?;
-    if a.json {
-        let mut line = summary(&found);
-        line["lang"] = json!(a.lang);
-        line["config"] = json!(config);
-        line["labels"] = json!(labels);
-        line["confusion"] = json!(found.confusion);
-        println!("{line}");
-    } else {
-        println!("{}: {found}", a.lang);
-    }
-    Ok(())
-}
-
-fn summary(found: &Evaluation) -> Value {
-    let (low, high) = found.all.interval();
-    json!({
-        "clips": found.all.clips,
-        "accuracy": found.all.accuracy(),
-        "interval": [low, high],
-        "keywords": found.keywords,
-        "unknown": found.unknown,
-        "silence": found.silence,
-    })
 }
 
 fn describe(calibrated: Option<Calibrated>) -> String {

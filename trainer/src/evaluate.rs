@@ -1,6 +1,8 @@
 //! Accuracy of deployed weights on clips, by the one protocol of every method and language: network state zero, digital silence
 //! before the clip, and the answer of [`clip_answer`].
 
+pub(crate) mod command;
+
 use anyhow::Result;
 use serde::Serialize;
 use swr_core::detector::clip_answer;

@@ -1,5 +1,6 @@
 //! Clips that are cut out of longer recordings: silence of rooms, and seconds of running speech without the keywords. Nothing is written; a clip knows its recording.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use swr_core::labels::{SILENCE, UNKNOWN};
 
-use crate::layout::{NO_SPEAKER, Split, stable_hash};
+use crate::layout::{Found, NO_SPEAKER, RoleFile, Split, stable_hash};
 use crate::load::{CLIP_SAMPLES, Faults};
 use crate::noise::Background;
-use crate::task::{Clip, Source};
+use crate::task::{Clip, Report, Source};
 
 /// Crops of the part of the recordings that belongs to the split: TEST has the last 20 % to itself.
 pub(crate) fn silence(
@@ -97,4 +98,30 @@ pub(crate) fn running_speech(
         }
     }
     clips
+}
+
+/// Running speech without the keywords: the language's own, or where there is none that of other languages, which is told.
+pub(crate) fn running_speech_of<'a>(
+    found: &'a Found,
+    language: &str,
+    report: &mut Report,
+) -> Vec<&'a RoleFile> {
+    if !found.negatives.is_empty() {
+        return found.negatives.iter().collect();
+    }
+    let foreign = || {
+        found
+            .foreign_negatives
+            .iter()
+            .filter(|(_, f)| !f.is_empty())
+    };
+    let codes: BTreeSet<&str> = foreign().map(|(code, _)| code.as_str()).collect();
+    if !codes.is_empty() {
+        let codes: Vec<&str> = codes.into_iter().collect();
+        report.notes.push(format!(
+            "no running speech of `{language}`: that of {} is taken for speech without its keywords",
+            codes.join(", ")
+        ));
+    }
+    foreign().flat_map(|(_, files)| files).collect()
 }

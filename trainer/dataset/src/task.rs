@@ -16,7 +16,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::crops::{running_speech, silence};
+use crate::crops::{running_speech, running_speech_of, silence};
 use crate::error::DatasetError;
 use crate::layout::{Corpus, Found, NO_SPEAKER, RoleFile, Split, Wanted, nfc, scan};
 use crate::load::Faults;
@@ -380,32 +380,6 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         negatives,
         report,
     })
-}
-
-/// Running speech without the keywords: the language's own, or where there is none that of other languages, which is told.
-fn running_speech_of<'a>(
-    found: &'a Found,
-    language: &str,
-    report: &mut Report,
-) -> Vec<&'a RoleFile> {
-    if !found.negatives.is_empty() {
-        return found.negatives.iter().collect();
-    }
-    let foreign = || {
-        found
-            .foreign_negatives
-            .iter()
-            .filter(|(_, f)| !f.is_empty())
-    };
-    let codes: BTreeSet<&str> = foreign().map(|(code, _)| code.as_str()).collect();
-    if !codes.is_empty() {
-        let codes: Vec<&str> = codes.into_iter().collect();
-        report.notes.push(format!(
-            "no running speech of `{language}`: that of {} is taken for speech without its keywords",
-            codes.join(", ")
-        ));
-    }
-    foreign().flat_map(|(_, files)| files).collect()
 }
 
 /// Languages below `data` and the further folders of the options that have at least two keywords, sorted. Opens tables only.
