@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::architecture::{Architecture, Block, SUB_BANDS};
 use crate::examples::Clips;
@@ -360,9 +360,4 @@ pub fn initial_weights_of(
 /// Cross entropy of `logits [B, C]` against `labels [B]` (u32), mean over the batch.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     candle_nn::loss::cross_entropy(logits, labels)
-}
-
-/// The class with the highest logit of every clip: `[B, C]` to `B` indexes.
-pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
-    logits.argmax(D::Minus1)?.to_vec1()
 }

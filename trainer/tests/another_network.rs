@@ -32,7 +32,7 @@ const WINDOW_FRAMES: usize = 40;
 
 fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
     use swr_trainer::examples::for_each_plain_batch;
-    use swr_trainer::network::{Pass, flat_clip_logits, predictions};
+    use swr_trainer::network::{Pass, flat_clip_logits};
     use swr_trainer::reparam::Layout;
     let classes = language.labels.len();
     let weights = swr_trainer::weights::from_package(tensors).expect("weights");
@@ -46,7 +46,8 @@ fn accuracy(network: &DsCnn, tensors: &Tensors, language: &Language) -> f64 {
         let pass = Pass::evaluation();
         let logits = flat_clip_logits(network, &flat, classes, &batch, WINDOW_FRAMES, &pass)?;
         let truth: Vec<u32> = batch.labels.to_vec1()?;
-        right += predictions(&logits)?
+        let predictions: Vec<u32> = logits.argmax(1)?.to_vec1()?;
+        right += predictions
             .iter()
             .zip(&truth)
             .filter(|(a, b)| a == b)

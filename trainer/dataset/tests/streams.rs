@@ -10,16 +10,21 @@ use swr_dataset::{
     stream, white_noise,
 };
 
-/// A task with one keyword clip: half a second of a tone in a file.
-fn tone_task(folder: &std::path::Path) -> Task {
-    let path = folder.join("tone.wav");
+/// A file of 16-bit samples at 16 kHz, to be written.
+fn wav(path: &std::path::Path) -> hound::WavWriter<std::io::BufWriter<std::fs::File>> {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: 16_000,
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    hound::WavWriter::create(path, spec).unwrap()
+}
+
+/// A task with one keyword clip: half a second of a tone in a file.
+fn tone_task(folder: &std::path::Path) -> Task {
+    let path = folder.join("tone.wav");
+    let mut writer = wav(&path);
     for index in 0..16_000 {
         let tone = (std::f32::consts::TAU * 500.0 * index as f32 / 16_000.0).sin();
         writer
@@ -63,13 +68,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
 /// A recording in the folder: noise that pauses for a fifth of a second in every half.
 fn talk(folder: &std::path::Path, name: &str, seconds: usize) -> PathBuf {
     let path = folder.join(name);
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 16_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    let mut writer = wav(&path);
     for (index, sample) in white_noise(9, seconds * 16_000).into_iter().enumerate() {
         let loud = if index % 8_000 < 3_200 { 1.0 } else { 3_000.0 };
         writer.write_sample((loud * sample) as i16).unwrap();

@@ -59,7 +59,7 @@ impl Level {
         if cut && self.since_cut_s.is_none_or(|seconds| seconds >= GOOD_S) {
             let percent = 100.0 * self.full as f32 / SECOND as f32;
             told.push(format!(
-                "the microphone is too loud: {percent:.0} % of a second's samples are cut off at full scale; lower its gain"
+                "the audio is too loud: {percent:.0} % of a second's samples are cut off at full scale; lower the microphone's gain"
             ));
         }
         self.since_cut_s = match cut {
@@ -76,7 +76,7 @@ impl Level {
         if self.quiet_s >= QUIET_S && !self.told_quiet && loudest_db > SILENT_DB {
             self.told_quiet = true;
             told.push(format!(
-                "the microphone is very quiet: nothing in {QUIET_S} s was louder than {loudest_db:.0} dBFS; raise its gain, or check that it is the right one"
+                "the audio is very quiet: nothing in {QUIET_S} s was louder than {loudest_db:.0} dBFS; raise the microphone's gain, or check that it is the right one"
             ));
         }
         told
