@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
-use swr_core::labels::check_labels;
+use swr_core::labels::{NOT_KEYWORDS, check_labels};
 use swr_core::package::{
-    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
+    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, Thresholds, changed,
 };
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
@@ -299,17 +299,24 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let Value::Object(training) = training else {
         bail!("the training record is no object")
     };
-    let threshold = calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold);
+    let thresholds = match &calibrated {
+        Some(calibrated) => Thresholds::PerLabel(calibrated.thresholds.clone()),
+        None => Thresholds::ForAll(DEFAULT_THRESHOLD),
+    };
+    let calibration = calibrated.as_ref().and_then(|c| c.calibration);
     let tensors = write_base(
         &common.models,
         &config.architecture,
         &weights,
         (&a.lang, &language.labels),
-        threshold,
+        (thresholds, calibration),
         (config.window_frames, config.timing),
         training,
     )?;
-    println!("threshold: {}", describe(calibrated));
+    println!(
+        "thresholds: {}",
+        describe(calibrated.as_ref(), &language.labels)
+    );
     println!(
         "{}: base of {} weights, {} labels",
         common.models.display(),
@@ -415,9 +422,11 @@ fn adapt_language(
         base.manifest().timing.unwrap_or_default(),
     );
     let calibrated = calibrate(&adapted.merged, detector, &language.task, config.seed)?;
-    header
-        .thresholds
-        .fill(calibrated.map_or(DEFAULT_THRESHOLD, |c| c.threshold));
+    match &calibrated {
+        Some(calibrated) => header.thresholds.clone_from(&calibrated.thresholds),
+        None => header.thresholds.fill(DEFAULT_THRESHOLD),
+    }
+    header.calibration = calibrated.as_ref().and_then(|c| c.calibration);
     let delta = adapted.delta.with_header(header)?;
     let bytes = delta.write();
     let dev = evaluate(
@@ -451,7 +460,10 @@ fn adapt_language(
     write_package(&path, &bytes)?;
     write_report(&common.models, lang, &report)?;
     println!("development: {dev}");
-    println!("threshold: {}", describe(calibrated));
+    println!(
+        "thresholds: {}",
+        describe(calibrated.as_ref(), &language.labels)
+    );
     let share = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     println!(
         "budget {}: {used} of {} used; changed {} of {} convolution weights ({:.1} %), {} of {} of norms, {} of the classifier: as many as {:.1} % of the base's {}",
@@ -519,12 +531,23 @@ fn changed_by_tensor(base: &Tensors, merged: &Tensors) -> BTreeMap<String, usize
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-fn describe(calibrated: Option<Calibrated>) -> String {
-    match calibrated {
-        Some(c) => format!(
-            "{:.2} ({} of {} words found, {} false alarms on a stream of development clips; {} false accepts in {:.2} h of running speech)",
-            c.threshold, c.hits, c.words, c.false_alarms, c.false_accepts, c.running_hours
-        ),
-        None => format!("{DEFAULT_THRESHOLD:.2}, not calibrated: there are no development clips"),
-    }
+fn describe(calibrated: Option<&Calibrated>, labels: &[String]) -> String {
+    let Some(c) = calibrated else {
+        return format!("{DEFAULT_THRESHOLD:.2}, not calibrated: there are no development clips");
+    };
+    let keywords = c.thresholds.iter().zip(labels);
+    let keywords = keywords.take(labels.len() - NOT_KEYWORDS);
+    let low = keywords.clone().min_by(|a, b| a.0.total_cmp(b.0));
+    let high = keywords.max_by(|a, b| a.0.total_cmp(b.0));
+    let range = low.zip(high).map_or_else(String::new, |(low, high)| {
+        format!("{} ({}) to {} ({})", low.0, low.1, high.0, high.1)
+    });
+    let note = c
+        .note
+        .as_ref()
+        .map_or_else(String::new, |note| format!("\n  {note}"));
+    format!(
+        "{range}; {} of {} words found, {} false alarms on a stream of development clips; {} false accepts in {:.2} h of running speech, by cross-fit{note}",
+        c.hits, c.words, c.false_alarms, c.false_accepts, c.running_hours
+    )
 }

@@ -10,7 +10,8 @@ use swr_core::detector::Timing;
 pub use swr_core::model::Base;
 use swr_core::model::{Language, ModelError, Part, Signed, Trust};
 use swr_core::package::{
-    Digest, MANIFEST_VERSION, Manifest, Tensors, Thresholds, digest, onnx::initializers,
+    Calibration, Digest, MANIFEST_VERSION, Manifest, Tensors, Thresholds, digest,
+    onnx::initializers,
 };
 use swr_core::{CONTEXT_FRAMES, FrontendSettings, WINDOW_FRAMES};
 
@@ -92,6 +93,7 @@ pub(crate) mod base_files {
             licence: "MIT OR Apache-2.0".into(),
             tensors_sha256: digest(tensors),
             onnx_sha256: Digest::of_bytes(onnx),
+            needs: Vec::new(),
             training: Map::new(),
         }
     }
@@ -115,7 +117,7 @@ pub fn write_base(
     architecture: &Architecture,
     weights: &Weights,
     (language, labels): (&str, &[String]),
-    threshold: f32,
+    (thresholds, calibration): (Thresholds, Option<Calibration>),
     (window_frames, timing): (usize, Timing),
     training: Map<String, Value>,
 ) -> Result<Tensors> {
@@ -125,7 +127,8 @@ pub fn write_base(
         architecture: architecture.name(),
         language: language.into(),
         labels: labels.to_vec(),
-        thresholds: Thresholds::ForAll(threshold),
+        thresholds,
+        calibration,
         window_frames,
         timing: Some(timing),
         training,

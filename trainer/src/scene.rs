@@ -25,8 +25,6 @@ const FRAGMENT_SHARE: f32 = 0.5;
 const WHOLE_SHARE: f32 = 0.9;
 /// Shortest and longest stretch of its clip that stays around a word, in seconds.
 const MARGIN_S: [f32; 2] = [0.0, 0.2];
-/// A word is due from so many frames before its end, where many are known already, to so many after it.
-const DUE_FRAMES: [usize; 2] = [25, 30];
 /// A word's posterior may still be high so many frames after it has left the averaging window.
 const FADING_FRAMES: usize = 5;
 /// Other speech is so much louder or softer than the word, in decibel.
@@ -252,13 +250,17 @@ impl Scene<'_> {
             return;
         }
         let (start, end) = (heard.start / HOP_SAMPLES, heard.end / HOP_SAMPLES);
+        let [from, until] = self.settings.due_frames;
         let due = match share >= WHOLE_SHARE {
-            true => end.saturating_sub(DUE_FRAMES[0]).max(start)..end + DUE_FRAMES[1],
+            true => end.saturating_add_signed(from).max(start)..end.saturating_add_signed(until),
             false => end..end,
         };
         self.words.push(Word {
             label,
-            allowed: start..end + (self.window_frames + FADING_FRAMES).max(DUE_FRAMES[1]),
+            allowed: start
+                ..end
+                    .saturating_add_signed(until)
+                    .max(end + self.window_frames + FADING_FRAMES),
             due,
         });
     }
@@ -453,7 +455,8 @@ mod tests {
             };
             for word in &target.words {
                 // The word sounds from the beginning to just before the end of what is allowed, and nothing does around it.
-                let end = word.allowed.end - (WINDOW + FADING_FRAMES).max(DUE_FRAMES[1]);
+                let [_, until] = settings.due_frames;
+                let end = word.allowed.end - until.max((WINDOW + FADING_FRAMES) as isize) as usize;
                 assert!(
                     (word.allowed.start + 1..end).all(|t| t >= settings.frames || loud(t)),
                     "seed {seed}: {word:?}"
@@ -463,8 +466,8 @@ mod tests {
                     continue;
                 }
                 whole += 1;
-                assert_eq!(word.due.end, end + DUE_FRAMES[1]);
-                assert!(word.due.start >= word.allowed.start && word.due.start < end);
+                assert_eq!(word.due.end, end.saturating_add_signed(until));
+                assert!(word.due.start >= word.allowed.start && word.due.start < word.due.end);
                 if end <= settings.frames {
                     assert_eq!(target.heard[end - 1], Heard::Speech);
                 }

@@ -87,7 +87,7 @@ fn header_rules_hold_before_anything_is_made() {
 proptest! {
     #[test]
     fn calibrated_thresholds_are_read_as_written(
-        steps in vec(0u32..=100, 3..50),
+        steps in vec(0..=Calibration::STEPS, 3..50),
         false_accepts_per_hour in 1e-6f32..1e6,
         verified: bool,
     ) {
@@ -123,16 +123,26 @@ fn rules_of_calibration() {
     let mut between = header(&[50; 4], rate(1.0));
     between.thresholds[1] = 0.512;
     assert_eq!(refused(between), "calibration");
-    assert_eq!(refused(header(&[50, 101, 50, 50], rate(1.0))), "thresholds");
+    let mut above = header(&[50; 4], rate(1.0));
+    above.thresholds[1] = 1.01;
+    assert_eq!(refused(above), "thresholds");
 }
 
 #[test]
-fn hundredths_are_the_numbers_that_people_write() {
+fn steps_are_the_numbers_that_people_write_and_finer_ones_close_to_1() {
     for (hundredths, written) in [(5, 0.05), (30, 0.3), (58, 0.58), (85, 0.85), (99, 0.99)] {
         assert_eq!(Calibration::threshold(hundredths), written);
     }
+    // Above 0.99, nine steps take a tenth off what is missing to 1.
+    for (step, missing) in [(109, 1e-3), (118, 1e-4), (127, 1e-5)] {
+        let threshold = f64::from(Calibration::threshold(step));
+        assert!((1.0 - threshold - missing).abs() < 4e-8, "{threshold}");
+    }
+    let rising: Vec<f32> = Calibration::steps_from(0).collect();
+    assert_eq!(rising.len(), 127, "all but 1 itself");
+    assert!(rising.is_sorted_by(|a, b| a < b), "{rising:?}");
     let mut written = header(&[50; 4], rate(1.0));
-    written.thresholds = vec![0.85, 0.97, 0.1, 1.0];
+    written.thresholds = vec![0.85, Calibration::threshold(101), 0.1, 1.0];
     let read = Delta::read(&delta(written.clone()).unwrap().write()).unwrap();
     assert_eq!(read.header().thresholds, written.thresholds);
 }

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor, Tensors, digest,
-    merge, merge_into, onnx::initializers,
+    Calibration, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor, Tensors,
+    digest, merge, merge_into, onnx::initializers,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -97,7 +97,7 @@ fn header(labels: &[&str]) -> DeltaHeader {
 
 const LABELS: [&str; 6] = ["sim", "não", "четыре", "四", "_unknown_", "_silence_"];
 
-/// The golden files of this version: name, delta, digest of the merged tensors.
+/// The golden files without the version in their names: kind, delta, digest of the merged tensors.
 fn cases() -> [(&'static str, Delta, &'static str); 6] {
     let base = network(1, 4);
     let build = |rows, labels: &[&str], precision| {
@@ -105,22 +105,22 @@ fn cases() -> [(&'static str, Delta, &'static str); 6] {
     };
     [
         (
-            "delta-v3-int8.swr",
+            "int8",
             build(6, &LABELS, Precision::DEFAULT),
             "49cb37f5a7cd0f7dc14e535417b2928738740895f39906ae42e5906ee35269bb",
         ),
         (
-            "delta-v3-int4.swr",
+            "int4",
             build(6, &LABELS, Precision::Quantised(3, Steps::Growing)),
             "0800a5743354181e13e4e82d66f14f69bb5449d024aaa48a58dbb7473ff831ef",
         ),
         (
-            "delta-v3-even.swr",
+            "even",
             build(6, &LABELS, Precision::Quantised(7, Steps::Even)),
             "6b1403452b5f461d0f7f967c1a0f86988236b2d6426e3d3e49b6be786bd00f61",
         ),
         (
-            "delta-v3-grid.swr",
+            "grid",
             Delta::build_by(&base, &tuned(6), header(&LABELS), &|name| match name
                 .ends_with(".scale")
             {
@@ -131,31 +131,80 @@ fn cases() -> [(&'static str, Delta, &'static str); 6] {
             "22bde42f512c3d378641e4338119439abe11dba266bad19b034284e2e4961ded",
         ),
         (
-            "delta-v3-rounded.swr",
+            "rounded",
             build(6, &LABELS, Precision::Rounded),
             "4aa215aab51d0949aaf6cda635e9065364a8bfaf71b2e5722be1a4e70b9ee03f",
         ),
         (
-            "delta-v3-lossless.swr",
+            "lossless",
             build(4, &[], Precision::Lossless),
             "d4cb0c7cc58854267693ee66644c9a97e275ea5d22ccf9e199c825c865c6e866",
         ),
     ]
 }
 
+/// One with a threshold of its own for every keyword, from the lowest step to one above the last hundredth.
+fn calibrated() -> Delta {
+    let delta = Delta::build(
+        &network(1, 4),
+        &tuned(6),
+        DeltaHeader {
+            calibration: Some(Calibration {
+                false_accepts_per_hour: 5.0,
+                verified: true,
+            }),
+            thresholds: [0, 58, 99, 127, 100, 100]
+                .map(Calibration::threshold)
+                .to_vec(),
+            ..header(&LABELS)
+        },
+        Precision::DEFAULT,
+    );
+    delta.unwrap()
+}
+
+/// The golden file of a version.
+fn named(version: u32, kind: &str) -> PathBuf {
+    golden(&format!("delta-v{version}-{kind}.swr"))
+}
+
 #[test]
 fn golden_files_are_read_written_and_merged_to_the_bit() {
-    for (name, built, merged) in cases() {
-        let bytes = read(&golden(name));
-        let delta = Delta::read(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(delta, built, "{name}");
-        assert_eq!(delta.write(), bytes, "{name}: other bytes are written");
-        let found = merge(&network(1, 4), &delta).unwrap();
-        assert_eq!(digest(&found).to_string(), merged, "{name}");
+    for (kind, built, merged) in cases() {
+        for version in [3, 4] {
+            let bytes = read(&named(version, kind));
+            let delta = Delta::read(&bytes).unwrap_or_else(|error| panic!("{kind}: {error}"));
+            assert_eq!(delta.header(), built.header(), "version {version}, {kind}");
+            assert_eq!(
+                delta.changes(),
+                built.changes(),
+                "version {version}, {kind}"
+            );
+            assert_eq!(delta == built, version == 4, "version {version}, {kind}");
+            assert_eq!(
+                delta.write(),
+                bytes,
+                "version {version}, {kind}: other bytes are written"
+            );
+            let found = merge(&network(1, 4), &delta).unwrap();
+            assert_eq!(digest(&found).to_string(), merged, "{kind}");
+        }
     }
-    let lossless = Delta::read(&read(&golden("delta-v3-lossless.swr"))).unwrap();
+    let lossless = Delta::read(&read(&named(4, "lossless"))).unwrap();
     let merged = merge(&network(1, 4), &lossless).unwrap();
     assert_eq!(digest(&merged), digest(&tuned(4)));
+    let bytes = read(&named(4, "calibrated"));
+    assert_eq!(Delta::read(&bytes).unwrap(), calibrated());
+    assert_eq!(calibrated().write(), bytes);
+}
+
+/// With another header, a delta is one of this version: thresholds may be finer than the old one holds.
+#[test]
+fn a_new_header_makes_an_old_file_a_new_one() {
+    let old = Delta::read(&read(&named(3, "int8"))).unwrap();
+    let header = calibrated().header().clone();
+    let new = old.with_header(header).unwrap();
+    assert_eq!(new.write(), read(&named(4, "calibrated")));
 }
 
 /// What FORMAT.md promises of a reader: older files are told from damaged ones.
@@ -165,7 +214,7 @@ fn older_versions_are_refused_as_such() {
     let expected = PackageError::UnsupportedVersion {
         what: "delta",
         found: 2,
-        supported: 3,
+        supported: 4,
     };
     assert_eq!(error, expected);
 }
@@ -238,13 +287,13 @@ fn example_text(delta: &Delta) -> String {
     let coded = bytes.len() - 72;
     let parts = [
         (0..4, "magic"),
-        (4..6, "version 3"),
-        (6..7, "flags: neither synthetic nor with a manifest"),
-        (7..11, "model version 7"),
-        (11..43, "base digest"),
-        (43..75, "merged digest"),
+        (4..6, "version 4"),
+        (6..8, "flags: neither synthetic nor with a manifest"),
+        (8..12, "model version 7"),
+        (12..44, "base digest"),
+        (44..76, "merged digest"),
         (
-            75..coded,
+            76..coded,
             "coded: `und`, no budget, no provenance, 0 labels, 1 change; tensor 0, step, units of 1, gaps 4 and 2, steps 2^22 and -2^22",
         ),
         (coded..coded + 64, "signature: none"),
@@ -266,12 +315,13 @@ fn example_text(delta: &Delta) -> String {
 #[test]
 #[ignore = "writes the golden files of a new version, and prints their digests and the example"]
 fn write_golden_files() {
-    for (name, delta, _) in cases() {
-        let path = golden(name);
+    let calibrated = ("calibrated", calibrated(), "");
+    for (kind, delta, _) in cases().into_iter().chain([calibrated]) {
+        let path = named(4, kind);
         if !path.exists() {
             std::fs::write(&path, delta.write()).unwrap();
         }
-        println!("{name}: {}", delta.merged_digest());
+        println!("{kind}: {}", delta.merged_digest());
     }
     println!("{}", example_text(&example().1));
 }

@@ -34,6 +34,7 @@ fn manifest() -> Manifest {
         licence: "CC-BY-4.0".into(),
         tensors_sha256: Digest([3; 32]),
         onnx_sha256: Digest([0xab; 32]),
+        needs: Vec::new(),
         training: training.as_object().unwrap().clone(),
     }
 }
@@ -97,6 +98,14 @@ fn an_unknown_manifest_version_and_an_unknown_front_end_are_told_apart() {
             what: "manifest",
             found: 3,
             supported: 4
+        }
+    );
+    // What a later program may need is named, before anything that it may have changed is looked at.
+    let needing = "\"needs\": [\"int8-changes\"], \"labels\": 5, \"language\"";
+    assert_eq!(
+        parse_with("\"language\"", needing).unwrap_err(),
+        PackageError::UnknownNeed {
+            feature: "\"int8-changes\"".into()
         }
     );
     for (from, to) in [

@@ -381,16 +381,20 @@ fn files_of_other_versions_are_told_from_damaged_ones() {
         bytes[place] = value;
         Delta::read(&resealed(bytes)).unwrap_err()
     };
-    for found in [1, 2, 4] {
+    for found in [1, 2, 5] {
         let error = PackageError::UnsupportedVersion {
             what: "delta",
             found: found.into(),
-            supported: 3,
+            supported: 4,
         };
         assert_eq!(alter(4, found), error);
     }
     let feature = |what, found| PackageError::UnsupportedFeature { what, found };
     assert_eq!(alter(6, 0x83), feature("flags", 0x83));
+    assert_eq!(
+        alter(7, 1),
+        feature("flags", 0x101 & !1 | u32::from(delta.write()[6]))
+    );
 }
 
 /// A global allocator that notes the highest number of bytes held by a thread.

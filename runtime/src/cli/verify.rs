@@ -130,6 +130,7 @@ fn kind(error: &ModelsError) -> &'static str {
             } if found < supported => "too old a format",
             PackageError::UnsupportedVersion { .. }
             | PackageError::UnsupportedFeature { .. }
+            | PackageError::UnknownNeed { .. }
             | PackageError::UnknownFrontend { .. } => "too new a format",
             PackageError::TooOld { .. } => "too old",
             PackageError::TooLarge { .. } => "too large",

@@ -220,6 +220,7 @@ pub(crate) fn manifest(tensors: &Tensors, onnx: &[u8], of: &[&str]) -> Manifest 
         licence: "MIT OR Apache-2.0".into(),
         tensors_sha256: digest(tensors),
         onnx_sha256: Digest::of_bytes(onnx),
+        needs: Vec::new(),
         training: serde_json::Map::new(),
     }
 }

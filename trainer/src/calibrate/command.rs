@@ -8,18 +8,16 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use swr_core::SAMPLE_RATE_HZ;
-use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::model::Language;
 use swr_core::network::Network;
 use swr_core::package::{Calibration, Delta, Digest, Limit, Manifest, Thresholds};
 use swr_dataset::{
-    Faults, Split, Task, TaskOptions, audio_below, decode_file, poisson_interval, poisson_upper,
-    stable_hash,
+    Faults, Split, Task, TaskOptions, audio_below, poisson_interval, poisson_upper, stable_hash,
 };
 
-use super::{TOLERANCE_SAMPLES, development_stream, hear};
+use super::choose::{Accepts, candidates};
+use super::{Ear, TOLERANCE_SAMPLES, development_stream};
 use crate::babble;
 use crate::files::{read, write_package};
 use crate::models::{
@@ -29,14 +27,6 @@ use crate::progress::Progress;
 
 /// Confidence of the proof and of intervals.
 const CONFIDENCE: f64 = 0.95;
-/// Thresholds that are tried, in hundredths; closer where posteriors are.
-const CANDIDATES: [u32; 15] = [40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 97, 98, 99];
-/// False alarms that a missed word is worth, tried from the laxest on: the first that keeps the rate decides.
-const PRICES: [f64; 12] = [
-    0.0, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0, 1000.0,
-];
-
-/// Choose thresholds for a wanted rate of false accepts
 #[derive(Args)]
 #[command(after_help = "Examples:
   swr-train calibrate --data ../shared/speech --lang ar --negatives radio --per-hour 1
@@ -119,42 +109,38 @@ struct Listening {
 }
 
 impl Listening {
-    /// Reports in a recording with each of several choices of thresholds.
-    fn hear(&self, samples: &[f32], choices: &[Vec<f32>]) -> Result<Vec<Vec<Detected>>> {
-        let Language {
-            labels,
-            detector,
-            context_frames,
-            ..
-        } = &self.language;
-        let detector = (&labels[..], detector);
-        hear(&self.network, detector, *context_frames, samples, choices)
+    fn ear(&self) -> Ear<'_> {
+        Ear {
+            network: &self.network,
+            labels: &self.language.labels,
+            settings: &self.language.detector,
+            context_frames: self.language.context_frames,
+        }
     }
 
-    /// False accepts by keyword under each choice, and the hours heard.
-    fn false_accepts(
+    /// Detections in every file of the sources under each choice.
+    fn accepts(
         &self,
         sources: &[Source],
         choices: &[Vec<f32>],
         progress: &Progress,
         what: &str,
-    ) -> Result<(Vec<Vec<usize>>, f64)> {
-        let mut counts = vec![vec![0; self.language.labels.len()]; choices.len()];
-        let (mut samples, files) = (0, sources.iter().flatten());
-        let bar = progress.bar(what, files.clone().count());
-        for path in files {
-            let recording = decode_file(path)?;
-            samples += recording.len();
-            let heard = self.hear(&recording, choices);
-            let heard = heard.with_context(|| path.display().to_string())?;
-            for (counts, detections) in counts.iter_mut().zip(heard) {
-                detections.iter().for_each(|d| counts[d.label] += 1);
-            }
-            bar.inc(1);
-        }
+    ) -> Result<Vec<Accepts>> {
+        let files: Vec<PathBuf> = sources.iter().flatten().cloned().collect();
+        let bar = progress.bar(what, files.len());
+        let accepts = self.ear().accepts(&files, choices, || bar.inc(1))?;
         bar.finish_and_clear();
-        Ok((counts, samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0))
+        Ok(accepts)
     }
+}
+
+/// All that is accepted under a choice.
+fn sum(accepts: &[Accepts], choice: usize) -> usize {
+    accepts.iter().flat_map(|a| &a.counts[choice]).sum()
+}
+
+fn hours(accepts: &[Accepts]) -> f64 {
+    accepts.iter().map(|accepts| accepts.hours).sum()
 }
 
 /// Runs the command.
@@ -186,8 +172,8 @@ pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
     );
     progress.say(&task.report.to_string());
     // Before hours of listening: thresholds that all differ must have room.
-    let different =
-        (0..labels.len()).map(|n| Calibration::threshold(CANDIDATES[n * 7 % CANDIDATES.len()]));
+    let candidates = candidates();
+    let different = (0..labels.len()).map(|n| candidates[n * 7 % candidates.len()]);
     let calibration = Calibration {
         false_accepts_per_hour: a.per_hour,
         verified: true,
@@ -301,72 +287,45 @@ fn choose(
     progress: &Progress,
 ) -> Result<(Report, Vec<f32>)> {
     let labels = &listening.language.labels;
-    let keywords = labels.len() - NOT_KEYWORDS;
     let stream = development_stream(task, a.seed)?.with_context(|| {
         format!(
             "`{}` has no development clips of its keywords, so nothing tells what a threshold misses; add recordings of other speakers",
             a.lang
         )
     })?;
-    let candidates = CANDIDATES.map(Calibration::threshold);
-    let for_all: Vec<Vec<f32>> = candidates.iter().map(|t| vec![*t; labels.len()]).collect();
-    let (accepts, hours) =
-        listening.false_accepts(choosing, &for_all, progress, "choosing on negatives")?;
-
-    // Missed words and false alarms of every keyword at every candidate, on development clips.
-    let mut losses = vec![vec![0.0; labels.len()]; candidates.len()];
-    let heard = listening.hear(&stream.samples, &for_all)?;
-    for (losses, detected) in losses.iter_mut().zip(&heard) {
-        let matched = match_detections(&stream.events, detected, TOLERANCE_SAMPLES);
-        for miss in matched.misses {
-            losses[stream.events[miss].label] += 1.0;
-        }
-        for alarm in matched.false_alarms {
-            losses[detected[alarm].label] += 1.0;
-        }
-    }
-    // Of equally good thresholds the highest: the quieter device annoys less.
-    let best = |price: f64, label: usize| {
-        let cost = |at: &usize| losses[*at][label] + price * accepts[*at][label] as f64;
-        let least = (0..candidates.len())
-            .rev()
-            .min_by(|x, y| cost(x).total_cmp(&cost(y)));
-        candidates[least.unwrap_or_default()]
-    };
-    let mut choices: Vec<Vec<f32>> = Vec::new();
-    for price in PRICES {
-        let mut choice: Vec<f32> = (0..keywords).map(|label| best(price, label)).collect();
-        // No keywords; coded at no cost as the one before.
-        choice.resize(labels.len(), choice[keywords - 1]);
-        if choices.last() != Some(&choice) {
-            choices.push(choice);
-        }
-    }
-    choices.push(for_all[candidates.len() - 1].clone());
+    let ear = listening.ear();
+    let accepts = listening.accepts(choosing, &ear.alike(), progress, "choosing on negatives")?;
+    let choices = ear.evidence(&stream)?.with(&accepts).choices();
     // Keywords compete, so that what they do together is not the sum of what they do alone: heard once more.
-    let (together, _) = listening.false_accepts(choosing, &choices, progress, "listening again")?;
-    let allowed = f64::from(a.per_hour) * hours;
-    let kept = |counts: &Vec<usize>| counts.iter().sum::<usize>() as f64 <= allowed;
-    let Some(chosen) = together.iter().position(kept) else {
-        let least: usize = together.last().map_or(0, |counts| counts.iter().sum());
+    let tried: Vec<Vec<f32>> = choices.iter().map(|c| c.thresholds.clone()).collect();
+    let together = listening.accepts(choosing, &tried, progress, "listening again")?;
+    let hours_chosen_on = hours(&together);
+    let wanted = f64::from(a.per_hour);
+    let kept = |at: &usize| sum(&together, *at) as f64 <= wanted * hours_chosen_on;
+    // Minutes of audio hold too little to expect a low rate of anything: then what was heard decides.
+    let expected = |at: &usize| choices[*at].per_hour <= wanted;
+    let mut all = 0..choices.len();
+    let chosen = all.clone().find(|at| kept(at) && expected(at));
+    let Some(chosen) = chosen.or_else(|| all.find(kept)) else {
+        let last = choices.len() - 1;
         bail!(
-            "no threshold up to {:.2} keeps {} false accepts an hour on these negatives: {least} in {hours:.2} h even there; listen to what they are (`swr eval --stream --negatives`), \
-             and train with such words in `_unknown_`",
-            candidates[candidates.len() - 1],
-            a.per_hour
+            "no thresholds keep {} false accepts an hour on these negatives: {} in {hours_chosen_on:.2} h even with the highest; listen to what they are \
+             (`swr eval --stream --negatives`), and train with such words in `_unknown_`",
+            a.per_hour,
+            sum(&together, last)
         );
     };
-    let thresholds = choices.swap_remove(chosen);
-    let chosen_on = part(choosing, hours, together[chosen].iter().sum());
+    let thresholds = ear.for_labels(&tried[chosen]);
+    let chosen_on = part(choosing, hours_chosen_on, sum(&together, chosen));
     // With them, and with those that the package has now.
     let both = [
         thresholds.clone(),
         listening.language.detector.thresholds.clone(),
     ];
-    let (judged, judged_hours) =
-        listening.false_accepts(judging, &both, progress, "judging on negatives")?;
-    let judged_on = part(judging, judged_hours, judged[0].iter().sum());
-    let heard = listening.hear(&stream.samples, &both)?;
+    let judged = listening.accepts(judging, &both, progress, "judging on negatives")?;
+    let judged_hours = hours(&judged);
+    let judged_on = part(judging, judged_hours, sum(&judged, 0));
+    let heard = ear.hear(&stream.samples, &both)?;
     let found = |heard: &[Detected]| {
         let matched = match_detections(&stream.events, heard, TOLERANCE_SAMPLES);
         matched.hits.len()
@@ -382,8 +341,8 @@ fn choose(
         words: stream.events.len(),
         found: found(&heard[0]),
         found_before: found(&heard[1]),
-        false_accepts_before: judged[1].iter().sum(),
-        thresholds: labels[..keywords]
+        false_accepts_before: sum(&judged, 1),
+        thresholds: labels[..ear.keywords()]
             .iter()
             .cloned()
             .zip(thresholds.clone())
@@ -510,7 +469,7 @@ impl fmt::Display for Report {
             percent(self.found_before)
         )?;
         for (keyword, threshold) in &self.thresholds {
-            writeln!(f, "  {threshold:.2}  {keyword}")?;
+            writeln!(f, "  {threshold:<7}  {keyword}")?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use swr_core::package::{Budget, Counts};
 
 use crate::baselines::Method;
+use crate::calibrate::Heard;
 
 /// What one run is: equal cells are the same run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,10 @@ pub struct Row {
     pub predictions: Vec<u32>,
     /// Posterior of the likeliest keyword, per mille.
     pub keyword_posteriors: Vec<u16>,
+    /// What is heard of a stream of TEST words and of running speech, with thresholds chosen on DEV for 5 false accepts an hour; for cells of TEST with a network of
+    /// one language, where there are development words to choose by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Heard>,
     /// Seconds of training, the shared dense stage not counted.
     pub seconds: f64,
     /// Which weights of the base differ, the classifier's left out: a bit each in the order of tensors' names, the first the highest of a digit, in

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
+use swr_core::detector::Timing;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Faults, Task, TaskOptions};
 
@@ -17,6 +18,7 @@ use crate::adapt::{
 };
 use crate::architecture::Architecture;
 use crate::baselines::Method;
+use crate::calibrate::{Heard, calibrate, hear_test};
 use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
 use crate::evaluate::answers;
@@ -343,6 +345,14 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         Limit::FileBytes(_) => (adapted.allowed / served, file_bytes),
         _ => (adapted.allowed, adapted.used),
     };
+    let detector = (
+        base.manifest().window_frames,
+        base.manifest().timing.unwrap_or_default(),
+    );
+    let heard = match !joint && cell.split == "test" {
+        true => heard(&adapted.merged, detector, &language.task, cell.seed)?,
+        false => None,
+    };
     let labels = language.labels.clone();
     let (judged, record) = clips.judged(cell, place)?;
     let labels = judged_labels(&labels, &record)?;
@@ -394,6 +404,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         clips: judged.len(),
         predictions,
         keyword_posteriors,
+        heard,
         seconds,
         gates,
     };
@@ -413,6 +424,19 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     Ok(true)
+}
+
+/// What the network hears of TEST, with the thresholds that a release of it would have.
+fn heard(
+    weights: &Weights,
+    detector: (usize, Timing),
+    task: &Task,
+    seed: u64,
+) -> Result<Option<Heard>> {
+    match calibrate(weights, detector, task, seed)? {
+        Some(c) if c.calibration.is_some() => hear_test(weights, detector, task, &c.thresholds),
+        _ => Ok(None),
+    }
 }
 
 /// The settings that a dense stage depends on: all but those of what comes after it.

@@ -258,6 +258,7 @@ mod tests {
             clips: predictions.len(),
             predictions,
             keyword_posteriors: Vec::new(),
+            heard: None,
             seconds: 0.0,
             changed_bits: String::new(),
             curve: Vec::new(),

@@ -26,6 +26,8 @@ pub struct SceneSettings {
     pub fragments: f32,
     /// Shortest and longest pause between what is said, in seconds.
     pub gap_s: [f32; 2],
+    /// Frames after a word's end (negative: before it) from and until which it is due: somewhere between them its posterior must be high.
+    pub due_frames: [isize; 2],
     /// Probability that a sound made in code is heard besides.
     pub sound_probability: f32,
     /// Probability that the scene is the beginning of a stream, after silence.
@@ -69,6 +71,11 @@ impl SceneSettings {
             (0.0..=1.0).contains(&self.balance),
             "scenes.balance = {}: expected 0 to 1",
             self.balance
+        );
+        let [from, until] = self.due_frames;
+        ensure!(
+            -30 <= from && from < until && until <= 100,
+            "scenes.due_frames = [{from}, {until}]: expected first, last, -30 to 100"
         );
         let [low, high] = self.gap_s;
         ensure!(

@@ -11,14 +11,16 @@ use super::{
         MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels, check_language, check_model_version,
         check_text, check_thresholds,
     },
-    manifest::Calibration,
+    manifest::{Calibration, THRESHOLD_BITS},
 };
 use crate::labels::{MAX_LABEL_BYTES, MAX_LABELS, SILENCE, UNKNOWN};
 
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
 const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
-/// The delta format that is written and read.
-pub const DELTA_VERSION: u16 = 3;
+/// The delta format that is written.
+pub const DELTA_VERSION: u16 = 4;
+/// The one before it, which is read as well, and written again as it was: its flags are one byte, its thresholds hundredths.
+const OLD_DELTA_VERSION: u16 = 3;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 
@@ -26,16 +28,14 @@ pub const MAX_DELTA_BYTES: usize = 16 << 20;
 pub(super) const MAX_CHANGES: usize = 4_096;
 
 /// Flag: synthetic speech was trained on in place of recordings.
-const FLAG_SYNTHETIC: u8 = 1;
+const FLAG_SYNTHETIC: u16 = 1;
 /// Flag: the delta fits the base of one manifest, whose digest it holds.
-const FLAG_MANIFEST: u8 = 2;
-/// Flag: thresholds were chosen for a rate of false accepts, which the file holds; they are whole hundredths.
-const FLAG_CALIBRATED: u8 = 4;
+const FLAG_MANIFEST: u16 = 2;
+/// Flag: thresholds were chosen for a rate of false accepts, which the file holds; they are steps of [`Calibration::threshold`].
+const FLAG_CALIBRATED: u16 = 4;
 /// Flag: audio that took no part in the choice has shown that the rate is kept.
-const FLAG_VERIFIED: u8 = 8;
-const FLAGS: u8 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
-/// Bits of a threshold in hundredths.
-const THRESHOLD_BITS: u32 = 7;
+const FLAG_VERIFIED: u16 = 8;
+const FLAGS: u16 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -82,6 +82,8 @@ impl DeltaHeader {
 /// What turns a base into the network of one language; made by [`Delta::build`] or [`Delta::read`] and valid from then on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delta {
+    /// Of the format, the one that it was read from.
+    pub(super) version: u16,
     pub(super) header: DeltaHeader,
     pub(super) base: Digest,
     pub(super) merged: Digest,
@@ -144,6 +146,7 @@ impl Delta {
             });
         }
         Ok(Self {
+            version: DELTA_VERSION,
             header,
             signature: [0; SIGNATURE_BYTES],
             ..self
@@ -211,14 +214,17 @@ impl Delta {
         let mut fields = Fields { rest, offset: 0 };
         fields.take::<4>()?;
         let version = u16::from_le_bytes(fields.take()?);
-        if version != DELTA_VERSION {
+        if ![OLD_DELTA_VERSION, DELTA_VERSION].contains(&version) {
             return Err(PackageError::UnsupportedVersion {
                 what: "delta",
                 found: version.into(),
                 supported: DELTA_VERSION.into(),
             });
         }
-        let [flags] = fields.take()?;
+        let flags = match version {
+            OLD_DELTA_VERSION => u16::from(fields.take::<1>()?[0]),
+            _ => u16::from_le_bytes(fields.take()?),
+        };
         let verified = flags & FLAG_VERIFIED != 0;
         if flags & !FLAGS != 0 || (verified && flags & FLAG_CALIBRATED == 0) {
             return Err(PackageError::UnsupportedFeature {
@@ -251,6 +257,7 @@ impl Delta {
         };
         header.check()?;
         Ok(Self {
+            version,
             header,
             base,
             merged,
@@ -259,7 +266,7 @@ impl Delta {
         })
     }
 
-    /// The bytes of the delta's file; equal deltas give equal bytes.
+    /// The bytes of the delta's file, in the format that it was read from or the newest; equal deltas give equal bytes.
     pub fn write(&self) -> Vec<u8> {
         self.encode().0
     }
@@ -284,7 +291,7 @@ impl Delta {
         let header = &self.header;
         let mut bytes = Vec::new();
         bytes.extend(MAGIC);
-        bytes.extend(DELTA_VERSION.to_le_bytes());
+        bytes.extend(self.version.to_le_bytes());
         let verified = header.calibration.is_some_and(|c| c.verified);
         let flags = [
             (FLAG_SYNTHETIC, header.synthetic),
@@ -293,7 +300,12 @@ impl Delta {
             (FLAG_VERIFIED, verified),
         ];
         let set = flags.iter().filter(|(_, set)| *set);
-        bytes.push(set.map(|(flag, _)| flag).sum());
+        let flags: u16 = set.map(|(flag, _)| flag).sum();
+        let flag_bytes = match self.version {
+            OLD_DELTA_VERSION => 1,
+            _ => 2,
+        };
+        bytes.extend(&flags.to_le_bytes()[..flag_bytes]);
         bytes.extend(header.model_version.to_le_bytes());
         if let Some(calibration) = &header.calibration {
             bytes.extend(calibration.false_accepts_per_hour.to_le_bytes());
@@ -423,9 +435,8 @@ fn code<C: Coder>(
     for place in 0..labels.len() {
         let threshold = given_thresholds.get(place).copied().unwrap_or_default();
         if calibration.is_some() {
-            let hundredths = Calibration::hundredths(threshold);
-            let hundredths = coder.tree(&mut steps, THRESHOLD_BITS, hundredths)?;
-            before = Calibration::threshold(hundredths);
+            let step = coder.tree(&mut steps, THRESHOLD_BITS, Calibration::step(threshold))?;
+            before = Calibration::threshold(step);
         } else if !coder.bit(&mut as_before, threshold.to_bits() == before.to_bits())? {
             before = f32::from_bits(coder.raw(32, threshold.to_bits())?);
         }

@@ -52,6 +52,12 @@ pub enum PackageError {
         /// The number.
         found: u32,
     },
+    /// The base needs something that this program does not know.
+    #[error("the base needs {feature}, which this program does not know; update it")]
+    UnknownNeed {
+        /// The name in its manifest, as JSON.
+        feature: String,
+    },
     /// Bytes are missing, altered or contradict one another.
     #[error("damaged file: {what} at byte {offset}; copy or make the file again")]
     Damaged {

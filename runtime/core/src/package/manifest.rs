@@ -19,6 +19,12 @@ pub const MANIFEST_VERSION: u32 = 4;
 pub(super) const OLD_MANIFEST_VERSION: u32 = 2;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// Bits of a calibrated threshold's step.
+pub(super) const THRESHOLD_BITS: u32 = 7;
+/// The step of the threshold 1.
+const HUNDREDTHS: u32 = 100;
+/// Steps in which the distance to 1 falls to a tenth.
+const STEPS_A_NINE: f64 = 9.0;
 /// Longest averaging window and context, in frames (10 minutes); more is a mistake.
 const MAX_FRAMES: usize = 60_000;
 
@@ -56,6 +62,9 @@ pub struct Manifest {
     pub tensors_sha256: Digest,
     /// SHA-256 of the ONNX file's bytes.
     pub onnx_sha256: Digest,
+    /// What a reader must know beyond this format; nothing yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// Where the weights come from: resolved configuration, seed, whatever the trainer records.
     pub training: Map<String, Value>,
 }
@@ -81,17 +90,41 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// The threshold of so many hundredths: the f32 nearest to it.
-    pub fn threshold(hundredths: u32) -> f32 {
-        hundredths as f32 / 100.0
+    /// The last step of [`Calibration::threshold`].
+    pub const STEPS: u32 = (1 << THRESHOLD_BITS) - 1;
+
+    /// The threshold of a step, 0 to [`Calibration::STEPS`]: so many hundredths up to 100, the f32 nearest to them; above, 1 - 10^-(2 + (step - 100) / 9), since
+    /// what is rare shows close to 1.
+    pub fn threshold(step: u32) -> f32 {
+        match step {
+            0..=HUNDREDTHS => step as f32 / 100.0,
+            _ => {
+                let nines = 2.0 + f64::from(step - HUNDREDTHS) / STEPS_A_NINE;
+                (1.0 - libm::pow(10.0, -nines)) as f32
+            }
+        }
     }
 
-    /// How many hundredths a threshold is, the nearest number.
-    pub(super) fn hundredths(threshold: f32) -> u32 {
-        libm::roundf(threshold * 100.0) as u32
+    /// The steps of rising thresholds, from one of them on.
+    pub fn steps_from(first: u32) -> impl Iterator<Item = f32> {
+        let below = (first..HUNDREDTHS).map(Self::threshold);
+        below.chain((HUNDREDTHS + 1..=Self::STEPS).map(Self::threshold))
     }
 
-    /// Checks the rate, and that the thresholds are whole hundredths.
+    /// The step of a threshold, the one nearest to it or the next.
+    pub(super) fn step(threshold: f32) -> u32 {
+        let rest = 1.0 - f64::from(threshold);
+        if rest <= 0.0 {
+            return HUNDREDTHS;
+        }
+        let above = libm::round((-libm::log10(rest) - 2.0) * STEPS_A_NINE);
+        match above >= 1.0 {
+            true => (HUNDREDTHS + above as u32).min(Self::STEPS),
+            false => libm::round(100.0 * f64::from(threshold)) as u32,
+        }
+    }
+
+    /// Checks the rate, and that the thresholds are steps.
     pub(super) fn check(&self, thresholds: &[f32]) -> Result<(), PackageError> {
         let bad = |reason| PackageError::BadField {
             field: "calibration",
@@ -104,11 +137,11 @@ impl Calibration {
             )));
         }
         let on_grid = |threshold: &&f32| {
-            Self::threshold(Self::hundredths(**threshold)).to_bits() == threshold.to_bits()
+            Self::threshold(Self::step(**threshold)).to_bits() == threshold.to_bits()
         };
         match thresholds.iter().find(|threshold| !on_grid(threshold)) {
             Some(threshold) => Err(bad(format!(
-                "expected thresholds of whole hundredths, found {threshold}"
+                "expected thresholds on the grid of FORMAT.md, such as whole hundredths, found {threshold}"
             ))),
             None => Ok(()),
         }
@@ -129,7 +162,7 @@ impl Manifest {
     /// Reads and checks a manifest.
     ///
     /// # Errors
-    /// [`PackageError::UnsupportedVersion`] before anything else is looked at, then
+    /// [`PackageError::UnsupportedVersion`] before anything else is looked at, then [`PackageError::UnknownNeed`],
     /// [`PackageError::UnknownFrontend`] for settings that the front end does not reproduce,
     /// [`PackageError::BadManifest`] for what is no such JSON object, [`PackageError::BadField`] for a value against its rule.
     pub fn parse(bytes: &[u8]) -> Result<Self, PackageError> {
@@ -153,6 +186,13 @@ impl Manifest {
                 what: "manifest",
                 found: format,
                 supported: MANIFEST_VERSION,
+            });
+        }
+        // Before anything else, which such a feature may have changed.
+        let needs = value.get("needs").and_then(Value::as_array);
+        if let Some(feature) = needs.and_then(|needs| needs.first()) {
+            return Err(PackageError::UnknownNeed {
+                feature: feature.to_string(),
             });
         }
         if let Some(settings) = value.get("frontend") {

@@ -127,6 +127,7 @@ impl Delta {
             }
         }
         let mut delta = Self {
+            version: super::DELTA_VERSION,
             header,
             base: digest(base),
             merged: Digest([0; 32]),
