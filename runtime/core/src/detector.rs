@@ -8,6 +8,7 @@ use core::ops::Range;
 use crate::labels::{LabelsError, NOT_KEYWORDS, check_labels};
 pub use crate::settings::Timing;
 use crate::settings::WINDOW_FRAMES;
+use crate::softmax::softmax;
 
 /// A peak moves on only if the posterior rises by more than this over it. A posterior near 1 creeps upwards for as long as the word
 /// fills the averaging window; waiting for the very last rise would delay the event by tenths of a second.
@@ -291,18 +292,27 @@ impl Trigger {
         self.frames += 1;
 
         let keywords = self.thresholds.len() - NOT_KEYWORDS;
+        let scores = posteriors[..keywords].iter();
+        let pairs = scores.zip(&self.thresholds);
+        // A posterior that is not a number is below every threshold. In most frames all are: without a branch for each, since compilers make vectors of it.
+        let any = pairs
+            .clone()
+            .fold(false, |any, (score, threshold)| any | (score >= threshold));
         let mut best: Option<Detection> = None;
-        for (label, &score) in posteriors[..keywords].iter().enumerate() {
-            // A posterior that is not a number is below every threshold.
-            let reached = score >= self.thresholds[label];
-            self.armed[label] |= !reached;
-            if reached && best.is_none_or(|best| score > best.score) {
-                best = Some(Detection {
-                    label,
-                    score,
-                    frame,
-                    given: frame,
-                });
+        if !any {
+            self.armed.fill(true);
+        } else {
+            for (label, (&score, threshold)) in pairs.enumerate() {
+                let reached = score >= *threshold;
+                self.armed[label] |= !reached;
+                if reached && best.is_none_or(|best| score > best.score) {
+                    best = Some(Detection {
+                        label,
+                        score,
+                        frame,
+                        given: frame,
+                    });
+                }
             }
         }
         // The strongest keyword decides even where it is not armed: as long as it sounds, a weaker one is no word of its own.
@@ -484,8 +494,9 @@ impl SlidingMean {
     }
 
     fn mean(&self, means: &mut [f32]) {
+        let scale = 1.0 / self.filled as f64;
         for (mean, sum) in means.iter_mut().zip(&self.sums) {
-            *mean = (sum / self.filled as f64) as f32;
+            *mean = (sum * scale) as f32;
         }
     }
 }
@@ -493,18 +504,5 @@ impl SlidingMean {
 fn add(sums: &mut [f64], row: &[f32]) {
     for (sum, &value) in sums.iter_mut().zip(row) {
         *sum += f64::from(value);
-    }
-}
-
-/// Logits to posteriors in place, with `expf` from libm so that every machine gets the same bits.
-fn softmax(values: &mut [f32]) {
-    let largest = values.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-    let mut sum = 0.0;
-    for value in values.iter_mut() {
-        *value = libm::expf(*value - largest);
-        sum += *value;
-    }
-    for value in values.iter_mut() {
-        *value /= sum;
     }
 }

@@ -27,6 +27,7 @@ pub mod network;
 
 // Logits to detections.
 pub mod detector;
+mod softmax;
 
 pub mod golden;
 

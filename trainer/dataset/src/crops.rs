@@ -1,7 +1,6 @@
 //! Clips that are cut out of longer recordings: silence of rooms, and seconds of running speech without the keywords. Nothing is written; a clip knows its recording.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -55,15 +54,16 @@ pub(crate) fn silence(
 
 /// Seconds of running speech, evenly from all of the split's files: at most half as many as there are other unknown clips, or some where there are none.
 pub(crate) fn running_speech(
-    negatives: &[(Split, PathBuf)],
+    negatives: &[&RoleFile],
     split: Split,
     others: usize,
     label: usize,
     faults: &mut Faults,
 ) -> Vec<Clip> {
-    let of_split = negatives.iter().filter(|(found, _)| *found == split);
+    let of_split = |file: &&&RoleFile| file.split == Some(split) && file.gives_clips;
     let mut recordings = Vec::new();
-    for (_, path) in of_split {
+    for file in negatives.iter().filter(of_split) {
+        let path = &file.path;
         let samples = faults.decode(path).unwrap_or_default();
         if samples.len() >= CLIP_SAMPLES {
             recordings.push(Arc::new(Background {
@@ -100,28 +100,37 @@ pub(crate) fn running_speech(
     clips
 }
 
-/// Running speech without the keywords: the language's own, or where there is none that of other languages, which is told.
+/// Running speech without the keywords: of each set the language's own, or where there is none that of other languages, which is told.
 pub(crate) fn running_speech_of<'a>(
     found: &'a Found,
     language: &str,
     report: &mut Report,
 ) -> Vec<&'a RoleFile> {
-    if !found.negatives.is_empty() {
-        return found.negatives.iter().collect();
+    let (mut files, mut sets, mut codes) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for split in Split::ALL {
+        let of_split = |file: &&RoleFile| file.split == Some(split);
+        let own = found.negatives.iter().filter(of_split);
+        if own.clone().next().is_some() {
+            files.extend(own);
+            continue;
+        }
+        for (code, foreign) in &found.foreign_negatives {
+            let before = files.len();
+            files.extend(foreign.iter().filter(of_split));
+            if files.len() > before {
+                codes.insert(code.as_str());
+                sets.push(split.name());
+            }
+        }
     }
-    let foreign = || {
-        found
-            .foreign_negatives
-            .iter()
-            .filter(|(_, f)| !f.is_empty())
-    };
-    let codes: BTreeSet<&str> = foreign().map(|(code, _)| code.as_str()).collect();
+    sets.dedup();
     if !codes.is_empty() {
         let codes: Vec<&str> = codes.into_iter().collect();
         report.notes.push(format!(
-            "no running speech of `{language}`: that of {} is taken for speech without its keywords",
+            "no running speech of `{language}` in {}: that of {} is taken for speech without its keywords",
+            sets.join(", "),
             codes.join(", ")
         ));
     }
-    foreign().flat_map(|(_, files)| files).collect()
+    files
 }

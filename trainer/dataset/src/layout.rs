@@ -108,6 +108,23 @@ pub(crate) struct RoleFile {
     pub(crate) path: PathBuf,
     /// The set that it is for; none if it is for all.
     pub(crate) split: Option<Split>,
+    /// Clips are cut out of it: not of what is added to a task, if it is not to train on.
+    pub(crate) gives_clips: bool,
+}
+
+impl RoleFile {
+    fn new(path: PathBuf, split: Option<Split>) -> Self {
+        Self {
+            path,
+            split,
+            gives_clips: true,
+        }
+    }
+
+    /// The set that it is for, and where it lies.
+    pub(crate) fn of_set(&self) -> Option<(Split, PathBuf)> {
+        Some((self.split?, self.path.clone()))
+    }
 }
 
 /// What to look for in a folder.
@@ -158,7 +175,7 @@ pub(crate) fn scan(root: &Path, wanted: &Wanted<'_>) -> Result<Found, DatasetErr
             let files = audio_files(&folder)?.into_iter();
             found
                 .noise
-                .extend(files.map(|path| RoleFile { path, split: None }));
+                .extend(files.map(|path| RoleFile::new(path, None)));
         }
     }
     found.noise.extend(by_role(&root.join("noise"))?);
@@ -195,10 +212,8 @@ fn by_role(folder: &Path) -> Result<Vec<RoleFile>, DatasetError> {
     for split in Split::ALL {
         let of_split = folder.join(split.name().to_lowercase());
         if of_split.is_dir() {
-            files.extend(audio_below(&of_split)?.into_iter().map(|path| RoleFile {
-                path,
-                split: Some(split),
-            }));
+            let found = audio_below(&of_split)?.into_iter();
+            files.extend(found.map(|path| RoleFile::new(path, Some(split))));
         }
     }
     Ok(files)

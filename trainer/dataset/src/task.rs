@@ -262,10 +262,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         ..Report::default()
     };
     let background = backgrounds(&found.noise, &mut report);
-    let negatives: Vec<(Split, PathBuf)> = running_speech_of(&found, language, &mut report)
-        .into_iter()
-        .filter_map(|file| Some((file.split?, file.path.clone())))
-        .collect();
+    let negatives = running_speech_of(&found, language, &mut report);
     let in_language = || {
         found
             .corpora
@@ -377,7 +374,7 @@ pub fn task(data: &Path, language: &str, options: &TaskOptions) -> Result<Task, 
         test,
         own_words,
         background,
-        negatives,
+        negatives: negatives.iter().filter_map(|file| file.of_set()).collect(),
         report,
     })
 }
@@ -437,10 +434,10 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         let first = all.noise.is_empty();
         let is_added = |file: &RoleFile| file.split.is_some_and(is_added);
         found.noise.retain(|file| first || is_added(file));
-        found.negatives.retain(is_added);
-        for (_, files) in &mut found.foreign_negatives {
-            files.retain(is_added);
-        }
+        // Thresholds are chosen by what is said in all of the running speech; clips that judge are cut out of none that is added.
+        let foreign = found.foreign_negatives.iter_mut().flat_map(|(_, f)| f);
+        let running = foreign.chain(&mut found.negatives);
+        running.for_each(|file| file.gives_clips = is_added(file));
         all.foreign_negatives.extend(found.foreign_negatives);
         all.noise.extend(found.noise);
         all.negatives.extend(found.negatives);
