@@ -12,6 +12,9 @@ extern crate alloc;
 // Numbers and names.
 mod settings;
 
+// Arithmetic.
+mod softmax;
+
 pub mod labels;
 
 // Samples to frames.
@@ -27,7 +30,6 @@ pub mod network;
 
 // Logits to detections.
 pub mod detector;
-mod softmax;
 
 pub mod golden;
 
