@@ -27,6 +27,7 @@ use crate::progress::Progress;
 
 /// Confidence of the proof and of intervals.
 const CONFIDENCE: f64 = 0.95;
+/// Choose thresholds for a wanted rate of false accepts
 #[derive(Args)]
 #[command(after_help = "Examples:
   swr-train calibrate --data ../shared/speech --lang ar --negatives radio --per-hour 1
