@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::{Frontend, log_mel};
-use swr_core::{CONTEXT_FRAMES, FrontendSettings, MEL_BINS, WINDOW_SAMPLES};
+use swr_core::{CONTEXT_FRAMES, FrontendSettings, LevelSettings, MEL_BINS, WINDOW_SAMPLES};
 use swr_runtime::{ClipRunner, Engine, Model, Models, Operation};
 use swr_tests::models;
 use swr_trainer::network::{Pass, Path, frame_logits};
@@ -63,7 +63,7 @@ fn candle_and_tract_give_the_same_logits() {
             let tract = runner.logits(second).unwrap().to_vec();
             let mut samples = vec![0f32; swr_trainer::augment::CONTEXT_SAMPLES];
             samples.extend(second);
-            let x = as_tensor(&log_mel(&samples).unwrap());
+            let x = as_tensor(&log_mel(&model.language.frontend, &samples).unwrap());
             for path in [Path::Fused, Path::Plain] {
                 let pass = Pass {
                     path,
@@ -97,7 +97,7 @@ fn a_stream_in_tract_equals_the_whole() {
     let opened = Models::open(models()).unwrap();
     for language in ["en", "ar"] {
         let model = opened.load(language).unwrap();
-        let frames = log_mel(&audio(language)[..16_000 * 6]).unwrap();
+        let frames = log_mel(&model.language.frontend, &audio(language)[..16_000 * 6]).unwrap();
         let count = frames.len() / MEL_BINS / 20 * 20;
         let frames = &frames[..count * MEL_BINS];
         let whole = stream(&mut model.engine(count).unwrap(), frames);
@@ -206,8 +206,12 @@ fn merging_adds_no_operation() {
 #[test]
 fn training_and_device_features_are_the_same_bits() {
     let samples = &audio("en")[..16_000 * 3];
-    let whole = log_mel(samples).unwrap();
-    let mut frontend = Frontend::new(&FrontendSettings::default()).unwrap();
+    let settings = FrontendSettings {
+        level: Some(LevelSettings::default()),
+        ..FrontendSettings::default()
+    };
+    let whole = log_mel(&settings, samples).unwrap();
+    let mut frontend = Frontend::new(&settings).unwrap();
     let mut streamed = Vec::new();
     // Chunks of a microphone's callback: anything.
     for chunk in samples.chunks(213) {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use sha2::{Digest as _, Sha256};
 use swr_core::detector::{Detection, Detector};
+use swr_core::frontend::Frontend;
 use swr_core::model::Language;
 use swr_core::network::Stream;
 use swr_core::package::Digest;
@@ -50,13 +51,16 @@ pub fn hear(
     let Language {
         labels,
         detector,
+        frontend,
         context_frames,
         ..
     } = &model.language;
     let mut detector = Detector::new(labels, detector.clone())?;
     let mut detections = Vec::new();
     let mut network = Stream::new(&model.network, STEP_FRAMES);
-    hear_recording(&mut network, *context_frames, samples, |logits| {
+    let mut frontend = Frontend::new(frontend)?;
+    let heard_by = (&mut frontend, *context_frames);
+    hear_recording(&mut network, heard_by, samples, |logits| {
         see(logits);
         detections.extend(detector.push(logits));
     })?;

@@ -2,7 +2,7 @@
 //! The protocol is the same for every method and language, so that accuracies can be compared.
 
 use swr_core::frontend::{Frontend, frame_count};
-use swr_core::{FrontendSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
+use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ};
 
 use crate::engine::Engine;
 use crate::error::{ModelsError, SpotError};
@@ -33,12 +33,11 @@ impl ClipRunner {
     /// [`ModelsError`] when the network cannot be built.
     pub fn new(model: &Model) -> Result<ClipRunner, ModelsError> {
         let samples = vec![0.0; model.language.context_frames * HOP_SAMPLES + CLIP_SAMPLES];
-        let frontend = Frontend::new(&FrontendSettings::default()).map_err(|source| {
-            ModelsError::Frontend {
+        let frontend =
+            Frontend::new(&model.language.frontend).map_err(|error| ModelsError::Spotter {
                 path: model.path.clone(),
-                source,
-            }
-        })?;
+                source: Box::new(error.into()),
+            })?;
         Ok(ClipRunner {
             frontend,
             engine: model.engine(frame_count(samples.len()))?,

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use swr_core::audio::{AudioError, MAX_RATE_HZ, MIN_RATE_HZ};
 use swr_core::detector::DetectorError;
-use swr_core::frontend::FrontendError;
 use swr_core::network::NetworkError;
 use swr_core::package::PackageError;
 use swr_core::spotter;
@@ -155,13 +154,13 @@ pub enum ModelsError {
         /// Number of classes of the network.
         classes: usize,
     },
-    /// Front-end settings that are not reproduced.
+    /// Front-end settings that are not reproduced, or languages whose front ends differ.
     #[error("{path}: {source}", path = path.display())]
-    Frontend {
-        /// The file that asks for them.
+    Spotter {
+        /// The file or folder that asks for them.
         path: PathBuf,
-        /// Which setting.
-        source: FrontendError,
+        /// What does not fit.
+        source: Box<SpotError>,
     },
     /// Labels, thresholds or settings of the detector that do not fit together.
     #[error("{path}: {source}", path = path.display())]

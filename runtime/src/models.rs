@@ -290,7 +290,10 @@ impl Models {
     ) -> Result<Spotter, ModelsError> {
         let listener = |language: &L| self.listener(language.as_ref(), step_frames);
         let listeners = languages.iter().map(listener).collect::<Result<_, _>>()?;
-        Ok(Spotter::new(listeners))
+        Spotter::new(listeners).map_err(|source| ModelsError::Spotter {
+            path: self.directory().to_path_buf(),
+            source: Box::new(source),
+        })
     }
 
     /// Runs a language's golden clip on it, as a trial before it is trusted; the posterior of the clip's keyword. `None` where the models have no golden clip.

@@ -2,19 +2,80 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use swr_core::package::Digest;
 
-use crate::checkpoint::Run;
+use crate::adapt::{CLASSIFIER, Frame, observe};
+use crate::checkpoint::{Run, learned_by};
 use crate::config::BaseConfig;
 use crate::examples::{Batch, Language, Scenes};
 use crate::fused::{Dropout, NormMode, Statistics};
-use crate::learner::{Learner, Rule, fold};
+use crate::learner::{Learner, Rule, fold, state_of, unfold};
 use crate::loss::{Score, stream_loss};
+use crate::models::{BASE_JSON, read_base};
 use crate::network::{Pass, Path, Weights, frame_logits, initial_weights};
 use crate::progress::Progress;
 use crate::random::mix;
 use crate::train::{Stage, run_stage};
+use crate::weights::from_package;
+
+/// What a training begins with in place of random weights, and its digest: what another run had learned, or a base that was released.
+pub struct Beginning {
+    /// As a checkpoint keeps it.
+    pub state: BTreeMap<String, Tensor>,
+    /// Of the checkpoint or the base's tensors.
+    pub digest: Digest,
+}
+
+impl Beginning {
+    /// Reads the folder of a run, or one of models, whose base is of the same architecture. Of the base's classifier, labels that `language` has too keep their
+    /// rows; the others begin at random.
+    pub fn read(
+        folder: &std::path::Path,
+        config: &BaseConfig,
+        language: &Language,
+    ) -> Result<Self> {
+        if !folder.join(BASE_JSON).exists() {
+            let (state, digest) = learned_by(folder)?;
+            return Ok(Self { state, digest });
+        }
+        let base = read_base(folder)?;
+        let manifest = base.manifest();
+        ensure!(
+            manifest.architecture == config.architecture.name(),
+            "{}: its base is a {}, the configuration asks for {}; set architecture.tau, or begin with another base",
+            folder.display(),
+            manifest.architecture,
+            config.architecture.name()
+        );
+        let frame = Frame::new(&config.architecture, base.tensors(), manifest.labels.len())?;
+        let sample = language.a_sample(config.seed);
+        let statistics = observe(
+            &config.architecture,
+            &frame.base,
+            &sample,
+            config.schedule.batch,
+        )?;
+        let mut weights = from_package(base.tensors())?;
+        unfold(&mut weights, &statistics)?;
+        let random = initial_weights(&config.architecture, language.labels.len(), config.seed)?;
+        for name in CLASSIFIER {
+            let mut rows = Vec::new();
+            for (row, label) in language.labels.iter().enumerate() {
+                rows.push(match manifest.labels.iter().position(|l| l == label) {
+                    Some(known) => weights[name].narrow(0, known, 1)?,
+                    None => random[name].narrow(0, row, 1)?,
+                });
+            }
+            weights.insert(name.into(), Tensor::cat(&rows, 0)?);
+        }
+        Ok(Self {
+            state: state_of(&weights, &statistics)?,
+            digest: manifest.tensors_sha256,
+        })
+    }
+}
 
 /// A learner of all weights, each decaying to zero.
 pub(crate) fn base_learner(weights: &Weights) -> Result<Learner> {
@@ -57,13 +118,13 @@ pub(crate) fn base_loss(
     )?)
 }
 
-/// Trains a base on a language's clips, from where `run` stands, at first from what another run had learned, if it is given; gives its weights in deployed
+/// Trains a base on a language's clips, from where `run` stands, at first from a beginning, if it is given; gives its weights in deployed
 /// form.
 pub fn train_base(
     config: &BaseConfig,
     language: &Language,
     run: &Run,
-    earlier: Option<&BTreeMap<String, Tensor>>,
+    beginning: Option<&Beginning>,
     progress: &Progress,
 ) -> Result<Weights> {
     let mut learner = base_learner(&initial_weights(
@@ -71,11 +132,9 @@ pub fn train_base(
         language.labels.len(),
         config.seed,
     )?)?;
-    if let Some(earlier) = earlier {
-        let taken = learner.take_up(earlier)?;
-        progress.say(&format!(
-            "{taken} tensors begin as the earlier run left them"
-        ));
+    if let Some(beginning) = beginning {
+        let taken = learner.take_up(&beginning.state)?;
+        progress.say(&format!("{taken} tensors begin as they were left"));
     }
     let reached = run.restore(&mut learner)?.unwrap_or_default();
     let statistics = Statistics::default();

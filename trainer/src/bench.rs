@@ -328,6 +328,7 @@ pub(crate) fn run(a: &BenchArguments, progress: &Progress) -> Result<()> {
                     ..Data::default()
                 },
                 &a.lang,
+                config.pipeline().frontend,
                 1,
                 progress,
             )?,

@@ -14,12 +14,12 @@ use swr_core::package::{
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
 use crate::architecture::{Architecture, TimePadding};
-use crate::base::train_base;
+use crate::base::{Beginning, train_base};
 use crate::baselines::Method;
 use crate::bench::{self, BenchArguments};
 use crate::calibrate::command::{self as calibration, CalibrateArguments};
 use crate::calibrate::{Calibrated, calibrate};
-use crate::checkpoint::{Run, learned_by};
+use crate::checkpoint::Run;
 use crate::compare::command::{self as compare, CompareArguments};
 use crate::config::{ADAPT_DEFAULT, AdaptConfig, BASE_DEFAULT, BaseConfig, resolve};
 use crate::evaluate::command::{self as evaluation, EvaluateArguments, summary};
@@ -29,8 +29,8 @@ use crate::files::write_package;
 use crate::golden::{self, GoldenArguments};
 use crate::languages;
 use crate::models::{
-    Base, MODEL_VERSION, architecture_of, delta_path, read_base, read_language, report_path,
-    write_base, write_report,
+    Base, MODEL_VERSION, Pipeline, architecture_of, delta_path, read_base, read_language,
+    report_path, write_base, write_report,
 };
 use crate::network::Network;
 use crate::pack::{self, DeltaArguments, ExportArguments, PackArguments, UnpackArguments};
@@ -127,16 +127,16 @@ struct Common {
 }
 
 #[derive(Args)]
-#[command(
-    after_help = "Example:\n  swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3"
-)]
+#[command(after_help = "Examples:
+  swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3
+  swr-train base --data my-words --lang nl --from models --set schedule.epochs=40 --models dutch")]
 struct BaseArguments {
     #[command(flatten)]
     common: Common,
     /// Language of the base
     #[arg(long, value_name = "L", default_value = "en")]
     lang: String,
-    /// Begin with what another run learned: the folder of that run, of the same network
+    /// Begin with what another run learned, or with a base: the folder of that run, or of models, of the same network
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
 }
@@ -258,9 +258,12 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let common = &a.common;
     let config: BaseConfig = resolve(common.config.as_deref(), BASE_DEFAULT, &common.set)?;
     config.check()?;
-    let language = Language::load(&common.data, &a.lang, 1, progress)?;
+    let pipeline = config.pipeline();
+    let language = Language::load(&common.data, &a.lang, pipeline.frontend, 1, progress)?;
     check_labels(&language.labels)?;
-    let earlier = a.from.as_deref().map(learned_by).transpose()?;
+    let beginning = |folder: &PathBuf| Beginning::read(folder, &config, &language);
+    let beginning = a.from.as_ref().map(beginning).transpose()?;
+    let from = beginning.as_ref().map(|beginning| beginning.digest);
     let run = Run::open(
         &common.work("base"),
         json!({
@@ -268,18 +271,12 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
             "language": a.lang,
             "labels": language.labels,
             "training_clips": language.training_clips(),
-            "from": earlier.as_ref().map(|(_, digest)| digest),
+            "from": from,
         }),
         common.restart,
     )?;
-    let state = earlier.as_ref().map(|(state, _)| state);
-    let weights = train_base(&config, &language, &run, state, progress)?;
-    let calibrated = calibrate(
-        &weights,
-        (config.window_frames, config.timing),
-        &language.task,
-        config.seed,
-    )?;
+    let weights = train_base(&config, &language, &run, beginning.as_ref(), progress)?;
+    let calibrated = calibrate(&weights, &pipeline, &language.task, config.seed)?;
     let dev = evaluate(
         &config.architecture,
         &weights,
@@ -295,7 +292,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         );
         return Ok(());
     }
-    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated, "from": earlier.as_ref().map(|(_, digest)| digest)});
+    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated, "from": from});
     let Value::Object(training) = training else {
         bail!("the training record is no object")
     };
@@ -310,7 +307,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         &weights,
         (&a.lang, &language.labels),
         (thresholds, calibration),
-        (config.window_frames, config.timing),
+        &pipeline,
         training,
     )?;
     println!(
@@ -367,7 +364,14 @@ fn adapt_language(
     progress: &Progress,
 ) -> Result<()> {
     let common = &a.common;
-    let language = Language::load(&common.data, lang, config.unknown_pool, progress)?;
+    let pipeline = Pipeline::of(base.manifest());
+    let language = Language::load(
+        &common.data,
+        lang,
+        pipeline.frontend,
+        config.unknown_pool,
+        progress,
+    )?;
     if !a.no_dev {
         language.check_development()?;
     }
@@ -407,7 +411,7 @@ fn adapt_language(
         config,
         method: config.method,
         network: &architecture,
-        window_frames: base.manifest().window_frames,
+        window_frames: pipeline.window_frames,
         base: base.tensors(),
         language: &language,
         header: &header,
@@ -417,11 +421,7 @@ fn adapt_language(
         progress,
     })?;
 
-    let detector = (
-        base.manifest().window_frames,
-        base.manifest().timing.unwrap_or_default(),
-    );
-    let calibrated = calibrate(&adapted.merged, detector, &language.task, config.seed)?;
+    let calibrated = calibrate(&adapted.merged, &pipeline, &language.task, config.seed)?;
     match &calibrated {
         Some(calibrated) => header.thresholds.clone_from(&calibrated.thresholds),
         None => header.thresholds.fill(DEFAULT_THRESHOLD),
@@ -434,7 +434,7 @@ fn adapt_language(
         &adapted.merged,
         &language.dev,
         &language.labels,
-        base.manifest().window_frames,
+        pipeline.window_frames,
         EVALUATION_BATCH,
     )?;
     let merged = to_package(&adapted.merged)?;

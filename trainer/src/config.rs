@@ -6,11 +6,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use swr_core::detector::Timing;
+use swr_core::frontend::Frontend;
+use swr_core::{FrontendSettings, LevelSettings};
 
 use crate::architecture::{Architecture, WINDOW_FRAMES};
 use crate::augment::Augment;
 use crate::baselines::Method;
 use crate::loss::LossSettings;
+use crate::models::Pipeline;
 use crate::reparam::Level;
 use crate::reparam::policy::{Form, Input, Penalty};
 use crate::scene::SceneSettings;
@@ -24,6 +27,9 @@ pub struct BaseConfig {
     pub seed: u64,
     /// The network.
     pub architecture: Architecture,
+    /// The slow gain of the front end; without it, a quiet word has other features than a loud one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<LevelSettings>,
     /// Frames over which logits are averaged, in training and on a device.
     pub window_frames: usize,
     /// How posteriors become events.
@@ -169,6 +175,18 @@ pub struct GridSettings {
 }
 
 impl BaseConfig {
+    /// What lies before and behind the network.
+    pub fn pipeline(&self) -> Pipeline {
+        Pipeline {
+            frontend: FrontendSettings {
+                level: self.level,
+                ..FrontendSettings::default()
+            },
+            window_frames: self.window_frames,
+            timing: self.timing,
+        }
+    }
+
     /// Refuses values that training could not run with.
     pub fn check(&self) -> Result<()> {
         ensure!(
@@ -181,6 +199,7 @@ impl BaseConfig {
             "window_frames = {}: expected 1 to {WINDOW_FRAMES}",
             self.window_frames
         );
+        Frontend::new(&self.pipeline().frontend)?;
         self.scenes.check()?;
         self.augment.check()?;
         self.loss.check()?;

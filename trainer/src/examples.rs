@@ -37,12 +37,15 @@ pub struct Examples {
     clips: Vec<Spoken>,
     /// Label index of every clip.
     pub labels: Vec<u32>,
+    /// How their features are made.
+    frontend: FrontendSettings,
 }
 
 impl Examples {
-    /// Decodes clips on all cores. One that cannot be decoded is taken out of `clips` and named among the faults.
+    /// Decodes clips on all cores, for features by `frontend`. One that cannot be decoded is taken out of `clips` and named among the faults.
     pub fn load(
         clips: &mut Vec<Clip>,
+        frontend: FrontendSettings,
         faults: &mut Faults,
         progress: &Progress,
         what: &str,
@@ -63,6 +66,7 @@ impl Examples {
                 })
                 .collect(),
             labels: clips.iter().map(|c| c.label as u32).collect(),
+            frontend,
         }
     }
 
@@ -71,6 +75,7 @@ impl Examples {
         Self {
             clips: indexes.iter().map(|i| self.clips[*i].clone()).collect(),
             labels: indexes.iter().map(|i| self.labels[*i]).collect(),
+            frontend: self.frontend,
         }
     }
 
@@ -141,11 +146,12 @@ pub struct Clips {
 }
 
 impl Language {
-    /// Reads and decodes the training and development clips of `language`.
+    /// Reads and decodes the training and development clips of `language`, whose features `frontend` makes.
     /// There are `unknown_pool` times as many unknown training clips as an epoch uses, at least 1.
     pub fn load(
         data: &Data,
         language: &str,
+        frontend: FrontendSettings,
         unknown_pool: usize,
         progress: &Progress,
     ) -> Result<Self> {
@@ -167,10 +173,16 @@ impl Language {
         if task.train.len() > clips {
             progress.say("synthetic speech without words is added to `_unknown_`; recordings of other words, in a folder `_unknown_` or with --extra, make it better");
         }
-        let mut language = Self::of(task, filled.unwrap_or(unknown_pool), progress)?;
+        let mut language = Self::of(task, frontend, filled.unwrap_or(unknown_pool), progress)?;
         // Nothing is learned from TEST; what cannot be read of it is told with the rest.
         let Task { test, report, .. } = &mut language.task;
-        Examples::load(test, &mut report.faults, progress, "looking at test clips");
+        Examples::load(
+            test,
+            frontend,
+            &mut report.faults,
+            progress,
+            "looking at test clips",
+        );
         progress.say(&language.task.report.to_string());
         let faults = &language.task.report.faults;
         ensure!(
@@ -182,14 +194,26 @@ impl Language {
 
     /// Decodes the training and development clips of a task, which was read with this pool of unknown clips. What cannot be decoded is left out and in the task's
     /// report; a word that is lost by it is an error.
-    pub fn of(mut task: Task, unknown_pool: usize, progress: &Progress) -> Result<Self> {
+    pub fn of(
+        mut task: Task,
+        frontend: FrontendSettings,
+        unknown_pool: usize,
+        progress: &Progress,
+    ) -> Result<Self> {
         let words =
             |clips: &[Clip]| -> BTreeSet<usize> { clips.iter().map(|clip| clip.label).collect() };
         let before = words(&task.train);
         let faults = &mut task.report.faults;
-        let train = Examples::load(&mut task.train, faults, progress, "decoding training clips");
+        let train = Examples::load(
+            &mut task.train,
+            frontend,
+            faults,
+            progress,
+            "decoding training clips",
+        );
         let dev = Examples::load(
             &mut task.dev,
+            frontend,
             faults,
             progress,
             "decoding development clips",
@@ -348,7 +372,7 @@ impl Language {
                     (samples, Some(response), target)
                 };
                 for places in even_batches(&places, batch) {
-                    let made = workers.install(|| features(places, compose));
+                    let made = workers.install(|| features(&self.train.frontend, places, compose));
                     let made = made.map(|(log_mel, targets)| Batch { log_mel, targets });
                     // The receiver hangs up when a step failed; the loop then ends here.
                     if sender.send(made).is_err() {
@@ -447,7 +471,7 @@ pub fn for_each_plain_batch(
 ) -> Result<()> {
     let order: Vec<usize> = (0..examples.len()).collect();
     for indexes in order.chunks(batch) {
-        let (log_mel, labels) = features(indexes, |i| {
+        let (log_mel, labels) = features(&examples.frontend, indexes, |i| {
             (
                 plain(&examples.clips[*i].samples),
                 None,
@@ -470,13 +494,14 @@ pub fn for_each_plain_batch(
 
 /// Log-mel `[B, 1, 40, T]` of what `sound` makes of each index: samples, a microphone's response if there is one, and what is to be known of them.
 fn features<T: Send>(
+    frontend: &FrontendSettings,
     indexes: &[usize],
     sound: impl Fn(&usize) -> (Vec<f32>, Option<[f32; MEL_BINS]>, T) + Sync,
 ) -> Result<(Tensor, Vec<T>)> {
     let (features, known): (Vec<Vec<f32>>, Vec<T>) = indexes
         .par_iter()
         .map_init(
-            || Frontend::new(&FrontendSettings::default()),
+            || Frontend::new(frontend),
             |frontend, i| {
                 let frontend = frontend
                     .as_mut()

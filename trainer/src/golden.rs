@@ -44,7 +44,7 @@ pub(crate) fn run(a: &GoldenArguments) -> Result<()> {
     )?;
     let named = || a.audio.display().to_string();
     let samples = decode_16k_mono(&read(&a.audio)?).with_context(named)?;
-    let frames = log_mel(&fit_one_second(&samples)).with_context(named)?;
+    let frames = log_mel(&language.frontend, &fit_one_second(&samples)).with_context(named)?;
     // As the model spells it.
     let typed = nfc(&a.label);
     let spelt = language.labels.iter().find(|label| nfc(label) == typed);

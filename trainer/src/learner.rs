@@ -176,24 +176,13 @@ impl Learner {
 
     /// Everything that a checkpoint keeps, by name.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
+        let mut state = state_of(&self.weights(), &self.running)?;
         for (name, learned) in &self.learned {
-            state.insert(format!("value:{name}"), learned.var.as_detached_tensor());
             state.insert(format!("first:{name}"), learned.first.clone());
             state.insert(format!("second:{name}"), learned.second.clone());
         }
         for (name, tensor) in &self.decided {
             state.insert(format!("decided:{name}"), tensor.clone());
-        }
-        for (name, (mean, variance)) in &self.running {
-            state.insert(
-                format!("mean:{name}"),
-                Tensor::new(mean.as_slice(), &Device::Cpu)?,
-            );
-            state.insert(
-                format!("variance:{name}"),
-                Tensor::new(variance.as_slice(), &Device::Cpu)?,
-            );
         }
         Ok(state)
     }
@@ -235,6 +224,20 @@ impl Learner {
     }
 }
 
+/// Weights and running statistics as a checkpoint keeps them, for [`Learner::take_up`].
+pub fn state_of(weights: &Weights, running: &NormStatistics) -> Result<BTreeMap<String, Tensor>> {
+    let mut state = BTreeMap::new();
+    for (name, value) in weights {
+        state.insert(format!("value:{name}"), value.detach());
+    }
+    for (name, (mean, variance)) in running {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu);
+        state.insert(format!("mean:{name}"), tensor(mean)?);
+        state.insert(format!("variance:{name}"), tensor(variance)?);
+    }
+    Ok(state)
+}
+
 /// The running statistics of a checkpoint.
 fn statistics_of(state: &BTreeMap<String, Tensor>) -> Result<NormStatistics> {
     let mut running = NormStatistics::new();
@@ -257,6 +260,17 @@ pub fn fold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
         rewrite_norm(weights, part, |g, scale, shift| {
             let factor = scale / (variance[g] as f64 + EPSILON).sqrt();
             (factor, shift - mean[g] as f64 * factor)
+        })?;
+    }
+    Ok(())
+}
+
+/// The inverse of [`fold`]: norms that standardise in training and, with these statistics, do what the deployed ones do.
+pub fn unfold(weights: &mut Weights, running: &NormStatistics) -> Result<()> {
+    for (part, (mean, variance)) in running {
+        rewrite_norm(weights, part, |g, scale, shift| {
+            let deviation = (variance[g] as f64 + EPSILON).sqrt();
+            (scale * deviation, shift + mean[g] as f64 * scale)
         })?;
     }
     Ok(())

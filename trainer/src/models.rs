@@ -59,6 +59,28 @@ pub fn read_base(models: &Path) -> Result<Base> {
     })
 }
 
+/// What lies before and behind a base's network: how samples become features, and logits events.
+#[derive(Clone, Copy, Debug)]
+pub struct Pipeline {
+    /// How features are made.
+    pub frontend: FrontendSettings,
+    /// Frames over which logits are averaged.
+    pub window_frames: usize,
+    /// How posteriors become events.
+    pub timing: Timing,
+}
+
+impl Pipeline {
+    /// That of a base.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            frontend: manifest.frontend,
+            window_frames: manifest.window_frames,
+            timing: manifest.timing.unwrap_or_default(),
+        }
+    }
+}
+
 /// Its shape, where it is one that is trained here.
 pub fn architecture_of(base: &Base) -> Result<Architecture> {
     Ok(Architecture::from_name(&base.manifest().architecture)?)
@@ -118,7 +140,7 @@ pub fn write_base(
     weights: &Weights,
     (language, labels): (&str, &[String]),
     (thresholds, calibration): (Thresholds, Option<Calibration>),
-    (window_frames, timing): (usize, Timing),
+    pipeline: &Pipeline,
     training: Map<String, Value>,
 ) -> Result<Tensors> {
     let tensors = to_package(weights)?;
@@ -129,8 +151,9 @@ pub fn write_base(
         labels: labels.to_vec(),
         thresholds,
         calibration,
-        window_frames,
-        timing: Some(timing),
+        frontend: pipeline.frontend,
+        window_frames: pipeline.window_frames,
+        timing: Some(pipeline.timing),
         training,
         ..base_files::manifest(&tensors, &onnx)
     };

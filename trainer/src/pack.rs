@@ -487,7 +487,7 @@ pub(crate) fn export(a: &ExportArguments) -> Result<()> {
         return Ok(());
     };
     let samples = decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
-    let frames = log_mel(&samples)?;
+    let frames = log_mel(&language.frontend, &samples)?;
     let logits = stream_logits(&architecture, &weights, &frames)?;
     let mut text = String::new();
     for (frame, logits) in frames

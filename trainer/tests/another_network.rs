@@ -114,7 +114,14 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             data: at(name),
             ..Data::default()
         };
-        Language::load(&data, "und", 1, &quiet).expect("a language")
+        Language::load(
+            &data,
+            "und",
+            swr_core::FrontendSettings::default(),
+            1,
+            &quiet,
+        )
+        .expect("a language")
     };
     let network = DsCnn {
         channels: 8,

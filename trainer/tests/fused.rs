@@ -238,7 +238,13 @@ fn a_training_on_recordings_follows_the_same_losses() {
         .cloned()
         .collect();
     let quiet = Progress { quiet: true };
-    let examples = Examples::load(&mut clips, &mut swr_dataset::Faults::default(), &quiet, "");
+    let examples = Examples::load(
+        &mut clips,
+        swr_core::FrontendSettings::default(),
+        &mut swr_dataset::Faults::default(),
+        &quiet,
+        "",
+    );
     let mut batches = Vec::new();
     for_each_plain_batch(&examples, examples.len(), |batch| {
         batches.push(batch);

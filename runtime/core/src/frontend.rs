@@ -4,6 +4,7 @@
 #[cfg(any(test, not(feature = "std")))]
 mod fft;
 mod lanes;
+mod level;
 mod mel;
 mod spectrum;
 
@@ -17,6 +18,7 @@ use crate::settings::{
     FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES,
 };
 use lanes::LANES;
+use level::Level;
 use mel::MelBank;
 use spectrum::Spectrum;
 
@@ -30,12 +32,12 @@ pub const MAX_SAMPLE_MAGNITUDE: f32 = 1e6;
 pub enum FrontendError {
     /// A setting that this front end cannot reproduce, for example from a package made for another one.
     #[error(
-        "front-end setting `{field}` is {found}, but this front end computes only {expected}; use a base trained with it"
+        "front-end setting `{field}` is {found}, but this front end computes {expected}; use a base trained with it"
     )]
     UnsupportedSetting {
         /// Name of the field in [`FrontendSettings`].
         field: &'static str,
-        /// The value that is supported.
+        /// The value or range that is supported.
         expected: String,
         /// The value that was asked for.
         found: String,
@@ -55,7 +57,8 @@ pub enum FrontendError {
 /// Log-mel features of a stream of samples.
 ///
 /// Frame k is made of the samples `[160 k, 160 k + 480)` since the start or the last [`reset`](Self::reset); nothing is padded.
-/// A frame is: periodic Hann window, 512-point power spectrum, 40 HTK mel triangles from 0 to 8000 Hz, `ln(mel + 1e-6)`.
+/// A frame is: periodic Hann window, 512-point power spectrum, 40 HTK mel triangles from 0 to 8000 Hz, the slow gain if the
+/// settings have one, `ln(mel + 1e-6)`.
 /// The logarithm comes from the `libm` crate and every sum has a fixed order, so that features do not depend on the CPU.
 ///
 /// ```
@@ -71,6 +74,7 @@ pub enum FrontendError {
 pub struct Frontend {
     spectrum: Spectrum,
     mel_bank: MelBank,
+    level: Option<Level>,
     log_floor: f32,
     /// The frame being filled; the first `filled` samples are valid.
     window: [f32; WINDOW_SAMPLES],
@@ -81,7 +85,7 @@ impl Frontend {
     /// Builds the tables and buffers. Cloning the result is cheaper than building another one.
     ///
     /// # Errors
-    /// [`FrontendError::UnsupportedSetting`] for any value but the default ones.
+    /// [`FrontendError::UnsupportedSetting`] for any value but the default ones, and a level outside of its ranges.
     pub fn new(settings: &FrontendSettings) -> Result<Self, FrontendError> {
         check_settings(settings)?;
         Ok(Self {
@@ -93,6 +97,7 @@ impl Frontend {
                 f64::from(SAMPLE_RATE_HZ),
                 FFT_SIZE,
             ),
+            level: settings.level.as_ref().map(Level::new),
             log_floor: settings.log_floor,
             window: [0.0; WINDOW_SAMPLES],
             filled: 0,
@@ -147,14 +152,23 @@ impl Frontend {
         let mel_bands = self.mel_bank.apply(self.spectrum.power());
         for (bin, mel) in mel_bands.enumerate() {
             for (lane, mel) in mel.0[..count].iter().enumerate() {
-                frames[start + lane * MEL_BINS + bin] = libm::logf(mel + self.log_floor);
+                frames[start + lane * MEL_BINS + bin] = *mel;
+            }
+        }
+        for frame in frames[start..].chunks_exact_mut(MEL_BINS) {
+            let gain = self.level.as_mut().map_or(1.0, |level| level.gain(frame));
+            for value in frame {
+                *value = libm::logf(*value * gain + self.log_floor);
             }
         }
     }
 
-    /// Forgets the samples of an unfinished frame: the next sample is the first of a new stream.
+    /// Forgets the samples of an unfinished frame and the level: the next sample is the first of a new stream.
     pub fn reset(&mut self) {
         self.filled = 0;
+        if let Some(level) = &mut self.level {
+            level.reset();
+        }
     }
 }
 
@@ -178,20 +192,23 @@ pub const fn frame_count(samples: usize) -> usize {
     }
 }
 
-/// The features of a whole clip with the default settings: `[T, 40]` flattened, with T = [`frame_count`] frames.
+/// The features of a whole clip: `[T, 40]` flattened, with T = [`frame_count`] frames.
 ///
 /// Who computes features of many clips keeps a [`Frontend`] and resets it between clips, which saves building its tables.
 ///
 /// # Errors
-/// As [`Frontend::push`].
-pub fn log_mel(samples: &[f32]) -> Result<Vec<f32>, FrontendError> {
+/// As [`Frontend::new`] and [`Frontend::push`].
+pub fn log_mel(settings: &FrontendSettings, samples: &[f32]) -> Result<Vec<f32>, FrontendError> {
     let mut frames = Vec::new();
-    Frontend::new(&FrontendSettings::default())?.push(samples, &mut frames)?;
+    Frontend::new(settings)?.push(samples, &mut frames)?;
     Ok(frames)
 }
 
-/// Refuses every setting that differs from the default, naming the first one.
-fn check_settings(settings: &FrontendSettings) -> Result<(), FrontendError> {
+/// Refuses every setting that the front end does not reproduce, naming the first one.
+///
+/// # Errors
+/// As [`Frontend::new`].
+pub(crate) fn check_settings(settings: &FrontendSettings) -> Result<(), FrontendError> {
     let FrontendSettings {
         sample_rate_hz,
         window_samples,
@@ -201,6 +218,7 @@ fn check_settings(settings: &FrontendSettings) -> Result<(), FrontendError> {
         low_hz,
         high_hz,
         log_floor,
+        level,
     } = *settings;
     let supported = FrontendSettings::default();
     check("sample_rate_hz", supported.sample_rate_hz, sample_rate_hz)?;
@@ -210,7 +228,15 @@ fn check_settings(settings: &FrontendSettings) -> Result<(), FrontendError> {
     check("mel_bins", supported.mel_bins, mel_bins)?;
     check("low_hz", supported.low_hz, low_hz)?;
     check("high_hz", supported.high_hz, high_hz)?;
-    check("log_floor", supported.log_floor, log_floor)
+    check("log_floor", supported.log_floor, log_floor)?;
+    match level.and_then(|level| level.problem()) {
+        None => Ok(()),
+        Some((field, expected, found)) => Err(FrontendError::UnsupportedSetting {
+            field,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }),
+    }
 }
 
 fn check<T: PartialEq + fmt::Display>(

@@ -11,6 +11,7 @@ use crate::package::{
     Delta, DetachedSignature, Digest, Manifest, PackageError, PublicKey, Tensors, digest, merge,
     onnx::initializers,
 };
+use crate::settings::FrontendSettings;
 
 /// A file of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +203,8 @@ pub struct Language {
     pub labels: Vec<String>,
     /// Detection thresholds in the labels' order, posteriors from 0 to 1, and how logits are averaged.
     pub detector: DetectorSettings,
+    /// How its features are made.
+    pub frontend: FrontendSettings,
     /// Frames of silence that the network hears before a stream; their logits are nobody's.
     pub context_frames: usize,
     /// Digest of the merged tensors.
@@ -270,6 +273,7 @@ impl Base {
             model_version: manifest.model_version,
             labels: manifest.labels.clone(),
             detector: self.detector(thresholds),
+            frontend: manifest.frontend,
             context_frames: manifest.context_frames,
             tensors_sha256: manifest.tensors_sha256,
         }
@@ -298,6 +302,7 @@ impl Base {
             model_version: header.model_version,
             labels: header.labels.clone(),
             detector: self.detector(header.thresholds.clone()),
+            frontend: self.manifest.frontend,
             context_frames: self.manifest.context_frames,
             tensors_sha256: delta.merged_digest(),
         };

@@ -35,6 +35,14 @@ pub enum SpotError<E: core::error::Error> {
     /// The network failed.
     #[error("{0}")]
     Network(E),
+    /// Languages that are to be heard together, or one after another, through different front ends.
+    #[error(
+        "`{language}` has another front end than the languages heard with it; take languages of one base"
+    )]
+    OtherFrontend {
+        /// BCP-47 code of the first that differs.
+        language: String,
+    },
     /// Settings that the detector refuses, or fewer logits than a clip has.
     #[error(transparent)]
     Detector(#[from] DetectorError),
@@ -87,18 +95,18 @@ impl<N: Streaming> Steps<N> {
     }
 }
 
-/// Lets `network` hear a whole recording (16 kHz, mono, full scale ±1) as a stream of its own: after `context_frames` of silence, and a second of
-/// silence at its end. `see` is given the logits that count, `[n, classes]` at a time; the first frame is the recording's.
+/// Lets `network` hear a whole recording (16 kHz, mono, full scale ±1) through `frontend`, from its reset, as a stream of its own: after `context_frames` of
+/// silence, and a second of silence at its end. `see` is given the logits that count, `[n, classes]` at a time; the first frame is the recording's.
 ///
 /// # Errors
 /// [`SpotError::Frontend`] for a sample that is not finite, [`SpotError::Network`] when the network fails.
 pub fn hear_recording<N: Streaming<Error: core::error::Error>>(
     network: &mut N,
-    context_frames: usize,
+    (frontend, context_frames): (&mut Frontend, usize),
     samples: &[f32],
     mut see: impl FnMut(&[f32]),
 ) -> Result<(), SpotError<N::Error>> {
-    let mut frontend = Frontend::new(&FrontendSettings::default())?;
+    frontend.reset();
     let mut steps = Steps::new(network, context_frames);
     steps.begin();
     let context = vec![0.0; context_frames * HOP_SAMPLES];
@@ -119,7 +127,7 @@ pub fn hear_recording<N: Streaming<Error: core::error::Error>>(
 /// As [`hear_recording`].
 pub fn detect_in_recording<N: Streaming<Error: core::error::Error>>(
     network: &mut N,
-    context_frames: usize,
+    heard_by: (&mut Frontend, usize),
     samples: &[f32],
     posteriors: &mut Posteriors,
     triggers: &mut [Trigger],
@@ -128,7 +136,7 @@ pub fn detect_in_recording<N: Streaming<Error: core::error::Error>>(
     triggers.iter_mut().for_each(Trigger::reset);
     let mut found = vec![Vec::new(); triggers.len()];
     let classes = posteriors.of_frame().len();
-    hear_recording(network, context_frames, samples, |logits| {
+    hear_recording(network, heard_by, samples, |logits| {
         for frame in logits.chunks_exact(classes) {
             let averaged = posteriors.push(frame);
             for (found, trigger) in found.iter_mut().zip(&mut *triggers) {
@@ -160,6 +168,7 @@ pub struct Event {
 pub struct Listener<N> {
     code: String,
     labels: Vec<String>,
+    frontend: FrontendSettings,
     steps: Steps<N>,
     detector: Detector,
     /// Frame of the audio that is the detector's frame 0.
@@ -184,6 +193,7 @@ struct NearMisses {
 #[derive(Debug)]
 pub struct Spotter<N> {
     frontend: Frontend,
+    settings: FrontendSettings,
     listeners: Vec<Listener<N>>,
     /// The last frames, `[n, 40]`, for those that join later; what the last push made of its samples is at the end.
     recent: Vec<f32>,
@@ -203,6 +213,7 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
             detector: Detector::new(&language.labels, language.detector.clone())?,
             code: language.code.clone(),
             labels: language.labels.clone(),
+            frontend: language.frontend,
             steps: Steps::new(network, language.context_frames),
             origin: 0,
             since: 0,
@@ -347,18 +358,22 @@ impl<N: Streaming<Error: core::error::Error>> Listener<N> {
 }
 
 impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
-    /// Lets `listeners` listen.
-    pub fn new(listeners: Vec<Listener<N>>) -> Self {
-        let frontend = Frontend::new(&FrontendSettings::default());
+    /// Lets `listeners` listen, through the front end that they share.
+    ///
+    /// # Errors
+    /// [`SpotError::Frontend`] for settings that the front end does not reproduce, [`SpotError::OtherFrontend`] if the listeners' differ.
+    pub fn new(listeners: Vec<Listener<N>>) -> Result<Self, SpotError<N::Error>> {
+        let settings = shared_frontend(&listeners, None)?.unwrap_or_default();
         let mut spotter = Spotter {
-            frontend: frontend.expect("the front end of the default settings"),
+            frontend: Frontend::new(&settings)?,
+            settings,
             listeners,
             recent: Vec::new(),
             arbiter: Arbiter::default(),
             heard: 0,
         };
         spotter.reset();
-        spotter
+        Ok(spotter)
     }
 
     /// Those who listen, in the order given.
@@ -422,8 +437,9 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     /// being spoken is not missed; what those before have heard of it they do not know. Takes less than a millisecond.
     ///
     /// # Errors
-    /// [`SpotError::Network`] when a network fails.
+    /// [`SpotError::OtherFrontend`] for listeners with another front end than those before; these then go on. [`SpotError::Network`] when a network fails.
     pub fn change(&mut self, listeners: Vec<Listener<N>>) -> Result<(), SpotError<N::Error>> {
+        shared_frontend(&listeners, Some(self.settings))?;
         self.listeners = listeners;
         for listener in &mut self.listeners {
             let frames = (self.recent.len() / MEL_BINS).min(listener.memory_frames());
@@ -484,6 +500,22 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     fn memory_frames(&self) -> usize {
         let memories = self.listeners.iter().map(Listener::memory_frames);
         memories.max().unwrap_or(0).max(100)
+    }
+}
+
+/// The front end of all `listeners`, and of those before them if there were any.
+fn shared_frontend<N, E: core::error::Error>(
+    listeners: &[Listener<N>],
+    before: Option<FrontendSettings>,
+) -> Result<Option<FrontendSettings>, SpotError<E>> {
+    let first = listeners.first().map(|listener| listener.frontend);
+    let settings = before.or(first);
+    let other = |listener: &&Listener<N>| Some(listener.frontend) != settings;
+    match listeners.iter().find(other) {
+        None => Ok(settings),
+        Some(listener) => Err(SpotError::OtherFrontend {
+            language: listener.code.clone(),
+        }),
     }
 }
 

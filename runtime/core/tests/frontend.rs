@@ -1,8 +1,8 @@
 //! The claims of the front end: numbers equal to an independent implementation, bits that never change, and streams equal to whole clips.
 
 use proptest::prelude::*;
-use swr_core::FrontendSettings;
 use swr_core::frontend::{Frontend, FrontendError, frame_count, log_mel};
+use swr_core::{FrontendSettings, LevelSettings};
 
 /// Largest difference to the f64 reference, in the log domain; f32 comes within 2e-6 on this signal.
 const TOLERANCE: f32 = 1e-4;
@@ -37,6 +37,19 @@ fn hash(values: &[f32]) -> u64 {
         })
 }
 
+/// Features by the default settings.
+fn features(samples: &[f32]) -> Result<Vec<f32>, FrontendError> {
+    log_mel(&FrontendSettings::default(), samples)
+}
+
+/// Those with the slow gain.
+fn levelled() -> FrontendSettings {
+    FrontendSettings {
+        level: Some(LevelSettings::default()),
+        ..FrontendSettings::default()
+    }
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
@@ -48,7 +61,7 @@ fn features_equal_the_reference() {
         .flat_map(|line| line.split(','))
         .map(|value| value.parse().expect("a number in frontend.csv"))
         .collect();
-    let features = log_mel(&golden_signal()).expect("finite samples");
+    let features = features(&golden_signal()).expect("finite samples");
     assert_eq!(features.len(), expected.len());
     for (index, (found, expected)) in features.iter().zip(&expected).enumerate() {
         assert!(
@@ -62,7 +75,7 @@ fn features_equal_the_reference() {
 
 #[test]
 fn features_have_the_same_bits_on_every_machine() {
-    let features = log_mel(&golden_signal()).expect("finite samples");
+    let features = features(&golden_signal()).expect("finite samples");
     assert_eq!(
         hash(&features),
         0x166b_eb94_32e3_5822,
@@ -71,8 +84,63 @@ fn features_have_the_same_bits_on_every_machine() {
 }
 
 #[test]
+fn levelled_features_have_the_same_bits_on_every_machine() {
+    let features = log_mel(&levelled(), &golden_signal()).expect("finite samples");
+    assert_eq!(
+        hash(&features),
+        0xb6b7_7a7b_d8e9_7943,
+        "the level's bits changed"
+    );
+}
+
+#[test]
+fn a_signal_30_db_below_has_the_same_levelled_features_soon() {
+    // Noise of -20 dB of full scale, and of -50 dB: what the gain aims at, and what it still reaches.
+    let mut state = 1u32;
+    let noise: Vec<f32> = (0..16_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 * 0.35 - 0.175
+        })
+        .collect();
+    let quiet: Vec<f32> = noise.iter().map(|sample| sample * 0.031_622_777).collect();
+    let of = |samples| log_mel(&levelled(), samples).expect("finite");
+    let (loud, quiet) = (of(&noise), of(&quiet));
+    let largest = |frames: std::ops::Range<usize>| {
+        let values = frames.start * 40..frames.end * 40;
+        let pairs = loud[values.clone()].iter().zip(&quiet[values]);
+        pairs.fold(0f32, |largest, (a, b)| largest.max((a - b).abs()))
+    };
+    assert!(largest(40..98) < 0.01, "{}", largest(40..98));
+    // In the mean the power is the target's.
+    let frame_power = |frame: &[f32]| frame.iter().map(|value| value.exp()).sum::<f32>();
+    let mean = loud[40 * 40..]
+        .chunks_exact(40)
+        .map(frame_power)
+        .sum::<f32>()
+        / 58.0;
+    assert!((250.0..600.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn the_level_falls_as_fast_as_it_is_told() {
+    // A loud second, then a quiet tone: the gain comes back at 6 dB a second.
+    let tone = |amplitude: f32, n: usize| {
+        amplitude * (2.0 * std::f32::consts::PI * 1_000.0 * n as f32 / 16_000.0).sin()
+    };
+    let samples: Vec<f32> = (0..48_000)
+        .map(|n| tone(if n < 16_000 { 0.5 } else { 0.005 }, n))
+        .collect();
+    let frames = log_mel(&levelled(), &samples).expect("finite");
+    // At the tone's own mel bin, from the first whole quiet frame on to one a second later.
+    let at = |frame: usize| frames[frame * 40 + 13];
+    let rise_db = 10.0 * (at(205) - at(105)) / std::f32::consts::LN_10;
+    assert!((rise_db - 6.0).abs() < 0.05, "{rise_db}");
+}
+
+#[test]
 fn silence_is_the_logarithm_of_the_floor() {
-    let features = log_mel(&[0.0; 480]).expect("finite samples");
+    let features = features(&[0.0; 480]).expect("finite samples");
     assert_eq!(bits(&features), bits(&[libm::logf(1e-6); 40]));
 }
 
@@ -81,7 +149,7 @@ fn one_second_has_98_frames() {
     assert_eq!(frame_count(16_000), 98);
     assert_eq!(frame_count(480), 1);
     assert_eq!(frame_count(479), 0);
-    assert_eq!(log_mel(&[0.0; 16_000]).expect("zeros").len(), 98 * 40);
+    assert_eq!(features(&[0.0; 16_000]).expect("zeros").len(), 98 * 40);
 }
 
 #[test]
@@ -89,7 +157,7 @@ fn a_pure_tone_is_loudest_in_its_mel_bin() {
     let tone: Vec<f32> = (0..480)
         .map(|n| (2.0 * std::f32::consts::PI * 1_000.0 * n as f32 / 16_000.0).sin())
         .collect();
-    let features = log_mel(&tone).expect("finite samples");
+    let features = features(&tone).expect("finite samples");
     let loudest = (0..40)
         .max_by(|&a, &b| features[a].total_cmp(&features[b]))
         .expect("40 bins");
@@ -116,14 +184,14 @@ fn bad_samples_are_refused_and_nothing_is_taken() {
         frontend
             .push(&signal[700..1_500], &mut frames)
             .expect("finite");
-        let whole = log_mel(&signal[..1_500]).expect("finite");
+        let whole = features(&signal[..1_500]).expect("finite");
         assert_eq!(bits(&frames), bits(&whole));
     }
 }
 
 #[test]
 fn the_largest_sample_gives_finite_features() {
-    let features = log_mel(&[1e6; 480]).expect("the limit itself is allowed");
+    let features = features(&[1e6; 480]).expect("the limit itself is allowed");
     assert!(features.iter().all(|value| value.is_finite()));
 }
 
@@ -188,7 +256,42 @@ fn other_settings_are_refused_by_name() {
             },
         ),
     ];
-    for (name, settings) in cases {
+    let level = LevelSettings::default();
+    let levels = [
+        (
+            "level.smoothing",
+            LevelSettings {
+                smoothing: 0.0,
+                ..level
+            },
+        ),
+        (
+            "level.fall_db_per_s",
+            LevelSettings {
+                fall_db_per_s: -1.0,
+                ..level
+            },
+        ),
+        (
+            "level.target",
+            LevelSettings {
+                target: f32::NAN,
+                ..level
+            },
+        ),
+        (
+            "level.least",
+            LevelSettings {
+                least: 0.0,
+                ..level
+            },
+        ),
+    ];
+    let levels = levels.map(|(name, level)| {
+        let level = Some(level);
+        (name, FrontendSettings { level, ..default })
+    });
+    for (name, settings) in cases.into_iter().chain(levels) {
         match Frontend::new(&settings) {
             Err(FrontendError::UnsupportedSetting { field, .. }) => assert_eq!(field, name),
             other => panic!("expected {name} to be refused, found {other:?}"),
@@ -198,12 +301,14 @@ fn other_settings_are_refused_by_name() {
 
 #[test]
 fn settings_survive_json_and_refuse_unknown_fields() {
-    let settings = FrontendSettings::default();
+    let settings = levelled();
     let json = serde_json::to_string(&settings).expect("plain numbers");
     assert_eq!(
         serde_json::from_str::<FrontendSettings>(&json).expect("own output"),
         settings
     );
+    let json = serde_json::to_string(&FrontendSettings::default()).expect("plain numbers");
+    assert!(!json.contains("level"), "{json}");
     let unknown = json.replace("log_floor", "log_ceiling");
     assert!(serde_json::from_str::<FrontendSettings>(&unknown).is_err());
 }
@@ -214,8 +319,10 @@ proptest! {
         samples in prop::collection::vec(-1.0f32..=1.0, 0..3_000),
         chunk_lengths in prop::collection::vec(0usize..700, 1..20),
         earlier in prop::collection::vec(-1.0f32..=1.0, 0..600),
+        with_level in any::<bool>(),
     ) {
-        let mut frontend = Frontend::new(&FrontendSettings::default()).expect("the default settings");
+        let settings = if with_level { levelled() } else { FrontendSettings::default() };
+        let mut frontend = Frontend::new(&settings).expect("settings that are computed");
         // A used front end that was reset is like a new one.
         frontend.push(&earlier, &mut Vec::new()).expect("finite");
         frontend.reset();
@@ -234,6 +341,6 @@ proptest! {
             }
         }
         prop_assert_eq!(frames.len(), frame_count(samples.len()) * 40);
-        prop_assert_eq!(bits(&frames), bits(&log_mel(&samples).expect("finite")));
+        prop_assert_eq!(bits(&frames), bits(&log_mel(&settings, &samples).expect("finite")));
     }
 }

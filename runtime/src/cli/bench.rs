@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use swr_core::detector::Detector;
 use swr_core::frontend::Frontend;
-use swr_core::{FrontendSettings, SAMPLE_RATE_HZ, WINDOW_FRAMES};
+use swr_core::{SAMPLE_RATE_HZ, WINDOW_FRAMES};
 
 use super::soak::soak;
 use super::words::WordsArgs;
@@ -247,7 +247,7 @@ impl Parts {
         samples: &[f32],
         step_frames: usize,
     ) -> anyhow::Result<Self> {
-        let mut frontend = Frontend::new(&FrontendSettings::default())?;
+        let mut frontend = Frontend::new(&model.language.frontend)?;
         let mut frames = Vec::new();
         frontend.push(samples, &mut frames)?;
         let engine = model.engine(step_frames)?;

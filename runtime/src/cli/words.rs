@@ -55,7 +55,7 @@ impl WordsArgs {
         let listeners = languages.iter().map(listener);
         let mut listeners = listeners.collect::<Result<Vec<Listener>, _>>()?;
         self.apply(&mut listeners)?;
-        Ok(Spotter::new(listeners))
+        Ok(Spotter::new(listeners)?)
     }
 
     /// Which labels of each language, given by its code and labels, are reported.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use swr_core::frontend::Frontend;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::model::Language;
 use swr_core::network::Network;
@@ -110,13 +111,14 @@ struct Listening {
 }
 
 impl Listening {
-    fn ear(&self) -> Ear<'_> {
-        Ear {
+    fn ear(&self) -> Result<Ear<'_>> {
+        Ok(Ear {
             network: &self.network,
             labels: &self.language.labels,
             settings: &self.language.detector,
+            frontend: Frontend::new(&self.language.frontend)?,
             context_frames: self.language.context_frames,
-        }
+        })
     }
 
     /// Detections in every file of the sources under each choice.
@@ -129,7 +131,7 @@ impl Listening {
     ) -> Result<Vec<Accepts>> {
         let files: Vec<PathBuf> = sources.iter().flatten().cloned().collect();
         let bar = progress.bar(what, files.len());
-        let accepts = self.ear().accepts(&files, choices, || bar.inc(1))?;
+        let accepts = self.ear()?.accepts(&files, choices, || bar.inc(1))?;
         bar.finish_and_clear();
         Ok(accepts)
     }
@@ -294,7 +296,7 @@ fn choose(
             a.lang
         )
     })?;
-    let ear = listening.ear();
+    let ear = listening.ear()?;
     let accepts = listening.accepts(choosing, &ear.alike(), progress, "choosing on negatives")?;
     let choices = ear.evidence(&stream)?.with(&accepts).choices();
     // Keywords compete, so that what they do together is not the sum of what they do alone: heard once more.

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use swr_core::detector::{DetectorSettings, Posteriors, Timing, Trigger};
+use swr_core::detector::{DetectorSettings, Posteriors, Trigger};
+use swr_core::frontend::Frontend;
 use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::network::{self as fused, Network};
@@ -20,6 +21,7 @@ use swr_core::spotter::detect_in_recording;
 use swr_core::{CONTEXT_FRAMES, SAMPLE_RATE_HZ};
 use swr_dataset::{Background, Split, Stream, StreamOptions, Task, decode_file, stream};
 
+use crate::models::Pipeline;
 use crate::network::Weights;
 use crate::weights::to_package;
 use choose::{Accepts, Choice, Evidence};
@@ -101,25 +103,32 @@ pub(crate) struct Ear<'a> {
     network: &'a Network,
     labels: &'a [String],
     settings: &'a DetectorSettings,
+    frontend: Frontend,
     context_frames: usize,
 }
 
-fn settings(window_frames: usize, timing: Timing) -> DetectorSettings {
+fn settings(pipeline: &Pipeline) -> DetectorSettings {
     DetectorSettings {
-        window_frames,
-        timing,
+        window_frames: pipeline.window_frames,
+        timing: pipeline.timing,
         ..DetectorSettings::new(Vec::new())
     }
 }
 
 impl<'a> Ear<'a> {
-    fn new(network: &'a Network, labels: &'a [String], settings: &'a DetectorSettings) -> Self {
-        Self {
+    fn new(
+        network: &'a Network,
+        labels: &'a [String],
+        settings: &'a DetectorSettings,
+        pipeline: &Pipeline,
+    ) -> Result<Self> {
+        Ok(Self {
             network,
             labels,
             settings,
+            frontend: Frontend::new(&pipeline.frontend)?,
             context_frames: CONTEXT_FRAMES,
-        }
+        })
     }
 
     fn keywords(&self) -> usize {
@@ -140,7 +149,7 @@ impl<'a> Ear<'a> {
         let mut triggers: Vec<Trigger> = choices.iter().map(trigger).collect::<Result<_>>()?;
         let heard = detect_in_recording(
             &mut network,
-            self.context_frames,
+            (&mut self.frontend.clone(), self.context_frames),
             samples,
             &mut posteriors,
             &mut triggers,
@@ -215,7 +224,7 @@ impl<'a> Ear<'a> {
 /// For recordings that cannot be read.
 pub fn calibrate(
     weights: &Weights,
-    (window_frames, timing): (usize, Timing),
+    pipeline: &Pipeline,
     task: &Task,
     seed: u64,
 ) -> Result<Option<Calibrated>> {
@@ -223,8 +232,8 @@ pub fn calibrate(
         return Ok(None);
     };
     let network = Network::new(&to_package(weights)?)?;
-    let settings = settings(window_frames, timing);
-    let ear = Ear::new(&network, &task.labels, &settings);
+    let settings = settings(pipeline);
+    let ear = Ear::new(&network, &task.labels, &settings, pipeline)?;
     let files = task.negatives_of(Split::Dev);
     let accepts = ear.accepts(&files, &ear.alike(), || ())?;
     let words = ear.evidence(&stream)?;
@@ -279,7 +288,7 @@ pub struct Heard {
 /// For recordings that cannot be read.
 pub fn hear_test(
     weights: &Weights,
-    (window_frames, timing): (usize, Timing),
+    pipeline: &Pipeline,
     task: &Task,
     thresholds: &[f32],
 ) -> Result<Option<Heard>> {
@@ -293,8 +302,8 @@ pub fn hear_test(
     };
     let stream = stream(task, &task.test, &options)?;
     let network = Network::new(&to_package(weights)?)?;
-    let settings = settings(window_frames, timing);
-    let ear = Ear::new(&network, &task.labels, &settings);
+    let settings = settings(pipeline);
+    let ear = Ear::new(&network, &task.labels, &settings, pipeline)?;
     let choice = [thresholds.to_vec()];
     let detected = ear.hear(&stream.samples, &choice)?;
     let matched = match_detections(&stream.events, &detected[0], TOLERANCE_SAMPLES);

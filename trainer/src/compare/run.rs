@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
-use swr_core::detector::Timing;
 use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
 use swr_dataset::{Faults, Task, TaskOptions};
 
@@ -24,7 +23,7 @@ use crate::config::AdaptConfig;
 use crate::evaluate::answers;
 use crate::examples::{Examples, Language, for_each_plain_batch};
 use crate::fused::NormStatistics;
-use crate::models::{Base, MODEL_VERSION, architecture_of, read_base};
+use crate::models::{Base, MODEL_VERSION, Pipeline, architecture_of, read_base};
 use crate::network::{Network, Weights};
 use crate::progress::Progress;
 use crate::weights::to_package;
@@ -61,14 +60,15 @@ pub struct Clips {
 }
 
 impl Clips {
-    /// Training clips of a cell: its language's, or those of all languages together.
-    fn training(&mut self, cell: &Cell, place: &Place) -> Result<&Language> {
+    /// Training clips of a cell for a base of this pipeline: its language's, or those of all languages together.
+    fn training(&mut self, cell: &Cell, pipeline: &Pipeline, place: &Place) -> Result<&Language> {
         let languages = match cell.method {
             Method::Joint => place.together,
             _ => std::slice::from_ref(&cell.language),
         };
         let few = cell.clips_per_word.map(|clips| (clips, cell.seed));
-        let key = format!("{languages:?} {} {few:?}", cell.split);
+        let frontend = pipeline.frontend;
+        let key = format!("{languages:?} {} {few:?} {frontend:?}", cell.split);
         if self.read.as_ref().is_none_or(|(found, _)| *found != key) {
             self.read = None;
             let tasks = languages.iter().map(|language| {
@@ -85,7 +85,7 @@ impl Clips {
             } else {
                 tasks.remove(0)
             };
-            let language = Language::of(task, place.config.unknown_pool, place.progress)?;
+            let language = Language::of(task, frontend, place.config.unknown_pool, place.progress)?;
             let faults = &language.task.report.faults;
             ensure!(faults.unread.is_empty(), "{faults}");
             self.read = Some((key, language));
@@ -95,18 +95,24 @@ impl Clips {
     }
 
     /// The clips that a cell is judged on, decoded, and what they are.
-    fn judged(&mut self, cell: &Cell, place: &Place) -> Result<(&Examples, ClipRecord)> {
+    fn judged(
+        &mut self,
+        cell: &Cell,
+        pipeline: &Pipeline,
+        place: &Place,
+    ) -> Result<(&Examples, ClipRecord)> {
         let task = part(&place.task(&cell.language)?, &cell.split)?;
         let clips = if cell.split == "test" {
             &task.test
         } else {
             &task.dev
         };
-        let key = format!("{} {}", cell.language, cell.split);
+        let frontend = pipeline.frontend;
+        let key = format!("{} {} {frontend:?}", cell.language, cell.split);
         if self.judged.as_ref().is_none_or(|(found, _)| *found != key) {
             let (mut all, mut faults) = (clips.clone(), Faults::default());
             let what = "decoding clips to judge on";
-            let examples = Examples::load(&mut all, &mut faults, place.progress, what);
+            let examples = Examples::load(&mut all, frontend, &mut faults, place.progress, what);
             // What is compared is compared on the same clips.
             ensure!(faults.unread.is_empty(), "{faults}");
             self.judged = Some((key, examples));
@@ -138,7 +144,7 @@ impl Clips {
                 dev: Vec::new(),
                 ..place.task(&base.manifest().language)?
             };
-            let language = Language::of(task, 1, place.progress)?;
+            let language = Language::of(task, base.manifest().frontend, 1, place.progress)?;
             let frame = Frame::new(network, base.tensors(), base.manifest().labels.len())?;
             let sample = language.a_sample(place.config.seed);
             let found = observe(network, &frame.base, &sample, place.config.dense.batch)?;
@@ -255,7 +261,8 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
             _ => BTreeMap::new(),
         },
     };
-    let language = clips.training(cell, place)?;
+    let pipeline = Pipeline::of(base.manifest());
+    let language = clips.training(cell, &pipeline, place)?;
     let training_clips = language.training_clips();
     // A joint network is trained once for all languages that it is judged on, in as many times the bytes.
     let joint = cell.method == Method::Joint;
@@ -299,7 +306,7 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     let job = Adaptation {
         config: &config,
         method: cell.method,
-        window_frames: base.manifest().window_frames,
+        window_frames: pipeline.window_frames,
         network: &architecture,
         base: base.tensors(),
         language,
@@ -345,23 +352,19 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         Limit::FileBytes(_) => (adapted.allowed / served, file_bytes),
         _ => (adapted.allowed, adapted.used),
     };
-    let detector = (
-        base.manifest().window_frames,
-        base.manifest().timing.unwrap_or_default(),
-    );
     let heard = match !joint && cell.split == "test" {
-        true => heard(&adapted.merged, detector, &language.task, cell.seed)?,
+        true => heard(&adapted.merged, &pipeline, &language.task, cell.seed)?,
         false => None,
     };
     let labels = language.labels.clone();
-    let (judged, record) = clips.judged(cell, place)?;
+    let (judged, record) = clips.judged(cell, &pipeline, place)?;
     let labels = judged_labels(&labels, &record)?;
     let (predictions, keyword_posteriors) = judge(
         &architecture,
         &adapted.merged,
         judged,
         &labels,
-        base.manifest().window_frames,
+        pipeline.window_frames,
     )?;
     let correct = predictions
         .iter()
@@ -427,14 +430,9 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
 }
 
 /// What the network hears of TEST, with the thresholds that a release of it would have.
-fn heard(
-    weights: &Weights,
-    detector: (usize, Timing),
-    task: &Task,
-    seed: u64,
-) -> Result<Option<Heard>> {
-    match calibrate(weights, detector, task, seed)? {
-        Some(c) if c.calibration.is_some() => hear_test(weights, detector, task, &c.thresholds),
+fn heard(weights: &Weights, pipeline: &Pipeline, task: &Task, seed: u64) -> Result<Option<Heard>> {
+    match calibrate(weights, pipeline, task, seed)? {
+        Some(c) if c.calibration.is_some() => hear_test(weights, pipeline, task, &c.thresholds),
         _ => Ok(None),
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn run(a: &EvaluateArguments, progress: &Progress) -> Result<()> {
         EvaluateSplit::Test => task.test,
         EvaluateSplit::DevTest => [task.dev, task.test].concat(),
     };
-    let examples = Examples::load(&mut clips, faults, progress, "decoding");
+    let examples = Examples::load(&mut clips, language.frontend, faults, progress, "decoding");
     progress.say(&task.report.to_string());
     let keywords = labels.len() - NOT_KEYWORDS;
     ensure!(

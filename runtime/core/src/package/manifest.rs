@@ -11,6 +11,7 @@ use super::{
     fields::{check_labels, check_language, check_model_version, check_name, check_thresholds},
 };
 use crate::FrontendSettings;
+use crate::frontend::check_settings;
 use crate::settings::Timing;
 
 /// The manifest format that is written.
@@ -259,16 +260,12 @@ fn check_frames(field: &'static str, frames: usize, least: usize) -> Result<(), 
     })
 }
 
-/// Only the defaults can be reproduced, so that an unknown field and an unknown value are the same mistake.
+/// What cannot be read and what cannot be computed are the same mistake: a package for another front end.
 fn check_frontend(settings: &Value) -> Result<(), PackageError> {
     let unknown = |reason: String| PackageError::UnknownFrontend { reason };
-    let found =
+    let settings =
         FrontendSettings::deserialize(settings).map_err(|error| unknown(error.to_string()))?;
-    let supported = FrontendSettings::default();
-    if found != supported {
-        return Err(unknown(format!("expected {supported:?}, found {found:?}")));
-    }
-    Ok(())
+    check_settings(&settings).map_err(|error| unknown(error.to_string()))
 }
 
 fn bad_manifest(error: serde_json::Error) -> PackageError {

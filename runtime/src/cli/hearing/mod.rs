@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 use swr_core::detector::{Detection, DetectorSettings, Posteriors, Trigger};
+use swr_core::frontend::Frontend;
 use swr_core::matching::{Detected, Matched, match_detections};
 use swr_core::model::Language;
 use swr_core::package::Digest;
@@ -45,6 +46,7 @@ const NOISE_SEED: u64 = 7;
 pub(super) struct Ear {
     language: Language,
     engine: Engine,
+    frontend: Frontend,
     posteriors: Posteriors,
     triggers: Vec<Trigger>,
     /// Whether a label's events are reported.
@@ -190,6 +192,7 @@ impl Ear {
         let triggers: Result<Vec<Trigger>, _> = [0].into_iter().chain(SHIFTS).map(moved).collect();
         Ok(Self {
             engine: model.engine(DEFAULT_STEP_FRAMES)?,
+            frontend: Frontend::new(&model.language.frontend)?,
             posteriors: Posteriors::new(labels, package)?,
             triggers: triggers?,
             reported,
@@ -210,7 +213,7 @@ impl Ear {
     fn hear_with(&mut self, samples: &[f32], count: usize) -> anyhow::Result<Vec<Vec<Detection>>> {
         let mut found = detect_in_recording(
             &mut self.engine,
-            self.language.context_frames,
+            (&mut self.frontend, self.language.context_frames),
             samples,
             &mut self.posteriors,
             &mut self.triggers[..count],

@@ -98,7 +98,7 @@ impl Session {
         source_name: String,
         seconds: Option<f64>,
     ) -> anyhow::Result<Self> {
-        let spotter = Spotter::new(wanted.listeners(&models)?);
+        let spotter = Spotter::new(wanted.listeners(&models)?)?;
         Ok(Self {
             models: Arc::new(models),
             source,
