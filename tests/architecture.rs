@@ -1,4 +1,4 @@
-//! The invariants of the README's section "Architecture": who may depend on whom, and what stands in one place only.
+//! The invariants of `ARCHITECTURE.md`: who may depend on whom, and what stands in one place only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

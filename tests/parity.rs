@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::{Frontend, log_mel};
-use swr_core::{CONTEXT_FRAMES, FrontendSettings, LevelSettings, MEL_BINS, WINDOW_SAMPLES};
+use swr_core::{CONTEXT_FRAMES, FrontendSettings, GainSettings, MEL_BINS, WINDOW_SAMPLES};
 use swr_runtime::{ClipRunner, Engine, Model, Models, Operation};
 use swr_tests::models;
 use swr_trainer::network::{Pass, Path, frame_logits};
@@ -13,11 +13,11 @@ const LANGUAGES: [&str; 5] = ["en", "ar", "zh", "de", "pl"];
 
 /// Project-made speech: the demo's audio of a language, English where it has none. Logits must agree on any sound.
 fn audio(language: &str) -> Vec<f32> {
-    let own = models().join(format!("demo/{language}.wav"));
+    let own = models().join(format!("demo/{language}.flac"));
     let path = if own.exists() {
         own
     } else {
-        models().join("demo/en.wav")
+        models().join("demo/en.flac")
     };
     decode_16k_mono(&std::fs::read(&path).expect("the demo's audio")).expect("decodable audio")
 }
@@ -207,7 +207,7 @@ fn merging_adds_no_operation() {
 fn training_and_device_features_are_the_same_bits() {
     let samples = &audio("en")[..16_000 * 3];
     let settings = FrontendSettings {
-        level: Some(LevelSettings::default()),
+        gain: Some(GainSettings::default()),
         ..FrontendSettings::default()
     };
     let whole = log_mel(&settings, samples).unwrap();

@@ -20,7 +20,7 @@ fn models() -> PathBuf {
 const DEMOS: [&str; 3] = ["en", "de", "pl"];
 
 fn recording(language: &str) -> Vec<f32> {
-    let bytes = std::fs::read(models().join(format!("demo/{language}.wav"))).expect("the demo");
+    let bytes = std::fs::read(models().join(format!("demo/{language}.flac"))).expect("the demo");
     decode_16k_mono(&bytes).expect("audio")
 }
 

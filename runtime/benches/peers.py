@@ -4,7 +4,7 @@
     runtime/benches/peers.py                                 # fed without pause
     runtime/benches/peers.py --paced 30 --json peers.json    # at the pace of speech as well; every round takes minutes then
 
-Installs the peers from PyPI into a throw-away environment (--env). `swr` must be built (`cargo build --release`, or --swr). A markdown table
+Installs the peers from PyPI into a throw-away environment (--env). ffmpeg decodes the demo. `swr` must be built (`cargo build --release`, or --swr). A markdown table
 goes to stdout, talk to stderr, all that was measured to --json. A peer that cannot be installed or run stays in the table, with the reason. Run
 it on a quiet machine.
 
@@ -235,9 +235,9 @@ def make_audio(seconds, folder):
     """The demo's English, again and again, over noise, as 16-bit samples; and their beginning."""
     import array
     import random
-    import wave
-    with wave.open(f"{MODELS}/demo/en.wav") as file:
-        speech = array.array("h", file.readframes(file.getnframes()))
+    import subprocess
+    decode = ["ffmpeg", "-loglevel", "error", "-i", f"{MODELS}/demo/en.flac", "-f", "s16le", "-"]
+    speech = array.array("h", subprocess.run(decode, check=True, capture_output=True).stdout)
     noise = random.Random(1)
     loud = (speech[i % len(speech)] + noise.randint(-500, 500) for i in range(round(seconds * BYTES_PER_S / 2)))
     samples = array.array("h", (max(-32768, min(32767, sample)) for sample in loud)).tobytes()

@@ -177,8 +177,8 @@ third_party() {
 # The models with their cards, and the sample audio that `swr demo` listens to.
 copy_models() {
   install -d "$1/demo"
-  install -m 644 models/base.onnx models/base.json models/*.swr models/*.golden models/*.md "$1"
-  install -m 644 models/demo/*.json models/demo/*.wav "$1/demo"
+  install -m 644 models/base.onnx models/base.json models/*.swr models/*.golden models/*.md models/hearing.svg "$1"
+  install -m 644 models/demo/*.json models/demo/*.flac "$1/demo"
 }
 
 # Time and mode of all files.

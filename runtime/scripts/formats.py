@@ -3,7 +3,7 @@
 
     runtime/scripts/formats.py [--swr target/release/swr] [--keep DIR] [--json]
 
-The audio is six words of models/demo/de.wav, 13 s, with the same signal in every channel. Needs ffmpeg, sox and sndfile-programs.
+The audio is six words of models/demo/de.flac, 13 s, with the same signal in every channel. Needs ffmpeg, sox and sndfile-programs.
 The control is what `swr spot` finds in it as 16-bit WAV, 16 kHz, mono. A recording is
 
   right    lossless at 16 kHz: the control's events, to the score (8-bit, A-law and mu-law have other samples and count as lossy);
@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Parts of the demo in seconds: licht; an, zwei; runter, schließen; nein. The times of these words change by 30 ms at most when the signal is
 # shifted by less than a hop, or coded with enough bits; those of others, such as "rechts", by 150 ms.
-PARTS = [(0, 2.6), (9.2, 13.4), (24, 28.6), (38, 40)]
+PARTS = [(0, 2.6), (9.2, 12.4), (28, 32.2), (48.6, 50.6)]
 CHANNELS = [1, 2, 6]
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000]
 OTHERS_PIPED = "All but WAV, standard input"
@@ -177,8 +177,8 @@ def other():
 
 def write_audio(folder):
     """1.wav, 2.wav, 3.wav and 6.wav: the parts of the demo in so many channels. Returns the samples of one."""
-    with wave.open(str(ROOT / "models/demo/de.wav")) as demo:
-        whole = array.array("h", demo.readframes(demo.getnframes()))
+    decode = ["ffmpeg", "-loglevel", "error", "-i", ROOT / "models/demo/de.flac", "-f", "s16le", "-"]
+    whole = array.array("h", subprocess.run(decode, check=True, capture_output=True).stdout)
     signal = array.array("h")
     for start, end in PARTS:
         signal += whole[int(16000 * start) : int(16000 * end)]

@@ -13,12 +13,12 @@ ln -s "$swr" "$folder/swr"
 export PATH=$folder:$PATH
 
 # Without --lang it is English that is listened for.
-ffmpeg -loglevel error -i models/demo/en.wav -c:a aac -b:a 128k "$folder/talk.mp4"
-cp models/demo/de.wav "$folder/talk.wav"
+ffmpeg -loglevel error -i models/demo/en.flac -c:a aac -b:a 128k "$folder/talk.mp4"
+ffmpeg -loglevel error -i models/demo/de.flac "$folder/talk.wav"
 cd "$folder"
 words() { sed -E 's/.*"keyword":"([^"]*)".*/\1/; s/.* ([^ ]+)$/\1/' | tr '\n' ' '; }
-expected_mp4=$(swr spot --lang en "$SWR_MODELS/demo/en.wav" | words)
-expected_wav=$(swr spot --lang de "$SWR_MODELS/demo/de.wav" | words)
+expected_mp4=$(swr spot --lang en "$SWR_MODELS/demo/en.flac" | words)
+expected_wav=$(swr spot --lang de "$SWR_MODELS/demo/de.flac" | words)
 
 ran=0
 while read -r example; do

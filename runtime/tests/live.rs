@@ -165,17 +165,19 @@ fn keyword(line: &str) -> String {
 
 /// The first seconds of the German sample, and the keywords that are found in them as a file.
 fn clip(folder: &Path) -> (PathBuf, Vec<String>) {
-    let sample = format!("{}/demo/de.wav", models());
-    let mut reader = hound::WavReader::open(sample).expect("the German sample");
-    let spec = reader.spec();
+    let sample = std::fs::read(format!("{}/demo/de.flac", models())).expect("the German sample");
+    let samples = swr_core::audio::decode_16k_mono(&sample).expect("audio");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: swr_core::SAMPLE_RATE_HZ,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let clip = folder.join("clip.wav");
     let mut writer = hound::WavWriter::create(&clip, spec).expect("a file");
-    let samples = reader
-        .samples::<i16>()
-        .take(CLIP_S * spec.sample_rate as usize);
-    for sample in samples {
+    for sample in &samples[..CLIP_S * swr_core::SAMPLE_RATE_HZ as usize] {
         writer
-            .write_sample(sample.expect("a sample"))
+            .write_sample((32_768.0 * sample).round() as i16)
             .expect("written");
     }
     writer.finalize().expect("written");

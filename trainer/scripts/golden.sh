@@ -7,6 +7,7 @@ trap 'rm -f "$clip"' EXIT
 
 # language, voice, words per minute, keyword, what espeak-ng is given for it
 golden() {
+  [ "$1" = en ] || [ -e "models/$1.swr" ] || return 0
   espeak-ng -v "$2" -s "$3" -w "$clip" "$5"
   cargo run -q --bin swr-train -- golden --lang "$1" --label "$4" "$clip" --models models
 }
@@ -14,4 +15,8 @@ golden en en-us 130 stop stop
 golden de de 130 licht licht
 golden pl pl 130 stop stop
 golden ar ar 110 أعلى أعلى
+golden es es 120 abrir abrir
+golden fr fr 120 allumer allumer
+golden it it 120 accendi accendi
+golden ru ru 120 включи включи
 golden zh cmn-latn-pinyin 110 数字 shu4zi4

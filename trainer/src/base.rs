@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use swr_core::package::Digest;
 
@@ -37,7 +37,13 @@ impl Beginning {
         language: &Language,
     ) -> Result<Self> {
         if !folder.join(BASE_JSON).exists() {
-            let (state, digest) = learned_by(folder)?;
+            let learned = learned_by(folder).with_context(|| {
+                format!(
+                    "{}: neither a folder of models, with {BASE_JSON}, nor of a run that has finished an epoch",
+                    folder.display()
+                )
+            });
+            let (state, digest) = learned?;
             return Ok(Self { state, digest });
         }
         let base = read_base(folder)?;

@@ -174,7 +174,7 @@ struct AdaptArguments {
 enum SynthCommand {
     /// Training clips in the MSWC layout, below OUT/synth/<language>
     Clips(SynthArguments),
-    /// The demo's audio: OUT/<language>.wav and .json
+    /// The demo's audio: OUT/<language>.flac and .json
     Demo(SynthArguments),
     /// Speech without words, which `adapt` takes for other words where there are none: OUT/babble.opus
     Babble(SynthArguments),

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use swr_core::detector::Timing;
 use swr_core::frontend::Frontend;
-use swr_core::{FrontendSettings, LevelSettings};
+use swr_core::{FrontendSettings, GainSettings};
 
 use crate::architecture::{Architecture, WINDOW_FRAMES};
 use crate::augment::Augment;
@@ -27,9 +27,9 @@ pub struct BaseConfig {
     pub seed: u64,
     /// The network.
     pub architecture: Architecture,
-    /// The slow gain of the front end; without it, a quiet word has other features than a loud one.
+    /// The slow gain of the front end, taken away by `--set gain=none`; without it, a quiet word has other features than a loud one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub level: Option<LevelSettings>,
+    pub gain: Option<GainSettings>,
     /// Frames over which logits are averaged, in training and on a device.
     pub window_frames: usize,
     /// How posteriors become events.
@@ -179,7 +179,7 @@ impl BaseConfig {
     pub fn pipeline(&self) -> Pipeline {
         Pipeline {
             frontend: FrontendSettings {
-                level: self.level,
+                gain: self.gain,
                 ..FrontendSettings::default()
             },
             window_frames: self.window_frames,
@@ -339,6 +339,10 @@ fn set(table: &mut toml::Table, change: &str) -> Result<()> {
         Some(value) => value,
         None => toml::Value::String(value.to_string()),
     };
+    if key == "gain" && value.as_str() == Some("none") {
+        table.remove(key);
+        return Ok(());
+    }
     let mut parts: Vec<&str> = key.split('.').collect();
     let last = parts.pop().unwrap_or_default();
     let mut table = table;
@@ -366,6 +370,26 @@ fn is_zero(bytes: &usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gain_is_changed_and_taken_away() {
+        let resolved = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|c| (*c).to_owned()).collect();
+            resolve::<BaseConfig>(None, BASE_DEFAULT, &changes)
+        };
+        assert_eq!(resolved(&[]).unwrap().gain, Some(GainSettings::default()));
+        assert_eq!(resolved(&["gain=none"]).unwrap().gain, None);
+        let changed = resolved(&["gain.target=100"]).unwrap();
+        assert_eq!(
+            changed.pipeline().frontend.gain.map(|g| g.target),
+            Some(100.0)
+        );
+        let message = resolved(&["gain.smoothing=2"])
+            .unwrap()
+            .check()
+            .unwrap_err();
+        assert!(message.to_string().contains("gain.smoothing"), "{message}");
+    }
 
     #[test]
     fn built_in_configurations_resolve_and_take_changes() {

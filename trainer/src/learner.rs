@@ -302,3 +302,34 @@ fn rewrite_norm(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_norm_that_is_unfolded_and_folded_is_what_it_was() {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).expect("a tensor");
+        let deployed = Weights::from([
+            ("a.norm.scale".to_string(), tensor(&[0.5, -2.0, 1e-3])),
+            ("a.norm.shift".to_string(), tensor(&[0.25, 1.0, -4.0])),
+        ]);
+        let running = NormStatistics::from([(
+            "a".to_string(),
+            (vec![3.0, -0.5, 100.0], vec![4.0, 0.01, 9.0]),
+        )]);
+        let mut weights = deployed.clone();
+        unfold(&mut weights, &running).expect("weights of a norm");
+        let scale: Vec<f32> = weights["a.norm.scale"].to_vec1().expect("a vector");
+        assert!((scale[0] - 1.0).abs() < 1e-5, "half of a deviation of 2");
+        fold(&mut weights, &running).expect("weights of a norm");
+        for (name, deployed) in &deployed {
+            let (a, b): (Vec<f32>, Vec<f32>) = (
+                deployed.to_vec1().expect("a vector"),
+                weights[name].to_vec1().expect("a vector"),
+            );
+            let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * (1.0 + a.abs());
+            assert!(a.iter().zip(&b).all(near), "{name}: {a:?} {b:?}");
+        }
+    }
+}

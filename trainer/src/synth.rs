@@ -34,7 +34,7 @@ pub struct SynthOptions {
     pub changes: Vec<String>,
     /// Languages; all of the configuration if empty.
     pub languages: Vec<String>,
-    /// Folder that gets `synth/<language>/` (clips) or `<language>.wav` and `.json` (demo).
+    /// Folder that gets `synth/<language>/` (clips) or `<language>.flac` and `.json` (demo).
     pub out: PathBuf,
     /// Replace clips that are there already.
     pub replace: bool,
@@ -297,6 +297,47 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn sentences_of_the_demo_hold_no_keyword() {
+        for sentence in [
+            "Mein LICHT brennt.",
+            "Licht",
+            "Die Mu\u{308}hle wird öffnen",
+        ] {
+            let mut config = built_in();
+            let german = config.languages.get_mut("de").unwrap();
+            german.demo_sentences = vec![sentence.to_owned()];
+            let message = check(&config).unwrap_err().to_string();
+            assert!(message.contains(sentence), "{message}");
+        }
+        let mut config = built_in();
+        let english = config.languages.get_mut("en").unwrap();
+        english.demo_sentences = vec!["Please say hey, savant!".to_owned()];
+        assert!(check(&config).is_err(), "a keyword of two words");
+        // Parts of words are none.
+        let english = config.languages.get_mut("en").unwrap();
+        english.demo_sentences = vec!["Nobody ever knows.".to_owned()];
+        check(&config).unwrap();
+        english_demo_of(&mut config, &["yes"]);
+        let message = check(&config).unwrap_err().to_string();
+        assert!(message.contains("there must be two"), "{message}");
+    }
+
+    fn english_demo_of(config: &mut SynthConfig, words: &[&str]) {
+        let english = config.languages.get_mut("en").unwrap();
+        english.demo_words = words.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    #[test]
+    fn flac_keeps_every_sample_of_16_bits() {
+        let samples: Vec<f32> = (0..40_000)
+            .map(|n| ((n * n / 7) % 65_536 - 32_768) as f32 / 32_768.0)
+            .collect();
+        let read =
+            swr_core::audio::decode_16k_mono(&espeak::flac_bytes(&samples).unwrap()).unwrap();
+        assert_eq!(read, samples);
     }
 
     #[test]

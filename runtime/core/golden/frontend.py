@@ -1,4 +1,5 @@
-"""Writes frontend.csv: the log-mel features of a signal made of integers, by formulas in f64 that share nothing with the Rust code.
+"""Writes frontend.csv and frontend-gain.csv: the log-mel features of a signal made of integers, without and with the slow gain, by formulas in f64
+that share nothing with the Rust code.
 
 Needs numpy. Run in this folder: python3 frontend.py
 tests/frontend.rs makes the same signal and compares.
@@ -33,7 +34,18 @@ def mel_filters():
     return np.stack([np.interp(bins_hz, edges_hz[m : m + 3], [0, 1, 0]) for m in range(MELS)])
 
 
-def log_mel(samples):
+def gains(mel, smoothing=0.25, fall_db_per_s=6, target=500, least=0.126):
+    """[T]: what each frame of mel powers [T, 40] is multiplied by."""
+    level, found = least, []
+    for power in mel.sum(axis=1):
+        rising = level + smoothing * (power - level)
+        falling = level * 10 ** (-fall_db_per_s * HOP / RATE_HZ / 10)
+        level = max(least, rising if power > level else max(power, falling))
+        found.append(target / level)
+    return np.array(found)
+
+
+def log_mel(samples, with_gain=False):
     """[T, 40], one frame for each window that lies wholly inside the signal."""
     count = (len(samples) - WINDOW) // HOP + 1
     frames = np.stack([samples[HOP * k : HOP * k + WINDOW] for k in range(count)])
@@ -41,8 +53,12 @@ def log_mel(samples):
     # The transform as its definition says, instead of a fast one.
     basis = np.exp(-2j * np.pi * np.outer(np.arange(WINDOW), np.arange(FFT // 2 + 1)) / FFT)
     power = np.abs((frames * hann) @ basis) ** 2
-    return np.log(power @ mel_filters().T + FLOOR)
+    mel = power @ mel_filters().T
+    if with_gain:
+        mel *= gains(mel)[:, None]
+    return np.log(mel + FLOOR)
 
 
 if __name__ == "__main__":
     np.savetxt("frontend.csv", log_mel(signal()), fmt="%.6f", delimiter=",")
+    np.savetxt("frontend-gain.csv", log_mel(signal(), with_gain=True), fmt="%.6f", delimiter=",")

@@ -3,8 +3,8 @@
 
 #[cfg(any(test, not(feature = "std")))]
 mod fft;
+mod gain;
 mod lanes;
-mod level;
 mod mel;
 mod spectrum;
 
@@ -17,8 +17,8 @@ use core::fmt;
 use crate::settings::{
     FFT_SIZE, FrontendSettings, HOP_SAMPLES, MEL_BINS, SAMPLE_RATE_HZ, WINDOW_SAMPLES,
 };
+use gain::Gain;
 use lanes::LANES;
-use level::Level;
 use mel::MelBank;
 use spectrum::Spectrum;
 
@@ -32,15 +32,25 @@ pub const MAX_SAMPLE_MAGNITUDE: f32 = 1e6;
 pub enum FrontendError {
     /// A setting that this front end cannot reproduce, for example from a package made for another one.
     #[error(
-        "front-end setting `{field}` is {found}, but this front end computes {expected}; use a base trained with it"
+        "front-end setting `{field}` is {found}, but this front end computes only {expected}; use a base trained with it"
     )]
     UnsupportedSetting {
         /// Name of the field in [`FrontendSettings`].
         field: &'static str,
-        /// The value or range that is supported.
+        /// The value that is supported.
         expected: String,
         /// The value that was asked for.
         found: String,
+    },
+    /// A setting of the gain outside of its range.
+    #[error("front-end setting `{field}` is {found}, expected {expected}")]
+    BadGain {
+        /// Name of the field in [`FrontendSettings`].
+        field: &'static str,
+        /// Its range.
+        expected: &'static str,
+        /// The value found.
+        found: f32,
     },
     /// A sample that is NaN, infinite or beyond [`MAX_SAMPLE_MAGNITUDE`].
     #[error(
@@ -74,7 +84,7 @@ pub enum FrontendError {
 pub struct Frontend {
     spectrum: Spectrum,
     mel_bank: MelBank,
-    level: Option<Level>,
+    gain: Option<Gain>,
     log_floor: f32,
     /// The frame being filled; the first `filled` samples are valid.
     window: [f32; WINDOW_SAMPLES],
@@ -85,7 +95,7 @@ impl Frontend {
     /// Builds the tables and buffers. Cloning the result is cheaper than building another one.
     ///
     /// # Errors
-    /// [`FrontendError::UnsupportedSetting`] for any value but the default ones, and a level outside of its ranges.
+    /// [`FrontendError::UnsupportedSetting`] for any value but the default ones, [`FrontendError::BadGain`] for a gain outside of its ranges.
     pub fn new(settings: &FrontendSettings) -> Result<Self, FrontendError> {
         check_settings(settings)?;
         Ok(Self {
@@ -97,7 +107,7 @@ impl Frontend {
                 f64::from(SAMPLE_RATE_HZ),
                 FFT_SIZE,
             ),
-            level: settings.level.as_ref().map(Level::new),
+            gain: settings.gain.as_ref().map(Gain::new),
             log_floor: settings.log_floor,
             window: [0.0; WINDOW_SAMPLES],
             filled: 0,
@@ -156,18 +166,23 @@ impl Frontend {
             }
         }
         for frame in frames[start..].chunks_exact_mut(MEL_BINS) {
-            let gain = self.level.as_mut().map_or(1.0, |level| level.gain(frame));
+            let gain = self.gain.as_mut().map_or(1.0, |gain| gain.of(frame));
             for value in frame {
                 *value = libm::logf(*value * gain + self.log_floor);
             }
         }
     }
 
-    /// Forgets the samples of an unfinished frame and the level: the next sample is the first of a new stream.
+    /// Forgets the samples of an unfinished frame and the gain: the next sample is the first of a new stream.
     pub fn reset(&mut self) {
         self.filled = 0;
-        if let Some(level) = &mut self.level {
-            level.reset();
+        self.reset_gain();
+    }
+
+    /// Forgets how loud the stream was, where there is a gain: what comes is from another microphone.
+    pub fn reset_gain(&mut self) {
+        if let Some(gain) = &mut self.gain {
+            gain.reset();
         }
     }
 }
@@ -218,7 +233,7 @@ pub(crate) fn check_settings(settings: &FrontendSettings) -> Result<(), Frontend
         low_hz,
         high_hz,
         log_floor,
-        level,
+        gain,
     } = *settings;
     let supported = FrontendSettings::default();
     check("sample_rate_hz", supported.sample_rate_hz, sample_rate_hz)?;
@@ -229,12 +244,12 @@ pub(crate) fn check_settings(settings: &FrontendSettings) -> Result<(), Frontend
     check("low_hz", supported.low_hz, low_hz)?;
     check("high_hz", supported.high_hz, high_hz)?;
     check("log_floor", supported.log_floor, log_floor)?;
-    match level.and_then(|level| level.problem()) {
+    match gain.and_then(|gain| gain.problem()) {
         None => Ok(()),
-        Some((field, expected, found)) => Err(FrontendError::UnsupportedSetting {
+        Some((field, expected, found)) => Err(FrontendError::BadGain {
             field,
-            expected: expected.to_string(),
-            found: found.to_string(),
+            expected,
+            found,
         }),
     }
 }

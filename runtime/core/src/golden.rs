@@ -20,6 +20,8 @@ const CHECKSUM_BYTES: usize = 8;
 const LOWEST_LOG_MEL: f32 = -14.0;
 /// Log-mel between neighbouring levels; 255 of them reach 11.5, above what full scale gives.
 const LOG_MEL_STEP: f32 = 0.1;
+/// The last level.
+const LAST_LEVEL: f32 = 255.0;
 
 /// A keyword as a second of log-mel frames in 256 levels, about 4 kB.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,16 +40,24 @@ impl Golden {
     /// The clip whose log-mel frames are `frames`, `[98, 40]` flattened.
     ///
     /// # Errors
-    /// [`PackageError::BadField`] for another number of frames, a posterior outside of 1 to 100, a bad language or label.
+    /// [`PackageError::BadField`] for another number of frames, a value above the last level, a posterior outside of 1 to 100, a bad language or label.
     pub fn new(
         language: &str,
         label: &str,
         least_posterior: u8,
         frames: &[f32],
     ) -> Result<Self, PackageError> {
-        let level = |log_mel: &f32| {
-            libm::roundf((log_mel - LOWEST_LOG_MEL) / LOG_MEL_STEP).clamp(0.0, 255.0) as u8
-        };
+        let exact = |log_mel: &f32| libm::roundf((log_mel - LOWEST_LOG_MEL) / LOG_MEL_STEP);
+        // Written so that NaN is refused as well.
+        if let Some(value) = frames.iter().find(|v| !(exact(v) <= LAST_LEVEL)) {
+            return Err(PackageError::BadField {
+                field: "log-mel",
+                reason: format!(
+                    "{value} is louder than a golden clip can be; lower the target of the front end's gain"
+                ),
+            });
+        }
+        let level = |log_mel: &f32| exact(log_mel).max(0.0) as u8;
         let golden = Self {
             language: language.into(),
             label: label.into(),
@@ -218,4 +228,23 @@ impl Golden {
 fn checksum(body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let digest = Sha256::digest(body);
     core::array::from_fn(|byte| digest[byte])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_louder_than_the_last_level_is_refused() {
+        let frames = |value| vec![value; WINDOW_FRAMES * MEL_BINS];
+        Golden::new("en", "stop", 50, &frames(11.5)).expect("the last level");
+        for value in [11.6, f32::INFINITY, f32::NAN] {
+            let refused = Golden::new("en", "stop", 50, &frames(value));
+            let field = match refused {
+                Err(PackageError::BadField { field, .. }) => field,
+                other => panic!("expected {value} to be refused, found {other:?}"),
+            };
+            assert_eq!(field, "log-mel");
+        }
+    }
 }

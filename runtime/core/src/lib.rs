@@ -41,6 +41,6 @@ pub mod model;
 pub mod spotter;
 
 pub use settings::{
-    CONTEXT_FRAMES, FFT_SIZE, FrontendSettings, HOP_SAMPLES, LevelSettings, MEL_BINS,
+    CONTEXT_FRAMES, FFT_SIZE, FrontendSettings, GainSettings, HOP_SAMPLES, MEL_BINS,
     SAMPLE_RATE_HZ, WINDOW_FRAMES, WINDOW_SAMPLES,
 };

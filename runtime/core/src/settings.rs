@@ -21,7 +21,7 @@ pub const CONTEXT_FRAMES: usize = 46;
 
 /// Settings of the log-mel front end; a package pins them, so that features on a device are those the network was trained on.
 ///
-/// But for the level, the defaults are the only values that the front end reproduces. Window, hop and number of mel bins are those of the
+/// But for the gain, the defaults are the only values that the front end reproduces. Window, hop and number of mel bins are those of the
 /// BC-ResNet paper (Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", Interspeech 2021, section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +44,7 @@ pub struct FrontendSettings {
     pub log_floor: f32,
     /// Slow gain that makes quiet speech as loud as loud speech. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub level: Option<LevelSettings>,
+    pub gain: Option<GainSettings>,
 }
 
 /// Settings of the slow gain: each frame's mel powers are multiplied by `target / level`, before the floor is added.
@@ -53,7 +53,7 @@ pub struct FrontendSettings {
 /// power or `least`, at which it begins. It looks back only, so features stay the same however a stream is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct LevelSettings {
+pub struct GainSettings {
     /// Share of a rise that a frame takes over, above 0 and at most 1. Default: 0.25, so that an onset is known within 40 ms.
     pub smoothing: f32,
     /// Decibels that the level falls in a second of silence, 0 to 1000. Default: 6, little within a word.
@@ -64,7 +64,7 @@ pub struct LevelSettings {
     pub least: f32,
 }
 
-impl LevelSettings {
+impl GainSettings {
     /// The first setting outside of its range: its name, what is expected, and what was found.
     pub(crate) fn problem(&self) -> Option<(&'static str, &'static str, f32)> {
         let Self {
@@ -77,31 +77,31 @@ impl LevelSettings {
         // Written so that NaN, which is in no range, is refused as well.
         let fields = [
             (
-                "level.smoothing",
+                "gain.smoothing",
                 "more than 0 and at most 1",
                 smoothing,
                 smoothing > 0.0 && smoothing <= 1.0,
             ),
             (
-                "level.fall_db_per_s",
+                "gain.fall_db_per_s",
                 "0 to 1000",
                 fall_db_per_s,
                 (0.0..=1_000.0).contains(&fall_db_per_s),
             ),
             (
-                "level.target",
+                "gain.target",
                 "1e-6 to 1e12",
                 target,
                 power.contains(&target),
             ),
-            ("level.least", "1e-6 to 1e12", least, power.contains(&least)),
+            ("gain.least", "1e-6 to 1e12", least, power.contains(&least)),
         ];
         let wrong = fields.into_iter().find(|(.., fits)| !fits);
         wrong.map(|(field, expected, found, _)| (field, expected, found))
     }
 }
 
-impl Default for LevelSettings {
+impl Default for GainSettings {
     fn default() -> Self {
         Self {
             smoothing: 0.25,
@@ -123,7 +123,7 @@ impl Default for FrontendSettings {
             low_hz: 0.0,
             high_hz: 8_000.0,
             log_floor: 1e-6,
-            level: None,
+            gain: None,
         }
     }
 }

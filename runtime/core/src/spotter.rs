@@ -193,7 +193,8 @@ struct NearMisses {
 #[derive(Debug)]
 pub struct Spotter<N> {
     frontend: Frontend,
-    settings: FrontendSettings,
+    /// That of the first listeners.
+    settings: Option<FrontendSettings>,
     listeners: Vec<Listener<N>>,
     /// The last frames, `[n, 40]`, for those that join later; what the last push made of its samples is at the end.
     recent: Vec<f32>,
@@ -363,9 +364,9 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     /// # Errors
     /// [`SpotError::Frontend`] for settings that the front end does not reproduce, [`SpotError::OtherFrontend`] if the listeners' differ.
     pub fn new(listeners: Vec<Listener<N>>) -> Result<Self, SpotError<N::Error>> {
-        let settings = shared_frontend(&listeners, None)?.unwrap_or_default();
+        let settings = shared_frontend(&listeners, None)?;
         let mut spotter = Spotter {
-            frontend: Frontend::new(&settings)?,
+            frontend: Frontend::new(&settings.unwrap_or_default())?,
             settings,
             listeners,
             recent: Vec::new(),
@@ -439,7 +440,11 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
     /// # Errors
     /// [`SpotError::OtherFrontend`] for listeners with another front end than those before; these then go on. [`SpotError::Network`] when a network fails.
     pub fn change(&mut self, listeners: Vec<Listener<N>>) -> Result<(), SpotError<N::Error>> {
-        shared_frontend(&listeners, Some(self.settings))?;
+        let settings = shared_frontend(&listeners, self.settings)?;
+        if self.settings != settings {
+            self.frontend = Frontend::new(&settings.unwrap_or_default())?;
+            self.settings = settings;
+        }
         self.listeners = listeners;
         for listener in &mut self.listeners {
             let frames = (self.recent.len() / MEL_BINS).min(listener.memory_frames());
@@ -449,6 +454,16 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
             listener.hear(again).map_err(SpotError::Network)?;
         }
         Ok(())
+    }
+
+    /// What comes is from another microphone: how loud the one before was, the front end forgets.
+    pub fn reset_gain(&mut self) {
+        self.frontend.reset_gain();
+    }
+
+    /// How the frames are made.
+    pub fn frontend_settings(&self) -> FrontendSettings {
+        self.settings.unwrap_or_default()
     }
 
     /// Ends the stream, as if a second of silence followed, so that a word at its end is still reported; then as [`Spotter::reset`].

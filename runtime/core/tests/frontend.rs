@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use swr_core::frontend::{Frontend, FrontendError, frame_count, log_mel};
-use swr_core::{FrontendSettings, LevelSettings};
+use swr_core::{FrontendSettings, GainSettings};
 
 /// Largest difference to the f64 reference, in the log domain; f32 comes within 2e-6 on this signal.
 const TOLERANCE: f32 = 1e-4;
@@ -45,7 +45,7 @@ fn features(samples: &[f32]) -> Result<Vec<f32>, FrontendError> {
 /// Those with the slow gain.
 fn levelled() -> FrontendSettings {
     FrontendSettings {
-        level: Some(LevelSettings::default()),
+        gain: Some(GainSettings::default()),
         ..FrontendSettings::default()
     }
 }
@@ -56,12 +56,18 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn features_equal_the_reference() {
-    let expected: Vec<f32> = include_str!("../golden/frontend.csv")
+    let plain = FrontendSettings::default();
+    like_the_reference(&plain, include_str!("../golden/frontend.csv"));
+    like_the_reference(&levelled(), include_str!("../golden/frontend-gain.csv"));
+}
+
+fn like_the_reference(settings: &FrontendSettings, csv: &str) {
+    let expected: Vec<f32> = csv
         .lines()
         .flat_map(|line| line.split(','))
-        .map(|value| value.parse().expect("a number in frontend.csv"))
+        .map(|value| value.parse().expect("a number in the reference"))
         .collect();
-    let features = features(&golden_signal()).expect("finite samples");
+    let features = log_mel(settings, &golden_signal()).expect("finite samples");
     assert_eq!(features.len(), expected.len());
     for (index, (found, expected)) in features.iter().zip(&expected).enumerate() {
         assert!(
@@ -89,7 +95,7 @@ fn levelled_features_have_the_same_bits_on_every_machine() {
     assert_eq!(
         hash(&features),
         0xb6b7_7a7b_d8e9_7943,
-        "the level's bits changed"
+        "the gain's bits changed"
     );
 }
 
@@ -191,8 +197,19 @@ fn bad_samples_are_refused_and_nothing_is_taken() {
 
 #[test]
 fn the_largest_sample_gives_finite_features() {
-    let features = features(&[1e6; 480]).expect("the limit itself is allowed");
-    assert!(features.iter().all(|value| value.is_finite()));
+    let loudest = FrontendSettings {
+        gain: Some(GainSettings {
+            smoothing: f32::MIN_POSITIVE,
+            fall_db_per_s: 0.0,
+            target: 1e12,
+            least: 1e-6,
+        }),
+        ..FrontendSettings::default()
+    };
+    for settings in [FrontendSettings::default(), levelled(), loudest] {
+        let features = log_mel(&settings, &[1e6; 4_800]).expect("the limit itself is allowed");
+        assert!(features.iter().all(|value| value.is_finite()));
+    }
 }
 
 #[test]
@@ -256,44 +273,43 @@ fn other_settings_are_refused_by_name() {
             },
         ),
     ];
-    let level = LevelSettings::default();
-    let levels = [
+    let gain = GainSettings::default();
+    let gains = [
         (
-            "level.smoothing",
-            LevelSettings {
+            "gain.smoothing",
+            GainSettings {
                 smoothing: 0.0,
-                ..level
+                ..gain
             },
         ),
         (
-            "level.fall_db_per_s",
-            LevelSettings {
+            "gain.fall_db_per_s",
+            GainSettings {
                 fall_db_per_s: -1.0,
-                ..level
+                ..gain
             },
         ),
         (
-            "level.target",
-            LevelSettings {
+            "gain.target",
+            GainSettings {
                 target: f32::NAN,
-                ..level
+                ..gain
             },
         ),
-        (
-            "level.least",
-            LevelSettings {
-                least: 0.0,
-                ..level
-            },
-        ),
+        ("gain.least", GainSettings { least: 0.0, ..gain }),
     ];
-    let levels = levels.map(|(name, level)| {
-        let level = Some(level);
-        (name, FrontendSettings { level, ..default })
+    let gains = gains.map(|(name, gain)| {
+        let gain = Some(gain);
+        (name, FrontendSettings { gain, ..default })
     });
-    for (name, settings) in cases.into_iter().chain(levels) {
+    for (name, settings) in cases.into_iter().chain(gains) {
         match Frontend::new(&settings) {
-            Err(FrontendError::UnsupportedSetting { field, .. }) => assert_eq!(field, name),
+            Err(
+                FrontendError::UnsupportedSetting { field, .. }
+                | FrontendError::BadGain { field, .. },
+            ) => {
+                assert_eq!(field, name);
+            }
             other => panic!("expected {name} to be refused, found {other:?}"),
         }
     }
@@ -308,7 +324,7 @@ fn settings_survive_json_and_refuse_unknown_fields() {
         settings
     );
     let json = serde_json::to_string(&FrontendSettings::default()).expect("plain numbers");
-    assert!(!json.contains("level"), "{json}");
+    assert!(!json.contains("gain"), "{json}");
     let unknown = json.replace("log_floor", "log_ceiling");
     assert!(serde_json::from_str::<FrontendSettings>(&unknown).is_err());
 }

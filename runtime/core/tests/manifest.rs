@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use swr_core::{
-    FrontendSettings, LevelSettings,
+    FrontendSettings, GainSettings,
     detector::Timing,
     package::{Digest, MANIFEST_VERSION, Manifest, PackageError, Thresholds},
 };
@@ -48,7 +48,7 @@ fn a_manifest_is_read_as_written() {
     let json = manifest.to_json().unwrap();
     assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), manifest);
     assert!(json.ends_with("}\n"));
-    manifest.frontend.level = Some(LevelSettings::default());
+    manifest.frontend.gain = Some(GainSettings::default());
     manifest.thresholds = Thresholds::ForAll(0.7);
     let json = manifest.to_json().unwrap();
     let read = Manifest::parse(json.as_bytes()).unwrap();
@@ -103,7 +103,7 @@ fn an_unknown_manifest_version_and_an_unknown_front_end_are_told_apart() {
         ("\"mel_bins\"", "\"cepstra\""),
         (
             "\"mel_bins\"",
-            "\"level\": {\"smoothing\": 2, \"fall_db_per_s\": 6, \"target\": 500, \"least\": 0.126}, \"mel_bins\"",
+            "\"gain\": {\"smoothing\": 2, \"fall_db_per_s\": 6, \"target\": 500, \"least\": 0.126}, \"mel_bins\"",
         ),
     ] {
         let error = parse_with(from, to).unwrap_err();

@@ -10,6 +10,7 @@ use swr_core::detector::Detector;
 use swr_core::frontend::Frontend;
 use swr_core::{SAMPLE_RATE_HZ, WINDOW_FRAMES};
 
+use super::script::sample_audio;
 use super::soak::soak;
 use super::words::WordsArgs;
 use super::{ModelsArgs, Outcome, json_line};
@@ -29,7 +30,7 @@ pub(super) const CHUNK_SAMPLES: usize = 640;
   swr bench
   swr bench --lang ar --json
   swr bench --paced 20                     (CPU while audio comes at the pace of speech, caches cold)
-  swr bench --lang de --soak 24            (a day of models/demo/de.wav: memory, events and their times must stay the same)
+  swr bench --lang de --soak 24            (a day of models/demo/de.flac: memory, events and their times must stay the same)
 
 CPU is that of the whole process per second of audio, front end, network and detector together, medians of rounds that alternate.
 The audio is noise made here: the cost does not depend on what is heard.
@@ -206,7 +207,7 @@ impl Bench {
         let directory = self.models.directory()?;
         let models = self.models.open_directory(&directory)?;
         let language = self.lang.as_ref().unwrap_or(&models.manifest().language);
-        let audio = directory.join(format!("demo/{language}.wav"));
+        let audio = sample_audio(&directory.join(format!("demo/{language}.json")));
         let audio = Recording::open(&audio, None)
             .context("--soak listens to the demo's audio; give a --lang that has some")?;
         let mut spotter = self.words.spotter(&models, &[language], self.step_frames)?;

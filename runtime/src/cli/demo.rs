@@ -10,7 +10,7 @@ use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
 use swr_core::matching::match_detections;
 
-use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected};
+use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected, sample_audio};
 #[cfg(feature = "eval")]
 use super::stream::Recordings;
 use super::{ModelsArgs, Outcome, json_line, spot};
@@ -122,7 +122,7 @@ impl Demo {
         out: &mut dyn Write,
     ) -> anyhow::Result<Sums> {
         let script = Script::read(path, language)?;
-        let audio = path.with_extension("wav");
+        let audio = sample_audio(path);
         let mut recording = Recording::open(&audio, None)?;
         while let Some(notice) = recording.notice() {
             eprintln!("swr: {notice}");

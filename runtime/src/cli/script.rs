@@ -1,7 +1,7 @@
 //! What is spoken in a sample's audio and when: the JSON file that lies beside it, and the events that are matched with it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -26,6 +26,16 @@ pub(super) struct Keyword {
     pub(super) word: String,
     pub(super) start_s: f64,
     pub(super) end_s: f64,
+}
+
+/// The audio that a sample's script is about: FLAC, or WAV as in releases up to version 2.
+pub(super) fn sample_audio(script: &Path) -> PathBuf {
+    let (flac, wav) = (script.with_extension("flac"), script.with_extension("wav"));
+    if wav.is_file() && !flac.is_file() {
+        wav
+    } else {
+        flac
+    }
 }
 
 /// `events` as the matching takes them, with labels as indexes into `labels`.

@@ -16,8 +16,8 @@ use crate::spotter::{Event, Spotter};
 #[command(after_help = "Examples:
   swr spot recording.wav
   swr spot --lang de,pl --json interview.flac lecture.opus
-  swr spot --lang all models/demo/de.wav
-  swr spot --lang de --words licht,aus models/demo/de.wav
+  swr spot --lang all models/demo/de.flac
+  swr spot --lang de --words licht,aus models/demo/de.flac
   swr spot --lang de --channel 2 array.wav
 
 Prints time, language, score (posterior) and keyword. Exits with 1 if no keyword was found.")]

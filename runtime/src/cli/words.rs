@@ -16,11 +16,24 @@ pub(super) struct WordsArgs {
     pub(super) words: Vec<String>,
 }
 
+/// What is to be told of a language whose package has one threshold for all `keywords`, as those of older versions do.
+fn one_threshold(language: &str, keywords: &[f32]) -> Option<String> {
+    let (first, others) = keywords.split_first()?;
+    let alike = !others.is_empty() && others.iter().all(|threshold| threshold == first);
+    alike.then(|| {
+        format!(
+            "`{language}` has one threshold, {first}, for all keywords: at what rate the wanted words alone are falsely accepted is not known; \
+             `swr-train calibrate` gives each its own"
+        )
+    })
+}
+
 impl WordsArgs {
-    /// Lets `listeners` report the wanted words alone. Every word must be one of some language; a language without a wanted word is told.
-    pub(super) fn apply(&self, listeners: &mut [Listener]) -> anyhow::Result<()> {
+    /// Lets `listeners` report the wanted words alone; what there is to tell about it. Every word must be one of some language.
+    pub(super) fn apply(&self, listeners: &mut [Listener]) -> anyhow::Result<Vec<String>> {
+        let mut told = Vec::new();
         if self.words.is_empty() {
-            return Ok(());
+            return Ok(told);
         }
         let labels: Vec<Vec<String>> = listeners
             .iter()
@@ -33,15 +46,18 @@ impl WordsArgs {
             .collect();
         let wanted = self.among(&named)?;
         for (listener, wanted) in listeners.iter_mut().zip(wanted) {
-            if !wanted.contains(&true) {
-                eprintln!(
-                    "swr: none of the words wanted is one of `{}`; it reports nothing",
+            let keywords = listener.labels().len() - NOT_KEYWORDS;
+            let thresholds = &listener.settings().thresholds[..keywords];
+            told.extend(match wanted.contains(&true) {
+                true => one_threshold(listener.language(), thresholds),
+                false => Some(format!(
+                    "none of the words wanted is one of `{}`; it reports nothing",
                     listener.language()
-                );
-            }
+                )),
+            });
             listener.report_only(wanted);
         }
-        Ok(())
+        Ok(told)
     }
 
     /// A spotter for `languages` that reports the wanted words alone.
@@ -54,7 +70,9 @@ impl WordsArgs {
         let listener = |language: &L| models.listener(language.as_ref(), step_frames);
         let listeners = languages.iter().map(listener);
         let mut listeners = listeners.collect::<Result<Vec<Listener>, _>>()?;
-        self.apply(&mut listeners)?;
+        for notice in self.apply(&mut listeners)? {
+            eprintln!("swr: {notice}");
+        }
         Ok(Spotter::new(listeners)?)
     }
 

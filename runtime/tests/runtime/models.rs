@@ -8,8 +8,10 @@ use crate::common::{
 };
 use proptest::prelude::*;
 use swr_core::detector::clip_answer;
+use swr_core::frontend::log_mel;
 use swr_core::package::{Delta, PackageError};
-use swr_runtime::{ClipRunner, Event, Models, ModelsError};
+use swr_core::{GainSettings, HOP_SAMPLES, MEL_BINS};
+use swr_runtime::{ClipRunner, Event, Models, ModelsError, SpotError, Spotter};
 
 fn package_error(result: Result<impl Sized, ModelsError>) -> PackageError {
     match result {
@@ -28,6 +30,71 @@ fn spot(directory: &Path, language: &str, samples: &[f32], chunk: usize) -> Vec<
     }
     spotter.finish(&mut events).unwrap();
     events
+}
+
+#[test]
+fn languages_of_other_front_ends_are_not_heard_together() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let models = Models::open(directory.path()).unwrap();
+    let listener = |language, gain| {
+        let mut model = models.load(language).unwrap();
+        model.language.frontend.gain = gain;
+        model.listener(4).unwrap()
+    };
+    let gain = Some(GainSettings::default());
+    let refused = |result: Result<(), SpotError>| match result {
+        Err(SpotError::OtherFrontend { language }) => language,
+        other => panic!("expected another front end to be refused, found {other:?}"),
+    };
+    let both = vec![listener("en", None), listener("de", gain)];
+    assert_eq!(refused(Spotter::new(both).map(|_| ())), "de");
+
+    // What listened before goes on.
+    let mut spotter = Spotter::new(vec![listener("en", None)]).unwrap();
+    assert_eq!(refused(spotter.change(vec![listener("de", gain)])), "de");
+    let mut events = Vec::new();
+    spotter
+        .push(&tones(4.0, &[(1.5, 500.0)]), &mut events)
+        .unwrap();
+    spotter.finish(&mut events).unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
+
+    // Who listened for nothing had no front end yet.
+    let mut spotter = Spotter::new(Vec::new()).unwrap();
+    spotter.change(vec![listener("de", gain)]).unwrap();
+    assert_eq!(spotter.frontend_settings().gain, gain);
+}
+
+/// A stream in pieces and a clip have the gain that the language asks for: a network that is given its features by hand says the same.
+#[test]
+fn a_stream_and_a_clip_have_the_front_end_of_their_language() {
+    let directory = tempfile::tempdir().unwrap();
+    models(directory.path());
+    let samples = tones(1.0, &[(0.3, 500.0)]);
+    let gain = Some(GainSettings::default());
+    let logits = |gain| {
+        let mut model = Models::open(directory.path()).unwrap().load("de").unwrap();
+        model.language.frontend.gain = gain;
+        let mut by_hand = vec![0.0; model.language.context_frames * HOP_SAMPLES];
+        by_hand.extend(&samples);
+        let frames = log_mel(&model.language.frontend, &by_hand).unwrap();
+        let mut engine = model.engine(frames.len() / MEL_BINS).unwrap();
+        let mut expected = Vec::new();
+        engine.step(&frames, &mut expected).unwrap();
+        let skipped = model.language.context_frames * engine.classes();
+        let mut runner = ClipRunner::new(&model).unwrap();
+        let found = runner.logits(&samples).unwrap().to_vec();
+        assert_eq!(found, expected[skipped..]);
+        let mut spotter = Spotter::new(vec![model.listener(4).unwrap()]).unwrap();
+        for piece in samples.chunks(333) {
+            spotter.push(piece, &mut Vec::new()).unwrap();
+        }
+        let heard = spotter.recent_frames();
+        assert_eq!(heard, &frames[..heard.len()]);
+        found
+    };
+    assert_ne!(logits(gain), logits(None));
 }
 
 #[test]

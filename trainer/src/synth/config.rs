@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use swr_dataset::nfc;
 
 use super::SynthOptions;
 use crate::config::resolve;
@@ -66,6 +67,9 @@ pub struct LanguageConfig {
     /// Words of the demo; all keywords when empty.
     #[serde(default)]
     pub demo_words: Vec<String>,
+    /// Sentences of the demo that hold no keyword.
+    #[serde(default)]
+    pub demo_sentences: Vec<String>,
 }
 
 /// A speaker of the demo.
@@ -150,12 +154,29 @@ pub(super) fn check(config: &SynthConfig) -> Result<()> {
                 voice.voice
             );
         }
+        let demo_words = match language.demo_words.len() {
+            0 => language.words.len(),
+            count => count,
+        };
+        ensure!(
+            demo_words >= 2 || language.demo_sentences.is_empty(),
+            "synth config: languages.{code} has {demo_words} words in its demo; sentences stand between words, of which there must be two"
+        );
         if let Some(word) = language
             .demo_words
             .iter()
             .find(|word| !language.words.contains(word))
         {
             bail!("synth config: {word} of languages.{code}.demo_words is none of its words");
+        }
+        for sentence in &language.demo_sentences {
+            let said = plain_words(sentence);
+            let is_said = |word: &&String| said.contains(&plain_words(word));
+            if let Some(word) = language.words.iter().find(is_said) {
+                bail!(
+                    "synth config: languages.{code}.demo_sentences has the keyword \"{word}\": {sentence}"
+                );
+            }
         }
         if let Some(word) = language
             .words
@@ -169,6 +190,14 @@ pub(super) fn check(config: &SynthConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lower-case words in one form of Unicode, a space before and behind each: so that one text is looked for in another by whole words.
+fn plain_words(text: &str) -> String {
+    let text = nfc(text).to_lowercase();
+    let words = text.split(|c: char| !c.is_alphabetic());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    format!(" {} ", words.join(" "))
 }
 
 /// The languages with these codes; all if there are none.

@@ -1,5 +1,5 @@
-//! The demo's audio: for each language its words in random order, in voices that no training clip has, over light pink noise; `<language>.wav`, and
-//! `<language>.json` with where each word is.
+//! The demo's audio: for each language its words in random order, in voices that no training clip has, over light pink noise; sentences without any between them; `<language>.flac`,
+//! and `<language>.json` with where each word is.
 
 use anyhow::{Context, Result};
 use rand::RngExt;
@@ -9,7 +9,7 @@ use swr_dataset::{CLIP_SAMPLES, pink_noise, stable_hash};
 
 use super::SynthOptions;
 use super::config::{LanguageConfig, SynthConfig, read_config, wanted};
-use super::espeak::{Manner, Speaker, set_peak, wav_bytes};
+use super::espeak::{Manner, Speaker, flac_bytes, set_peak};
 use crate::files::write_atomically;
 use crate::progress::Progress;
 use crate::random::{generator, mix};
@@ -19,6 +19,8 @@ use crate::random::{generator, mix};
 struct Script {
     language: String,
     keywords: Vec<Spoken>,
+    /// What holds none of the keywords.
+    sentences: Vec<Sentence>,
     command: String,
 }
 
@@ -30,9 +32,17 @@ struct Spoken {
     end_s: f64,
 }
 
+/// One sentence and where it is, in seconds.
+#[derive(Serialize)]
+struct Sentence {
+    text: String,
+    start_s: f64,
+    end_s: f64,
+}
+
 const LEAD_IN_SAMPLES: usize = CLIP_SAMPLES * 3 / 2;
 const LEAD_OUT_SAMPLES: usize = CLIP_SAMPLES * 2;
-/// Largest sample of every word: a person speaking clearly, far from clipping.
+/// Largest sample of every word and sentence: a person speaking clearly, far from clipping.
 const WORD_PEAK: f32 = 0.5;
 
 /// Makes the demo's audio in `options.out`, replacing what is there. It must be in place before a model is trained and stay as it is: audio that is exchanged
@@ -44,17 +54,18 @@ pub fn demo(options: &SynthOptions, progress: &Progress) -> Result<()> {
         let (samples, script) = make(&config, code, language, &speaker, options)
             .with_context(|| format!("demo audio of {code}"))?;
         write_atomically(
-            &options.out.join(format!("{code}.wav")),
-            &wav_bytes(&samples)?,
+            &options.out.join(format!("{code}.flac")),
+            &flac_bytes(&samples)?,
         )?;
         let mut text = serde_json::to_string_pretty(&script)?;
         text.push('\n');
         write_atomically(&options.out.join(format!("{code}.json")), text.as_bytes())?;
         let length_s = samples.len() as f64 / CLIP_SAMPLES as f64;
         progress.say(&format!(
-            "{}: {} words in {length_s:.1} s",
-            options.out.join(format!("{code}.wav")).display(),
-            script.keywords.len()
+            "{}: {} words and {} sentences in {length_s:.1} s",
+            options.out.join(format!("{code}.flac")).display(),
+            script.keywords.len(),
+            script.sentences.len()
         ));
     }
     Ok(())
@@ -76,17 +87,27 @@ fn make(
         language.demo_words.clone()
     };
     words.shuffle(&mut random);
+    let mut said: Vec<(String, bool)> = words.into_iter().map(|word| (word, true)).collect();
+    for sentence in &language.demo_sentences {
+        said.insert(
+            random.random_range(1..said.len()),
+            (sentence.clone(), false),
+        );
+    }
     let mut samples = vec![0f32; LEAD_IN_SAMPLES];
-    let mut keywords = Vec::new();
+    let (mut keywords, mut sentences) = (Vec::new(), Vec::new());
     let (mut speech_energy, mut speech_samples) = (0f64, 0usize);
-    for (index, word) in words.into_iter().enumerate() {
+    for (index, (text, is_word)) in said.into_iter().enumerate() {
         if index > 0 {
             let gap_s = random.random_range(demo.gap_s[0]..=demo.gap_s[1]);
             samples.resize(samples.len() + (gap_s * CLIP_SAMPLES as f32) as usize, 0.0);
         }
         let voice = &language.demo_voices[index % language.demo_voices.len()];
         let manner = Manner::draw(&mut random, voice.speed_wpm, demo.pitch);
-        let (mut spoken, _) = speaker.speak(&voice.voice, manner, language.text(&word))?;
+        let (mut spoken, _) = match is_word {
+            true => speaker.speak(&voice.voice, manner, language.text(&text))?,
+            false => speaker.say(&voice.voice, manner, &text)?,
+        };
         set_peak(&mut spoken, WORD_PEAK);
         speech_energy += spoken
             .iter()
@@ -95,11 +116,19 @@ fn make(
         speech_samples += spoken.len();
         let start = samples.len();
         samples.extend(spoken);
-        keywords.push(Spoken {
-            word,
-            start_s: seconds(start),
-            end_s: seconds(samples.len()),
-        });
+        let (start_s, end_s) = (seconds(start), seconds(samples.len()));
+        match is_word {
+            true => keywords.push(Spoken {
+                word: text,
+                start_s,
+                end_s,
+            }),
+            false => sentences.push(Sentence {
+                text,
+                start_s,
+                end_s,
+            }),
+        }
     }
     samples.resize(samples.len() + LEAD_OUT_SAMPLES, 0.0);
     let noise_power =
@@ -133,6 +162,7 @@ fn make(
         Script {
             language: code.to_owned(),
             keywords,
+            sentences,
             command,
         },
     ))

@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{Cursor, ErrorKind};
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use flacenc::bitsink::ByteSink;
+use flacenc::component::BitRepr;
+use flacenc::encode_with_fixed_block_size;
+use flacenc::error::Verify;
+use flacenc::source::MemSource;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use swr_core::audio::decode_16k_mono;
@@ -174,6 +179,27 @@ pub(super) fn set_peak(samples: &mut [f32], peak: f32) {
     }
 }
 
+/// The samples as 16-bit numbers; those beyond full scale saturate.
+fn quantised(samples: &[f32]) -> impl Iterator<Item = i16> {
+    samples
+        .iter()
+        .map(|sample| (32768.0 * sample).round() as i16)
+}
+
+/// A 16-bit mono FLAC file at 16 kHz of samples of full scale 1.
+pub(super) fn flac_bytes(samples: &[f32]) -> Result<Vec<u8>> {
+    let config = flacenc::config::Encoder::default().into_verified();
+    let config = config.map_err(|(_, error)| anyhow!("FLAC settings: {error}"))?;
+    let samples: Vec<i32> = quantised(samples).map(i32::from).collect();
+    let source = MemSource::from_samples(&samples, 1, 16, CLIP_SAMPLES);
+    let stream = encode_with_fixed_block_size(&config, source, config.block_size);
+    let stream = stream.map_err(|error| anyhow!("FLAC: {error}"))?;
+    let mut sink = ByteSink::new();
+    let written = stream.write(&mut sink);
+    written.map_err(|error| anyhow!("FLAC: {error}"))?;
+    Ok(sink.into_inner())
+}
+
 /// A 16-bit mono WAV file at 16 kHz of samples of full scale 1.
 pub(super) fn wav_bytes(samples: &[f32]) -> Result<Vec<u8>> {
     let spec = hound::WavSpec {
@@ -184,9 +210,8 @@ pub(super) fn wav_bytes(samples: &[f32]) -> Result<Vec<u8>> {
     };
     let mut bytes = Cursor::new(Vec::new());
     let mut writer = hound::WavWriter::new(&mut bytes, spec)?;
-    for sample in samples {
-        // The conversion saturates.
-        writer.write_sample((32768.0 * sample).round() as i16)?;
+    for sample in quantised(samples) {
+        writer.write_sample(sample)?;
     }
     writer.finalize()?;
     Ok(bytes.into_inner())

@@ -31,7 +31,7 @@ use session::{Heard, Session, Wanted};
   arecord -q -f S16_LE -r 16000 -c 1 -t raw | swr listen --lang pl --file -
   ffmpeg -loglevel error -i talk.mp4 -f wav - | swr listen --json --file -
   sox talk.wav -t wav - remix 1 | swr listen --lang de --file -
-  swr listen --lang de --file models/demo/de.wav --paced
+  swr listen --lang de --file models/demo/de.flac --paced
 
 On a terminal, live audio is shown with level, log-mel and posteriors; keys change language, threshold and device meanwhile (--plain: lines only).
 Standard input is recognised by its first bytes: WAV, FLAC, Ogg Opus, MP3, M4A (which is read whole first), any rate; anything else but text is raw signed

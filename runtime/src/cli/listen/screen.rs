@@ -21,9 +21,10 @@ use crate::spotter::{Event, Listener};
 const REDRAW: Duration = Duration::from_millis(100);
 /// Seconds over which CPU use is averaged.
 const CPU_OVER: Duration = Duration::from_secs(2);
-/// Log-mel values that are drawn black and brightest.
-const DARKEST: f32 = -12.0;
+/// Log-mel that is drawn brightest where the front end has no gain; with one, it is the target's.
 const BRIGHTEST: f32 = 2.0;
+/// How far below the brightest is black.
+const DRAWN: f32 = 14.0;
 /// The level meter's range.
 const QUIETEST_DB: f32 = -60.0;
 /// By how much a key changes the threshold.
@@ -244,7 +245,9 @@ fn draw(frame: &mut Frame, session: &Session, view: &View) {
     frame.render_widget(gauge, level);
     let [mel, bars] =
         Layout::horizontal([Constraint::Percentage(55), Constraint::Percentage(45)]).areas(middle);
-    log_mel(frame, mel, session.spotter().recent_frames());
+    let gain = session.spotter().frontend_settings().gain;
+    let brightest = gain.map_or(BRIGHTEST, |gain| gain.target.ln());
+    log_mel(frame, mel, session.spotter().recent_frames(), brightest);
     posteriors(frame, bars, session.spotter().listeners());
     let block = Block::bordered().title("detections");
     let lines = view.events.iter().map(|event| {
@@ -279,7 +282,7 @@ fn draw(frame: &mut Frame, session: &Session, view: &View) {
 }
 
 /// The last frames, newest right, low frequencies at the bottom; a character shows two bins or more of one or more frames.
-fn log_mel(frame: &mut Frame, area: Rect, frames: &[f32]) {
+fn log_mel(frame: &mut Frame, area: Rect, frames: &[f32], brightest: f32) {
     let block = Block::bordered().title("log-mel");
     let inner = block.inner(area);
     frame.render_widget(block, area);
@@ -297,7 +300,7 @@ fn log_mel(frame: &mut Frame, area: Rect, frames: &[f32]) {
         let colour = |row: usize| {
             // Row 0 is the highest band.
             let bin = (rows - 1 - row) * MEL_BINS / rows;
-            heat((values[bin] - DARKEST) / (BRIGHTEST - DARKEST))
+            heat((values[bin] - brightest) / DRAWN + 1.0)
         };
         for y in 0..inner.height {
             let style = Style::new()
@@ -381,10 +384,10 @@ mod tests {
     #[test]
     fn the_newest_frame_is_at_the_right_and_low_bands_at_the_bottom() {
         let mut terminal = Terminal::new(TestBackend::new(12, 12)).expect("a terminal");
-        let mut frames = vec![DARKEST; 30 * MEL_BINS];
+        let mut frames = vec![BRIGHTEST - DRAWN; 30 * MEL_BINS];
         // The lowest band of the newest frame is loud.
         frames[29 * MEL_BINS] = BRIGHTEST;
-        let draw = |frame: &mut Frame| log_mel(frame, frame.area(), &frames);
+        let draw = |frame: &mut Frame| log_mel(frame, frame.area(), &frames, BRIGHTEST);
         terminal.draw(draw).expect("drawn");
         let cell = &terminal.backend().buffer()[(10, 10)];
         assert_eq!(cell.bg, Color::Rgb(255, 255, 255));

@@ -35,8 +35,8 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// Listeners for what is wanted.
-    fn listeners(&self, models: &Models) -> anyhow::Result<Vec<Listener>> {
+    /// Listeners for what is wanted, and what there is to tell about them.
+    fn listeners(&self, models: &Models) -> anyhow::Result<(Vec<Listener>, Vec<String>)> {
         let listener = |language: &String| {
             let mut model = models.load(language)?;
             if let Some(threshold) = self.threshold {
@@ -50,8 +50,8 @@ impl Wanted {
         };
         let listeners = self.languages.iter().map(listener);
         let mut listeners: Vec<Listener> = listeners.collect::<anyhow::Result<_>>()?;
-        self.words.apply(&mut listeners)?;
-        Ok(listeners)
+        let told = self.words.apply(&mut listeners)?;
+        Ok((listeners, told))
     }
 }
 
@@ -70,6 +70,9 @@ pub(super) struct Heard {
     pub(super) ended: bool,
 }
 
+/// Listeners that another thread has built, and what there is to tell about them.
+type Built = anyhow::Result<(Vec<Listener>, Vec<String>)>;
+
 /// Listening under way.
 pub(super) struct Session {
     models: Arc<Models>,
@@ -79,7 +82,9 @@ pub(super) struct Session {
     spotter: Spotter,
     wanted: Wanted,
     /// Listeners that another thread is building.
-    coming: Option<(Wanted, Receiver<anyhow::Result<Vec<Listener>>>)>,
+    coming: Option<(Wanted, Receiver<Built>)>,
+    /// What is told with the next piece of audio.
+    told: Vec<String>,
     samples: Vec<f32>,
     kept: VecDeque<f32>,
     heard_samples: u64,
@@ -98,8 +103,10 @@ impl Session {
         source_name: String,
         seconds: Option<f64>,
     ) -> anyhow::Result<Self> {
-        let spotter = Spotter::new(wanted.listeners(&models)?)?;
+        let (listeners, told) = wanted.listeners(&models)?;
+        let spotter = Spotter::new(listeners)?;
         Ok(Self {
+            told,
             models: Arc::new(models),
             source,
             source_name,
@@ -117,7 +124,10 @@ impl Session {
 
     /// Waits for the next piece of audio, not longer than a tenth of a second for a device, and hears it.
     pub(super) fn advance(&mut self) -> anyhow::Result<Heard> {
-        let mut heard = Heard::default();
+        let mut heard = Heard {
+            told: std::mem::take(&mut self.told),
+            ..Heard::default()
+        };
         self.samples.clear();
         let more = self.source.read(&mut self.samples)?;
         self.heard_samples += self.samples.len() as u64;
@@ -201,6 +211,7 @@ impl Session {
         // What was heard before and what comes are not one word.
         let silence = vec![0.0; SAMPLE_RATE_HZ as usize];
         self.spotter.push(&silence, &mut Vec::new())?;
+        self.spotter.reset_gain();
         Ok(())
     }
 
@@ -224,9 +235,10 @@ impl Session {
             Err(TryRecvError::Disconnected) => Err(anyhow!("the thread that builds it stopped")),
         };
         match built {
-            Ok(listeners) => {
-                self.wanted = wanted.clone();
+            Ok((listeners, told)) => {
                 self.spotter.change(listeners)?;
+                self.wanted = wanted.clone();
+                heard.told.extend(told);
             }
             // What there was goes on.
             Err(error) => heard.told.push(format!("{error:#}")),
@@ -266,7 +278,7 @@ mod tests {
             threshold: None,
             near: None,
         };
-        let german = Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
         let whole = german.samples().len();
         let mut session = Session::new(
             models,
@@ -323,7 +335,7 @@ mod tests {
 
     #[test]
     fn samples_that_are_no_numbers_are_told_once_and_listening_goes_on() {
-        let german = Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
         let mut samples = german.samples().to_vec();
         let end = samples.len();
         // In the silence before the first word, for a while.
@@ -365,7 +377,7 @@ mod tests {
         let listen = |threshold: f32, near: Option<f32>| {
             let models = Models::open(MODELS).expect("the released models");
             let german =
-                Recording::open(format!("{MODELS}/demo/de.wav"), None).expect("the sample");
+                Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
             let wanted = Wanted {
                 languages: vec!["de".into()],
                 words: WordsArgs::default(),

@@ -1,19 +1,19 @@
 //! The slow gain: frames of mel powers enter one after another, the factor that makes them as loud as they are wanted leaves.
 
-use crate::settings::{HOP_SAMPLES, LevelSettings, SAMPLE_RATE_HZ};
+use crate::settings::{GainSettings, HOP_SAMPLES, SAMPLE_RATE_HZ};
 
-/// The level of a stream so far.
+/// The gain of a stream so far.
 #[derive(Clone, Debug)]
-pub(super) struct Level {
-    settings: LevelSettings,
+pub(super) struct Gain {
+    settings: GainSettings,
     /// What is left of the level after a frame of silence.
     fallen: f32,
-    /// Sum of mel powers, at least `least`.
+    /// Sum of mel powers that the stream has now, at least `least`.
     level: f32,
 }
 
-impl Level {
-    pub(super) fn new(settings: &LevelSettings) -> Self {
+impl Gain {
+    pub(super) fn new(settings: &GainSettings) -> Self {
         let frame_s = HOP_SAMPLES as f64 / f64::from(SAMPLE_RATE_HZ);
         let fall_db = f64::from(settings.fall_db_per_s) * frame_s;
         Self {
@@ -24,10 +24,10 @@ impl Level {
     }
 
     /// Hears the mel powers of the next frame; what they are to be multiplied by.
-    pub(super) fn gain(&mut self, mel: &[f32]) -> f32 {
+    pub(super) fn of(&mut self, mel: &[f32]) -> f32 {
         // From the lowest bin upwards: a fixed order keeps the bits the same everywhere.
         let power = mel.iter().fold(0.0, |sum, mel| sum + mel);
-        let LevelSettings {
+        let GainSettings {
             smoothing,
             target,
             least,
