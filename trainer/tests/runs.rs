@@ -8,8 +8,14 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use swr_core::package::{Delta, changed, merge};
+use swr_trainer::base::Beginning;
+use swr_trainer::config::{BASE_DEFAULT, BaseConfig, resolve};
+use swr_trainer::examples::{Data, Language};
 use swr_trainer::files::write_atomically;
+use swr_trainer::learner::{Learner, Rule, fold};
 use swr_trainer::models::read_base;
+use swr_trainer::network::initial_weights;
+use swr_trainer::progress::Progress;
 
 fn speech(folder: &Path, words: &[(&str, f32)]) -> PathBuf {
     let words: Vec<(&str, [f32; 2])> = words.iter().map(|(word, hz)| (*word, [*hz; 2])).collect();
@@ -196,6 +202,88 @@ fn a_killed_run_started_again_ends_in_the_same_bytes() {
             .expect("swr-train runs"),
         &["config.seed was 1, now 9", "--restart"],
     );
+}
+
+/// Folded again, the weights that a base gives to a beginning are its own; of the classifier, rows keep their labels.
+#[test]
+fn a_base_begins_with_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let first = speech(&at("first"), &[("low", 300.0), ("top", 3_500.0)]);
+    let second = speech(&at("second"), &[("high", 1_500.0), ("low", 300.0)]);
+    let sets = [
+        "schedule.epochs=1",
+        "schedule.scenes=32",
+        "schedule.batch=16",
+    ];
+    let mut base = base_arguments(&first);
+    base.extend(sets.iter().flat_map(|set| ["--set", set]));
+    finish(&base, &at("work"), &at("models"));
+
+    let config: BaseConfig = resolve(None, BASE_DEFAULT, &sets.map(String::from)).expect("fits");
+    let data = Data {
+        data: second.clone(),
+        ..Data::default()
+    };
+    let quiet = Progress { quiet: true };
+    let language = Language::load(&data, "en", config.pipeline().frontend, 1, &quiet);
+    let language = language.expect("a language");
+    let beginning = Beginning::read(&at("models"), &config, &language).expect("a base");
+    let random = initial_weights(&config.architecture, language.labels.len(), 1).expect("weights");
+    let mut learner = Learner::default();
+    for (name, value) in &random {
+        let anchor = value.zeros_like().expect("a tensor");
+        learner
+            .add(name, value, Rule::Sgd { anchor })
+            .expect("a new name");
+    }
+    let taken = learner.take_up(&beginning.state).expect("a state");
+    assert_eq!(taken, random.len());
+    let mut weights = learner.weights();
+    fold(&mut weights, &learner.running).expect("norms");
+
+    let base = read_base(&at("models")).expect("the base");
+    let near = |a: &[f32], b: &[f32]| {
+        let pairs = a.iter().zip(b);
+        a.len() == b.len()
+            && pairs.fold(true, |near, (a, b)| {
+                near && (a - b).abs() <= 1e-4 * (1.0 + b.abs())
+            })
+    };
+    for (name, tensor) in base.tensors().iter() {
+        let found: Vec<f32> = weights[name]
+            .flatten_all()
+            .and_then(|t| t.to_vec1())
+            .expect("f32");
+        if !name.starts_with("classifier") {
+            assert!(near(&found, &tensor.data), "{name}");
+            continue;
+        }
+        let row = |values: &[f32], labels: &[String], label: &str| {
+            let row = labels.iter().position(|l| l == label).expect("a label");
+            let width = values.len() / labels.len();
+            values[row * width..][..width].to_vec()
+        };
+        for label in ["low", "_unknown_", "_silence_"] {
+            let (a, b) = (
+                row(&found, &language.labels, label),
+                row(&tensor.data, &base.manifest().labels, label),
+            );
+            assert!(near(&a, &b), "{name}, {label}");
+        }
+    }
+    let mut nowhere = base_arguments(&second);
+    let folder = at("nothing");
+    nowhere.extend(["--from", folder.to_str().expect("a readable path")]);
+    let output = command(&nowhere, &at("work-2"), &at("models-2")).output();
+    refused(
+        output.expect("swr-train runs"),
+        &["neither a folder of models"],
+    );
+}
+
+fn base_arguments(data: &Path) -> Vec<&str> {
+    vec!["base", "--data", data.to_str().expect("a readable path")]
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub struct DemoConfig {
     pub gap_s: [f32; 2],
     /// Mean speech power over the power of the pink noise, in dB.
     pub snr_db: f32,
+    /// Whether sentences without keywords stand between the words.
+    pub sentences: bool,
 }
 
 /// What is spoken in one language.

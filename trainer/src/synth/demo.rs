@@ -20,6 +20,7 @@ struct Script {
     language: String,
     keywords: Vec<Spoken>,
     /// What holds none of the keywords.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     sentences: Vec<Sentence>,
     command: String,
 }
@@ -88,7 +89,7 @@ fn make(
     };
     words.shuffle(&mut random);
     let mut said: Vec<(String, bool)> = words.into_iter().map(|word| (word, true)).collect();
-    for sentence in &language.demo_sentences {
+    for sentence in language.demo_sentences.iter().filter(|_| demo.sentences) {
         said.insert(
             random.random_range(1..said.len()),
             (sentence.clone(), false),
