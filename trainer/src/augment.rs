@@ -24,6 +24,10 @@ const FADE_SAMPLES: f32 = 80.0;
 /// Reflections of a made room; few and of either sign, as in velvet noise (Karjalainen and Järveläinen, AES 2007), since each costs a pass.
 const REFLECTIONS: usize = 32;
 
+/// How far what a narrow microphone does not hear is below what it hears, and over how many Hz it falls so far.
+const NARROW_DB: f32 = 60.0;
+const NARROW_SLOPE_HZ: f32 = 500.0;
+
 /// How sound is varied in training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +48,10 @@ pub struct Augment {
     pub room_s: [f32; 2],
     /// Largest rise or fall of the microphone's response along the bands, in decibel.
     pub channel_db: f32,
+    /// Probability that nothing above some frequency is heard, as over a telephone or a headset.
+    pub narrow_probability: f32,
+    /// The lowest and highest such frequency, in Hz.
+    pub narrow_hz: [f32; 2],
 }
 
 impl Augment {
@@ -53,6 +61,7 @@ impl Augment {
             ("gain_db", self.gain_db),
             ("noise_snr_db", self.noise_snr_db),
             ("room_s", self.room_s),
+            ("narrow_hz", self.narrow_hz),
         ] {
             ensure!(
                 low.is_finite() && high.is_finite() && low <= high,
@@ -72,6 +81,7 @@ impl Augment {
         for (name, share) in [
             ("noise_probability", self.noise_probability),
             ("room_probability", self.room_probability),
+            ("narrow_probability", self.narrow_probability),
         ] {
             ensure!(
                 (0.0..=1.0).contains(&share),
@@ -247,19 +257,36 @@ pub(crate) fn add_room(scene: &mut [f32], seconds: f32, direct_db: f32, rng: &mu
     }
 }
 
-/// A microphone's response, in the unit of log-mel frames: a slope and two waves along the bands.
-pub(crate) fn channel(largest_db: f32, rng: &mut ChaCha8Rng) -> [f32; MEL_BINS] {
-    let (mut response, waves) = ([0f32; MEL_BINS], [0.5f32, 1.0, 2.0]);
+/// The response that no microphone has: every band as it is.
+pub(crate) const FLAT: [f32; MEL_BINS] = [1.0; MEL_BINS];
+
+/// A microphone's response, a factor of every mel power: a slope and two waves along the bands, and sometimes an end to them.
+pub(crate) fn channel(augment: &Augment, rng: &mut ChaCha8Rng) -> [f32; MEL_BINS] {
+    let (mut response_db, waves) = ([0f32; MEL_BINS], [0.5f32, 1.0, 2.0]);
     for wave in waves {
-        let size = symmetric(largest_db, rng) / waves.len() as f32;
+        let size = symmetric(augment.channel_db, rng) / waves.len() as f32;
         let start = rng.random_range(0.0..std::f32::consts::TAU);
-        for (band, r) in response.iter_mut().enumerate() {
+        for (band, db) in response_db.iter_mut().enumerate() {
             let angle = start + wave * std::f32::consts::TAU * band as f32 / MEL_BINS as f32;
-            // Power in decibel as a natural logarithm.
-            *r += size * libm::cosf(angle) * std::f32::consts::LN_10 / 10.0;
+            *db += size * libm::cosf(angle);
         }
     }
-    response
+    if rng.random_bool(f64::from(augment.narrow_probability)) {
+        let [low, high] = augment.narrow_hz;
+        let end_hz = rng.random_range(low..=high);
+        for (band, db) in response_db.iter_mut().enumerate() {
+            let above = ((centre_hz(band) - end_hz) / NARROW_SLOPE_HZ).clamp(0.0, 1.0);
+            *db -= NARROW_DB * above;
+        }
+    }
+    response_db.map(decibel)
+}
+
+/// Where the triangle of a mel band has its peak: 40 of them, equally spaced on the HTK mel scale from 0 to 8000 Hz.
+fn centre_hz(band: usize) -> f32 {
+    let top_mel = 2_595.0 * libm::log10f(1.0 + 8_000.0 / 700.0);
+    let mel = top_mel * (band + 1) as f32 / (MEL_BINS + 1) as f32;
+    700.0 * (libm::powf(10.0, mel / 2_595.0) - 1.0)
 }
 
 #[cfg(test)]
@@ -310,6 +337,37 @@ mod tests {
         let loud = |x: &[f32]| x.iter().filter(|v| **v > 0.25).count();
         assert_eq!(loud(&fast), 50);
         assert_eq!(fast[1_000 + 4_020], 0.5);
+    }
+
+    #[test]
+    fn a_narrow_microphone_hears_nothing_above_its_end() {
+        let augment = Augment {
+            channel_db: 0.0,
+            narrow_probability: 1.0,
+            narrow_hz: [3_400.0, 3_400.0],
+            ..crate::config::resolve::<crate::config::BaseConfig>(
+                None,
+                crate::config::BASE_DEFAULT,
+                &[],
+            )
+            .expect("the built-in configuration")
+            .augment
+        };
+        assert!((centre_hz(13) - 1_000.0).abs() < 50.0 && centre_hz(39) < 8_000.0);
+        let response = channel(&augment, &mut generator(1, &[]));
+        for (band, factor) in response.iter().enumerate() {
+            let expected = match centre_hz(band) {
+                hz if hz <= 3_400.0 => 1.0..=1.0,
+                hz if hz >= 3_900.0 => 0.9e-6..=1.1e-6,
+                _ => 1e-6..=1.0,
+            };
+            assert!(expected.contains(factor), "band {band}: {factor}");
+        }
+        let flat = Augment {
+            narrow_probability: 0.0,
+            ..augment
+        };
+        assert_eq!(channel(&flat, &mut generator(1, &[])), FLAT);
     }
 
     #[test]

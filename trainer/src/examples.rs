@@ -19,7 +19,7 @@ use swr_dataset::{
 use thread_priority::ThreadPriority;
 
 use crate::architecture::{CONTEXT_FRAMES, MEL_BINS};
-use crate::augment::{Augment, channel, mean_power, plain, speech};
+use crate::augment::{Augment, FLAT, channel, mean_power, plain, speech};
 use crate::babble;
 use crate::loss::Target;
 use crate::progress::Progress;
@@ -368,8 +368,8 @@ impl Language {
                     } = *scenes;
                     let (samples, target) =
                         scene(settings, augment, material, window_frames, &mut rng);
-                    let response = channel(augment.channel_db, &mut rng);
-                    (samples, Some(response), target)
+                    let response = channel(augment, &mut rng);
+                    (samples, response, target)
                 };
                 for places in even_batches(&places, batch) {
                     let made = workers.install(|| features(&self.train.frontend, places, compose));
@@ -474,7 +474,7 @@ pub fn for_each_plain_batch(
         let (log_mel, labels) = features(&examples.frontend, indexes, |i| {
             (
                 plain(&examples.clips[*i].samples),
-                None,
+                FLAT,
                 examples.labels[*i],
             )
         })?;
@@ -492,11 +492,11 @@ pub fn for_each_plain_batch(
     Ok(())
 }
 
-/// Log-mel `[B, 1, 40, T]` of what `sound` makes of each index: samples, a microphone's response if there is one, and what is to be known of them.
+/// Log-mel `[B, 1, 40, T]` of what `sound` makes of each index: samples, a microphone's response, and what is to be known of them.
 fn features<T: Send>(
     frontend: &FrontendSettings,
     indexes: &[usize],
-    sound: impl Fn(&usize) -> (Vec<f32>, Option<[f32; MEL_BINS]>, T) + Sync,
+    sound: impl Fn(&usize) -> (Vec<f32>, [f32; MEL_BINS], T) + Sync,
 ) -> Result<(Tensor, Vec<T>)> {
     let (features, known): (Vec<Vec<f32>>, Vec<T>) = indexes
         .par_iter()
@@ -509,14 +509,10 @@ fn features<T: Send>(
                 frontend.reset();
                 let mut frames = Vec::new();
                 let (samples, response, known) = sound(i);
+                frontend.hear_through(&response);
                 frontend
                     .push(&samples, &mut frames)
                     .context("front end of a training example")?;
-                if let Some(response) = response {
-                    for frame in frames.chunks_exact_mut(MEL_BINS) {
-                        frame.iter_mut().zip(&response).for_each(|(f, r)| *f += r);
-                    }
-                }
                 Ok((transpose(&frames), known))
             },
         )

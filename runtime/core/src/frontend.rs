@@ -84,6 +84,8 @@ pub enum FrontendError {
 pub struct Frontend {
     spectrum: Spectrum,
     mel_bank: MelBank,
+    /// What each mel power is multiplied by: a microphone's response.
+    response: [f32; MEL_BINS],
     gain: Option<Gain>,
     log_floor: f32,
     /// The frame being filled; the first `filled` samples are valid.
@@ -107,6 +109,7 @@ impl Frontend {
                 f64::from(SAMPLE_RATE_HZ),
                 FFT_SIZE,
             ),
+            response: [1.0; MEL_BINS],
             gain: settings.gain.as_ref().map(Gain::new),
             log_floor: settings.log_floor,
             window: [0.0; WINDOW_SAMPLES],
@@ -166,6 +169,9 @@ impl Frontend {
             }
         }
         for frame in frames[start..].chunks_exact_mut(MEL_BINS) {
+            // Where nothing was asked for, a product with 1: the same bits.
+            let heard = frame.iter_mut().zip(&self.response);
+            heard.for_each(|(mel, response)| *mel *= response);
             let gain = self.gain.as_mut().map_or(1.0, |gain| gain.of(frame));
             for value in frame {
                 *value = libm::logf(*value * gain + self.log_floor);
@@ -177,6 +183,18 @@ impl Frontend {
     pub fn reset(&mut self) {
         self.filled = 0;
         self.reset_gain();
+    }
+
+    /// From now on hears as through another microphone, whose `response` is a factor of each mel power, 1 for all that there is. Training varies it.
+    ///
+    /// # Panics
+    /// If a factor is not from 0 to 1e6.
+    pub fn hear_through(&mut self, response: &[f32; MEL_BINS]) {
+        assert!(
+            response.iter().all(|factor| (0.0..=1e6).contains(factor)),
+            "a response of 0 to 1e6"
+        );
+        self.response = *response;
     }
 
     /// Forgets how loud the stream was, where there is a gain: what comes is from another microphone.

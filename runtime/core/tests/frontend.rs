@@ -129,6 +129,42 @@ fn a_signal_30_db_below_has_the_same_levelled_features_soon() {
 }
 
 #[test]
+fn another_microphone_is_heard_before_the_gain() {
+    let mut response = [1.0; 40];
+    response[30..].fill(0.0);
+    let signal = golden_signal();
+    let of = |response: &[f32; 40], samples: &[f32]| {
+        let mut frontend = Frontend::new(&levelled()).expect("settings that are computed");
+        frontend.hear_through(response);
+        let mut frames = Vec::new();
+        frontend.push(samples, &mut frames).expect("finite");
+        frames
+    };
+    let (plain, narrow) = (of(&[1.0; 40], &signal), of(&response, &signal));
+    assert_eq!(
+        bits(&plain),
+        bits(&log_mel(&levelled(), &signal).expect("finite"))
+    );
+    for (plain, narrow) in plain.chunks_exact(40).zip(narrow.chunks_exact(40)) {
+        assert!(narrow[30..].iter().all(|value| *value == libm::logf(1e-6)));
+        // What is left makes up for it.
+        assert!(
+            narrow[..30]
+                .iter()
+                .zip(plain)
+                .all(|(narrow, plain)| narrow >= plain)
+        );
+    }
+    // A microphone that is quieter in every band is no other microphone, but for the first frames.
+    let quiet = of(&[1e-2; 40], &signal);
+    let last = 20 * 40..25 * 40;
+    let pairs = quiet[last.clone()].iter().zip(&plain[last]);
+    for (quiet, plain) in pairs {
+        assert!((quiet - plain).abs() < 0.05, "{quiet} {plain}");
+    }
+}
+
+#[test]
 fn the_level_falls_as_fast_as_it_is_told() {
     // A loud second, then a quiet tone: the gain comes back at 6 dB a second.
     let tone = |amplitude: f32, n: usize| {
