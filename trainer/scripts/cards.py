@@ -58,11 +58,21 @@ def grouped(parts):
     return sums
 
 
-def hearing(row, command):
+def by_recordings(row, recorded):
+    """Rows of a card: keywords with many recordings to train on, and with few."""
+    groups = {"1,000 training recordings and more": (1000, 10**9), "100 to 999": (100, 999), "fewer than 100": (1, 99)}
+    for name, (least, most) in groups.items():
+        words = [k for k in row["keywords"] if least <= recorded.get(k["keyword"], 0) <= most]
+        if words:
+            found, expected = (sum(word[key] for word in words) for key in ("found", "expected"))
+            yield f"| of these, {len(words)} keywords of {name} | {found} of {expected} |"
+
+
+def hearing(row, recorded, command):
     """The section of a card that comes first: what a person hears."""
     words = share(row["found"], row["expected"], row["detection_interval"])
     sentences = row["sentences"]
-    lines = ["## What a person hears", "", "| | |", "|---|---|", f"| words found in noise, 10-20 dB | **{words}** |"]
+    lines = ["## What a person hears", "", "| | |", "|---|---|", f"| words found in noise, 10-20 dB | **{words}** |", *by_recordings(row, recorded)]
     if sentences:
         lines += [f"| words found in sentences | {share(sentences['found'], sentences['expected'], sentences['detection_interval'])} |"]
     lines += [f"| false accepts an hour in running speech | **{rate(row['negatives'])}** |", f"| in sound and music | {rate(row['sounds'])} |"]
@@ -93,8 +103,9 @@ def card(a, language, row, command):
     base = language == "en"
     report = manifest["training"] if base else json.loads((a.models / f"{language}.training.json").read_text())
     labels = manifest["labels"] if base else report["resolved"]["labels"]
+    clips_of = (report if base else report["resolved"])["training_clips"]
     lines = [f"# {name} (`{language}`)" + (": the base" if base else ": a delta on the base"), ""]
-    lines += [f"{len(labels) - 2} keywords: {', '.join(labels[:-2])}.", "", *hearing(row, command), "## Data", "", origin]
+    lines += [f"{len(labels) - 2} keywords: {', '.join(labels[:-2])}.", "", *hearing(row, clips_of.get("recorded", {}), command), "## Data", "", origin]
     scenes = "scenes" in (report["config"] if base else report["resolved"]["config"])
     lines += ["It heard running speech without keywords (`speech-more`) as well." if scenes else "It was trained on single clips: running speech it never heard."]
     lines += ["Sources and their licences: `ATTRIBUTION.md` of the speech folder. The weights are MIT OR Apache-2.0.", ""]

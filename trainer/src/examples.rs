@@ -1,7 +1,7 @@
 //! A language's clips in memory, and the batches of scenes made of them: decoding, composing and features on all cores, ahead of the
 //! training step. Which scenes a batch holds depends only on seed, stage and epoch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -285,10 +285,16 @@ impl Language {
         self.train.subset(&order)
     }
 
-    /// Number and digest of the training clips: what a run was made from, wherever the folders lie.
+    /// Number and digest of the training clips, and how many recordings of each keyword are among them: what a run was made from, wherever the folders lie.
     pub fn training_clips(&self) -> Value {
         let mut lines = String::new();
+        let keywords = &self.labels[..self.task.unknown_label()];
+        let mut recorded: BTreeMap<&str, usize> =
+            keywords.iter().map(|label| (label.as_str(), 0)).collect();
         for clip in &self.task.train {
+            if let Some(count) = recorded.get_mut(self.labels[clip.label].as_str()) {
+                *count += usize::from(!clip.synthetic);
+            }
             let origin = match &clip.source {
                 Source::File(path) => path
                     .file_name()
@@ -303,7 +309,7 @@ impl Language {
                 origin.unwrap_or_default()
             );
         }
-        json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes())})
+        json!({"count": self.task.train.len(), "sha256": Digest::of_bytes(lines.as_bytes()), "recorded": recorded})
     }
 
     /// The clips of every keyword that has some, with the sum of the shares in which keywords are drawn.
