@@ -279,7 +279,8 @@ pub(crate) fn channel(augment: &Augment, rng: &mut ChaCha8Rng) -> [f32; MEL_BINS
             *db -= NARROW_DB * above;
         }
     }
-    response_db.map(decibel)
+    // Of powers, twice as many as of amplitudes.
+    response_db.map(|db| decibel(2.0 * db))
 }
 
 /// Where the triangle of a mel band has its peak: 40 of them, equally spaced on the HTK mel scale from 0 to 8000 Hz.

@@ -321,7 +321,7 @@ mod tests {
         let mut weights = deployed.clone();
         unfold(&mut weights, &running).expect("weights of a norm");
         let scale: Vec<f32> = weights["a.norm.scale"].to_vec1().expect("a vector");
-        assert!((scale[0] - 1.0).abs() < 1e-5, "half of a deviation of 2");
+        assert!((scale[0] - 1.0).abs() < 1e-3, "half of a deviation of 2");
         fold(&mut weights, &running).expect("weights of a norm");
         for (name, deployed) in &deployed {
             let (a, b): (Vec<f32>, Vec<f32>) = (

@@ -161,6 +161,7 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             "augment.room_probability=0",
             "loss.kind=1",
             "augment.channel_db=0",
+            "augment.narrow_probability=0",
         ];
         let changes: Vec<String> = changes.iter().map(|change| change.to_string()).collect();
         let config: AdaptConfig = resolve(None, ADAPT_DEFAULT, &changes).expect("a configuration");
