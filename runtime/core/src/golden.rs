@@ -48,8 +48,9 @@ impl Golden {
         frames: &[f32],
     ) -> Result<Self, PackageError> {
         let exact = |log_mel: &f32| libm::roundf((log_mel - LOWEST_LOG_MEL) / LOG_MEL_STEP);
-        // Written so that NaN is refused as well.
-        if let Some(value) = frames.iter().find(|v| !(exact(v) <= LAST_LEVEL)) {
+        // NaN is in no range.
+        let levels = f32::NEG_INFINITY..=LAST_LEVEL;
+        if let Some(value) = frames.iter().find(|v| !levels.contains(&exact(v))) {
             return Err(PackageError::BadField {
                 field: "log-mel",
                 reason: format!(

@@ -109,7 +109,7 @@ fn a_signal_30_db_below_has_the_same_levelled_features_soon() {
             (state >> 8) as f32 / (1 << 24) as f32 * 0.35 - 0.175
         })
         .collect();
-    let quiet: Vec<f32> = noise.iter().map(|sample| sample * 0.031_622_777).collect();
+    let quiet: Vec<f32> = noise.iter().map(|sample| sample * 0.031_622_78).collect();
     let of = |samples| log_mel(&levelled(), samples).expect("finite");
     let (loud, quiet) = (of(&noise), of(&quiet));
     let largest = |frames: std::ops::Range<usize>| {
