@@ -14,7 +14,7 @@ VOICES = "6 synthetic voices"
 # Language: name, split whose clips are reported, data, speakers of the split.
 LANGUAGES = {
     "en": ("English", "test", "Real recordings (Speech Commands, and the English sources of the MSWC folder) and 2,800 project-made synthetic training clips "
-           "(espeak-ng).", "25 known speakers, and clips whose speakers are not told"),
+           "(espeak-ng).", "24 known speakers, and clips whose speakers are not told"),
     "ar": ("Modern Standard Arabic", "test", "Real recordings (Arabic Speech Commands, CC BY 4.0).", "4 speakers"),
     "zh": ("Mandarin", "test", "Real recordings (DSPSpeech-20, MIT). The training speakers are in the English base as well; the TEST speakers are in neither.",
            "3 speakers"),

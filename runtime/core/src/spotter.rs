@@ -444,6 +444,8 @@ impl<N: Streaming<Error: core::error::Error>> Spotter<N> {
         if self.settings != settings {
             self.frontend = Frontend::new(&settings.unwrap_or_default())?;
             self.settings = settings;
+            // Frames that nobody heard, of no listener's front end.
+            self.recent.clear();
         }
         self.listeners = listeners;
         for listener in &mut self.listeners {

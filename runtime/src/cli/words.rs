@@ -29,8 +29,13 @@ fn one_threshold(language: &str, keywords: &[f32]) -> Option<String> {
 }
 
 impl WordsArgs {
-    /// Lets `listeners` report the wanted words alone; what there is to tell about it. Every word must be one of some language.
-    pub(super) fn apply(&self, listeners: &mut [Listener]) -> anyhow::Result<Vec<String>> {
+    /// Lets `listeners`, whose thresholds are their packages' own or not, report the wanted words alone; what there is to tell about it. Every word must be
+    /// one of some language.
+    pub(super) fn apply(
+        &self,
+        listeners: &mut [Listener],
+        own_thresholds: bool,
+    ) -> anyhow::Result<Vec<String>> {
         let mut told = Vec::new();
         if self.words.is_empty() {
             return Ok(told);
@@ -49,6 +54,7 @@ impl WordsArgs {
             let keywords = listener.labels().len() - NOT_KEYWORDS;
             let thresholds = &listener.settings().thresholds[..keywords];
             told.extend(match wanted.contains(&true) {
+                true if !own_thresholds => None,
                 true => one_threshold(listener.language(), thresholds),
                 false => Some(format!(
                     "none of the words wanted is one of `{}`; it reports nothing",
@@ -70,7 +76,7 @@ impl WordsArgs {
         let listener = |language: &L| models.listener(language.as_ref(), step_frames);
         let listeners = languages.iter().map(listener);
         let mut listeners = listeners.collect::<Result<Vec<Listener>, _>>()?;
-        for notice in self.apply(&mut listeners)? {
+        for notice in self.apply(&mut listeners, true)? {
             eprintln!("swr: {notice}");
         }
         Ok(Spotter::new(listeners)?)

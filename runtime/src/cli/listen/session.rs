@@ -11,6 +11,7 @@ use swr_core::frontend::MAX_SAMPLE_MAGNITUDE;
 use super::super::words::WordsArgs;
 use super::level::Level;
 use crate::DEFAULT_STEP_FRAMES;
+use crate::SpotError;
 use crate::capture::{Notice, Source};
 use crate::models::Models;
 use crate::spotter::{Event, Listener, Spotter};
@@ -50,7 +51,7 @@ impl Wanted {
         };
         let listeners = self.languages.iter().map(listener);
         let mut listeners: Vec<Listener> = listeners.collect::<anyhow::Result<_>>()?;
-        let told = self.words.apply(&mut listeners)?;
+        let told = self.words.apply(&mut listeners, self.threshold.is_none())?;
         Ok((listeners, told))
     }
 }
@@ -235,11 +236,14 @@ impl Session {
             Err(TryRecvError::Disconnected) => Err(anyhow!("the thread that builds it stopped")),
         };
         match built {
-            Ok((listeners, told)) => {
-                self.spotter.change(listeners)?;
-                self.wanted = wanted.clone();
-                heard.told.extend(told);
-            }
+            Ok((listeners, told)) => match self.spotter.change(listeners) {
+                Ok(()) => {
+                    self.wanted = wanted.clone();
+                    heard.told.extend(told);
+                }
+                Err(error @ SpotError::OtherFrontend { .. }) => heard.told.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            },
             // What there was goes on.
             Err(error) => heard.told.push(format!("{error:#}")),
         }
