@@ -12,7 +12,7 @@ pub fn project() -> PathBuf {
 
 /// The released models.
 pub fn models() -> PathBuf {
-    project().join("models")
+    project().join("models/small")
 }
 
 /// The recordings beside the project; says loudly on stderr when they are not there, so that nobody takes a skipped test for a

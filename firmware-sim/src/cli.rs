@@ -122,7 +122,7 @@ struct Devices {
 #[derive(Debug, Args)]
 struct ModelsFolder {
     /// Folder with base, deltas and golden clips
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
 }
 

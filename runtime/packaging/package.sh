@@ -174,10 +174,16 @@ third_party() {
   rm "$2.list"
 }
 
-# The models with their cards, and the sample audio that `swr demo` listens to.
+# The models of every size with their cards, and the sample audio that `swr demo` listens to.
 copy_models() {
+  local base size
+  for base in models/*/base.json; do
+    size=$(basename "$(dirname "$base")")
+    install -d "$1/$size"
+    install -m 644 "models/$size"/{base.onnx,base.json,*.swr,*.golden,*.md,hearing.svg} "$1/$size"
+  done
   install -d "$1/demo"
-  install -m 644 models/base.onnx models/base.json models/*.swr models/*.golden models/*.md models/hearing.svg "$1"
+  install -m 644 models/README.md "$1"
   install -m 644 models/demo/*.json models/demo/*.flac "$1/demo"
 }
 
@@ -216,7 +222,7 @@ pack_deb() {
   cat >"$doc/copyright" <<'END'
 swr is licensed under the MIT licence (LICENSE-MIT) or the Apache licence 2.0 (LICENSE-APACHE), as you like.
 The crates that it contains and their licences are in third-party-licences.gz. Where the models' training data comes from, and under
-which licences, stands in their cards, /usr/share/swr/models/*.md.
+which licences, stands in their cards, /usr/share/swr/models/*/*.md.
 END
   if [ $live = yes ]; then
     install -D -m 644 "$here/swr.service" "$tree/usr/lib/systemd/system/swr.service"

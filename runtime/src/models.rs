@@ -41,7 +41,7 @@ pub(crate) const BASE_FILES: [&str; 2] = ["base.json", "base.onnx"];
 /// # fn main() -> Result<(), swr_runtime::ModelsError> {
 /// use swr_runtime::{DEFAULT_STEP_FRAMES, Models};
 ///
-/// let models = Models::open("models")?;
+/// let models = Models::open("models/small")?;
 /// for language in models.languages()? {
 ///     let model = models.load(&language)?;
 ///     let engine = model.engine(DEFAULT_STEP_FRAMES)?;

@@ -12,7 +12,7 @@ pub type Listener = swr_core::spotter::Listener<Engine>;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use swr_runtime::{DEFAULT_STEP_FRAMES, Models};
 ///
-/// let models = Models::open("models")?;
+/// let models = Models::open("models/small")?;
 /// let mut spotter = models.spotter(&["ar", "zh"], DEFAULT_STEP_FRAMES)?;
 /// let mut events = Vec::new();
 /// spotter.push(&[0.0; 16_000], &mut events)?;

@@ -180,7 +180,7 @@ def low_rank(base, wanted, data, labels, folder):
         out = must(SWR, "eval", "--data", data, "--lang", "ar", "--split", "dev", "--json", "--models", models)
         return json.loads(out.splitlines()[-1])["accuracy"]
 
-    target, old = accuracy(ROOT / "models"), tensors_of(base)
+    target, old = accuracy(ROOT / "models/small"), tensors_of(base)
     for rank in range(1, 33):
         tuned, values = dict(wanted), 0
         for name, new in wanted.items():
@@ -193,7 +193,7 @@ def low_rank(base, wanted, data, labels, folder):
         must(TRAIN, "pack", "--lang", "ar", "--tuned", folder / "low.safetensors", "--labels", labels, "--lossless", "--models", folder)
         if accuracy(folder) >= target:
             break
-    parts = json.loads(must(SWR, "inspect", ROOT / "models/ar.swr", "--json"))["parts"]
+    parts = json.loads(must(SWR, "inspect", ROOT / "models/small/ar.swr", "--json"))["parts"]
     rest = sum(part["bytes"] for part in parts if not part["part"].endswith(".conv.weight"))
     return {"case": "language", "way": f"low rank {rank}, merged, int8 factors", "bytes": rest + values}
 
@@ -215,16 +215,16 @@ def main():
             raise SystemExit(f"{program} is not there; run `cargo build` first")
     import numpy as np
     with tempfile.TemporaryDirectory() as folder:
-        folder, base = Path(folder), ROOT / "models/base.onnx"
+        folder, base = Path(folder), ROOT / "models/small/base.onnx"
         tuned, dense = folder / "tuned.onnx", folder / "dense.onnx"
-        must(SWR, "export", "--lang", "ar", "-o", tuned, "--models", ROOT / "models")
-        rows, wanted = compare("language", base, tuned, ROOT / "models/ar.swr", folder)
-        rows[0]["weights_bytes"] = weights_bytes(ROOT / "models/ar.swr")
+        must(SWR, "export", "--lang", "ar", "-o", tuned, "--models", ROOT / "models/small")
+        rows, wanted = compare("language", base, tuned, ROOT / "models/small/ar.swr", folder)
+        rows[0]["weights_bytes"] = weights_bytes(ROOT / "models/small/ar.swr")
         rows += packings("language", base, wanted)
         for name in ("base.json", "base.onnx"):
-            shutil.copy(ROOT / "models" / name, folder)
+            shutil.copy(ROOT / "models/small" / name, folder)
         labels = folder / "labels.txt"
-        labels.write_text("\n".join(json.loads((ROOT / "models/ar.training.json").read_text())["resolved"]["labels"]))
+        labels.write_text("\n".join(json.loads((ROOT / "models/small/ar.training.json").read_text())["resolved"]["labels"]))
         rows.append(even_steps(wanted, labels, folder))
         if arguments.data:
             rows.append(low_rank(base, wanted, arguments.data, labels, folder))

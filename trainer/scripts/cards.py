@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures the released models and writes what came of it: models/hearing.jsonl and .svg, the cards models/<name>.md, and models/README.md.
+"""Measures the released models and writes what came of it: for every size models/<size>/hearing.jsonl and .svg and the cards models/<size>/<name>.md, and
+models/README.md.
 
 Runs `swr eval` and `swr inspect` (build first: cargo build --release --bin swr) and reads the trainer's *.training.json. TEST is opened here, and nowhere before.
 Usage: trainer/scripts/cards.py [--models models] [--data ../shared/speech] [--more ../shared/speech-more] [--swr target/release/swr]
@@ -133,20 +134,14 @@ def card(a, language, row, command):
            f"{100 * clips['accuracy']:.1f} % of {clips['clips']} | {size} |"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", default="models", type=Path)
-    parser.add_argument("--data", default="../shared/speech")
-    parser.add_argument("--more", default="../shared/speech-more")
-    parser.add_argument("--swr", default="target/release/swr")
-    parser.add_argument("--again", action="store_true", help="take models/hearing.jsonl as it is")
-    a = parser.parse_args()
+def measured(a):
+    """The section of a size in models/README.md; writes its rows, plot and cards."""
     here = [language for language in LANGUAGES if language == "en" or (a.models / f"{language}.swr").exists()]
-    rows_file = a.models / "hearing.jsonl"
+    rows_file, plot = a.models / "hearing.jsonl", a.models / "hearing.svg"
     listen = ["eval", "--stream", "--minutes", "20", "--data", a.data, "--negatives", f"{a.more}/negatives/en/test", "--sounds", f"{a.more}/noise/test"]
-    command = f"swr {' '.join(listen)} --lang all --json --plot {a.models}/hearing.svg"
+    command = f"swr {' '.join(listen)} --lang all --size {a.models.name} --json --plot {plot}"
     if not a.again:
-        rows = run(a.swr, *listen, "--lang", ",".join(here), "--models", str(a.models), "--json", "--plot", str(a.models / "hearing.svg"))
+        rows = run(a.swr, *listen, "--lang", ",".join(here), "--models", str(a.models), "--json", "--plot", str(plot))
         for row in rows:
             # Names of recordings are of no use to those who do not have them.
             for quiet in ("negatives", "sounds"):
@@ -154,16 +149,32 @@ def main():
         rows_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     rows = {row["lang"]: row for row in map(json.loads, rows_file.read_text().splitlines())}
     table = [card(a, language, rows[language], command) for language in here]
-    per_hour = (json.loads((a.models / "base.json").read_text()).get("calibration") or {}).get("false_accepts_per_hour")
+    manifest = json.loads((a.models / "base.json").read_text())
+    per_hour = (manifest.get("calibration") or {}).get("false_accepts_per_hour")
     thresholds = (f"one a keyword, chosen for {per_hour:g} false accepts an hour in running speech of DEV speakers, all keywords together" if per_hour
                   else "one a language, chosen on a stream of DEV clips in noise")
-    lines = ["# The released models", "", "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in sound and music | "
-             "delay | clips right | bytes |", "|---|---|---|---|---|---|---|---|---|", *table, "",
-             f"At the released thresholds, {thresholds}. TEST: words of "
-             "TEST speakers in noise 10-20 dB below them, 0.55 h of English running speech of other speakers, sound and music; intervals of 95 %. Of "
-             "\"synthetic\" languages, training and test are espeak-ng's voices, other ones. Each card has more, `hearing.jsonl` all of it:", "",
-             f"```sh\n{command} > {a.models}/hearing.jsonl\n```", "", "![words missed over false accepts an hour](hearing.svg)", ""]
-    (a.models / "README.md").write_text("\n".join(lines))
+    return [f"## {a.models.name}", "", f"{manifest['architecture']}; thresholds: {thresholds}.", "",
+            "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in sound and music | delay | clips right | bytes |",
+            "|---|---|---|---|---|---|---|---|---|", *table, "",
+            f"```sh\n{command} > {rows_file}\n```", "", f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="models", type=Path, help="folder of the sizes")
+    parser.add_argument("--data", default="../shared/speech")
+    parser.add_argument("--more", default="../shared/speech-more")
+    parser.add_argument("--swr", default="target/release/swr")
+    parser.add_argument("--again", action="store_true", help="take every hearing.jsonl as it is")
+    a = parser.parse_args()
+    folder = a.models
+    lines = ["# The released models", "", "At the released thresholds. TEST: words of TEST speakers in noise 10-20 dB below them, 0.55 h of English running speech of "
+             "other speakers, sound and music; intervals of 95 %. Of \"synthetic\" languages, training and test are espeak-ng's voices, other ones. Each card "
+             "has more, `hearing.jsonl` all of it. The folder of one size is a release by itself; `--size` chooses.", ""]
+    for a.models in (folder / size for size in ("small", "large")):
+        if (a.models / "base.json").exists():
+            lines += measured(a)
+    (folder / "README.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

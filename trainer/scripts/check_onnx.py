@@ -2,7 +2,7 @@
 """Checks an exported streaming graph outside Rust: ONNX's own checker, ONNX Runtime in steps against the whole, and against numpy.
 
     python3 -m venv venv && venv/bin/pip install numpy onnx onnxruntime
-    venv/bin/python trainer/scripts/check_onnx.py models/base.onnx [--expected FILE]...
+    venv/bin/python trainer/scripts/check_onnx.py models/small/base.onnx [--expected FILE]...
 
 An expected file holds frames and the logits that the network must give for them, from a zero state: an .npz with `frames` [T, 40] and
 `logits` [T, classes], or a .csv without header whose rows are 40 log-mel values and then the logits of that frame.

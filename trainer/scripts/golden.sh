@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The golden clips of the released models, models/<language>.golden, spoken by espeak-ng. After a training, again.
+# The golden clips of the released models, models/<size>/<language>.golden, spoken by espeak-ng. After a training, again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 clip=$(mktemp --suffix .wav)
@@ -7,9 +7,13 @@ trap 'rm -f "$clip"' EXIT
 
 # language, voice, words per minute, keyword, what espeak-ng is given for it
 golden() {
-  [ "$1" = en ] || [ -e "models/$1.swr" ] || return 0
   espeak-ng -v "$2" -s "$3" -w "$clip" "$5"
-  cargo run -q --bin swr-train -- golden --lang "$1" --label "$4" "$clip" --models models
+  for base in models/*/base.json; do
+    models=$(dirname "$base")
+    if [ "$1" = en ] || [ -e "$models/$1.swr" ]; then
+      cargo run -q --bin swr-train -- golden --lang "$1" --label "$4" "$clip" --models "$models"
+    fi
+  done
 }
 golden en en-us 130 stop stop
 golden de de 130 licht licht

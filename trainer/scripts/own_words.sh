@@ -12,7 +12,7 @@ words=(lumos accio nox)
 takes=8
 rm -rf "$folder"
 mkdir -p "$folder/models"
-cp models/base.onnx models/base.json "$folder/models"
+cp models/small/base.onnx models/small/base.json "$folder/models"
 
 # Says $3 and the words after it, each at another speed and pitch counted on from $2, with pauses, into the file $1.
 say() {

@@ -13,4 +13,4 @@
 set -eu
 shift "$SLURM_ARRAY_TASK_ID"
 RAYON_NUM_THREADS=$SLURM_CPUS_PER_TASK swr-train --quiet adapt --data "${SWR_DATA:-/shared/speech}" \
-  --models "${SWR_MODELS:-models}" --work "${SWR_WORK:-runs}/$1" --lang "$1" --budget "${SWR_BUDGET:-10%}"
+  --models "${SWR_MODELS:-models/small}" --work "${SWR_WORK:-runs}/$1" --lang "$1" --budget "${SWR_BUDGET:-10%}"

@@ -116,7 +116,7 @@ struct Common {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
     /// Folder of the run: configuration, checkpoint, log
     #[arg(long, value_name = "DIR", overrides_with = "work")]

@@ -16,7 +16,7 @@ use crate::models::{merged, read_base};
 #[derive(Args)]
 #[command(after_help = "Example:
   espeak-ng -v de -w licht.wav licht
-  swr-train golden --lang de --label licht licht.wav     writes models/de.golden
+  swr-train golden --lang de --label licht licht.wav     writes models/small/de.golden
 
 A release carries it beside the delta (`swr-train index`, `swr-train sign`). A device runs it on the new model and goes back to the old one if the keyword is not
 heard with half the posterior that it has here.")]
@@ -31,7 +31,7 @@ pub(crate) struct GoldenArguments {
     #[arg(long, value_name = "WORD")]
     label: String,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
 }
 

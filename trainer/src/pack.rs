@@ -85,7 +85,7 @@ enum BaseValues {
 #[command(after_help = "Examples:
   swr-train pack --lang sv --tuned sv.safetensors --labels sv.txt --threshold 0.8
   swr-train pack --base network.onnx --lang en --labels en.txt --models out
-  swr-train pack --base models/base.onnx --manifest models/base.json --values f16 --models out
+  swr-train pack --base models/small/base.onnx --manifest models/small/base.json --values f16 --models out
 
 The labels file has a keyword a line, in the order of the classifier's rows; `_unknown_` and `_silence_` come last and may be left out.
 A tuned network has the base's tensors under the base's names, as safetensors or ONNX; the classifier has a row per label.")]
@@ -147,7 +147,7 @@ pub(crate) struct PackArguments {
     #[command(flatten)]
     precision: PrecisionArguments,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
 }
 
@@ -161,7 +161,7 @@ pub(crate) struct UnpackArguments {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
 }
 
@@ -465,7 +465,7 @@ pub(crate) struct ExportArguments {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
     /// Recording whose frames and logits go to --logits
     #[arg(long, value_name = "FILE", requires = "logits")]

@@ -33,9 +33,9 @@ pub(crate) struct KeyArguments {
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  swr-train sign models/base.json models/*.swr models/*.golden --key publisher.key
-  swr-train sign models/ar.swr --key publisher.key --embed
-  minisign -Sm models/ar.swr -s publisher.key && swr-train embed models/ar.swr
+  swr-train sign models/small/base.json models/small/*.swr models/small/*.golden --key publisher.key
+  swr-train sign models/small/ar.swr --key publisher.key --embed
+  minisign -Sm models/small/ar.swr -s publisher.key && swr-train embed models/small/ar.swr
 
 A signature lies beside its file as .minisig, which `minisign -V` checks as well. Embedded, the same 64 bytes stand inside a delta for devices
 that hold one file per language; the .minisig then still fits for `swr`, but minisign sees a file with other bytes.")]
@@ -52,7 +52,7 @@ pub(crate) struct SignArguments {
 }
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  swr-train embed models/ar.swr models/zh.swr")]
+#[command(after_help = "Example:\n  swr-train embed models/small/ar.swr models/small/zh.swr")]
 pub(crate) struct EmbedArguments {
     /// Deltas with a .minisig beside them
     #[arg(value_name = "FILE", required = true)]
@@ -68,7 +68,7 @@ pub(crate) struct IndexArguments {
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
 }
 

@@ -5,10 +5,10 @@ use swr_core::package::{
     Delta, DeltaHeader, Digest, Manifest, PackageError, Precision, PublicKey, digest, merge,
 };
 
-const MANIFEST: &[u8] = include_bytes!("../../../models/base.json");
-const NETWORK: &[u8] = include_bytes!("../../../models/base.onnx");
-const ARABIC: &[u8] = include_bytes!("../../../models/ar.swr");
-const GOLDEN: &[u8] = include_bytes!("../../../models/ar.golden");
+const MANIFEST: &[u8] = include_bytes!("../../../models/small/base.json");
+const NETWORK: &[u8] = include_bytes!("../../../models/small/base.onnx");
+const ARABIC: &[u8] = include_bytes!("../../../models/small/ar.swr");
+const GOLDEN: &[u8] = include_bytes!("../../../models/small/ar.golden");
 /// Made by minisign 0.11, see tests/signature.rs.
 const SIGNED: &[u8] = include_bytes!("../golden/delta-v3-int8.swr");
 const SIGNATURE: &[u8] = include_bytes!("../golden/delta-v3-int8.swr.minisig");

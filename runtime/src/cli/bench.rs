@@ -10,7 +10,7 @@ use swr_core::detector::Detector;
 use swr_core::frontend::Frontend;
 use swr_core::{SAMPLE_RATE_HZ, WINDOW_FRAMES};
 
-use super::script::sample_audio;
+use super::script::{sample_audio, samples_of};
 use super::soak::soak;
 use super::words::WordsArgs;
 use super::{ModelsArgs, Outcome, json_line};
@@ -204,10 +204,9 @@ impl Bench {
 
 impl Bench {
     fn soak(&self, hours: f64, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let directory = self.models.directory()?;
-        let models = self.models.open_directory(&directory)?;
+        let models = self.models.open()?;
         let language = self.lang.as_ref().unwrap_or(&models.manifest().language);
-        let audio = sample_audio(&directory.join(format!("demo/{language}.json")));
+        let audio = sample_audio(&samples_of(models.directory()).join(format!("{language}.json")));
         let audio = Recording::open(&audio, None)
             .context("--soak listens to the demo's audio; give a --lang that has some")?;
         let mut spotter = self.words.spotter(&models, &[language], self.step_frames)?;

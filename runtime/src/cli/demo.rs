@@ -10,7 +10,7 @@ use serde::Serialize;
 use swr_core::SAMPLE_RATE_HZ;
 use swr_core::matching::match_detections;
 
-use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected, sample_audio};
+use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected, sample_audio, samples_of};
 #[cfg(feature = "eval")]
 use super::stream::Recordings;
 use super::{ModelsArgs, Outcome, json_line, spot};
@@ -72,7 +72,7 @@ impl Demo {
     }
 
     fn samples(&self, models: &Models, out: &mut dyn Write) -> anyhow::Result<Outcome> {
-        let directory = models.directory().join("demo");
+        let directory = samples_of(models.directory());
         let (mut sums, mut good) = (Sums::default(), true);
         let mut languages = 0;
         for language in models.languages()? {

@@ -14,7 +14,7 @@ use crate::models::{DeltaFile, Models};
 /// Compare two deltas: headers, changed tensors, weights changed by both
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  swr diff models/ar.swr models/zh.swr
+  swr diff models/small/ar.swr models/small/zh.swr
   swr diff old/ar.swr new/ar.swr --json
 
 Exits with 0 if the deltas do the same under the same header, 1 if they differ, 2 on an error.")]

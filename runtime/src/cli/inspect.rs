@@ -15,7 +15,7 @@ use crate::models::{DeltaFile, Models};
 #[command(after_help = "Examples:
   swr inspect
   swr inspect models --json
-  swr inspect models/ar.swr
+  swr inspect models/small/ar.swr
 
 The changed weights are recounted from the merged network against the base. `changed` and `allowed` are in the budget's unit:
 convolution weights for 10%, all weights for 10%all, bytes of the file for 4000B.
@@ -116,8 +116,13 @@ impl Inspect {
                 Ok((models, vec![file]))
             }
             directory => {
-                let models = directory
-                    .map_or_else(|| self.models.open(), |d| self.models.open_directory(d))?;
+                let models = match directory {
+                    Some(directory) => {
+                        let sized = self.models.sized(directory.to_owned())?;
+                        self.models.open_directory(&sized)?
+                    }
+                    None => self.models.open()?,
+                };
                 let languages = models.languages()?;
                 let files = languages[1..].iter().map(|language| models.delta(language));
                 let files = files.collect::<Result<_, _>>()?;

@@ -33,11 +33,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use swr_core::package::PublicKey;
 
-use crate::models::Models;
+use crate::models::{BASE_FILES, Models};
 use crate::spotter::Event;
 
 /// Environment variable with the directory of models.
@@ -79,12 +79,32 @@ enum Command {
 /// Where the models are.
 #[derive(Debug, Args)]
 struct ModelsArgs {
-    /// Directory with base.onnx, base.json and <language>.swr [default: $SWR_MODELS, ./models, or models beside the program]
+    /// Directory with base.onnx, base.json and <language>.swr, or with a folder of these for every size [default: $SWR_MODELS, ./models, or models beside the program]
     #[arg(long = "models", value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Which of the sizes in the directory: `large` hears better, `small` takes a third of the time [default: small]
+    #[arg(long)]
+    size: Option<Size>,
     /// Public key that base and deltas must be signed with: a file of minisign's, or its line of base64; may be repeated [default: $SWR_KEY]
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<String>,
+}
+
+/// A size that models are released in: the name of its folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Size {
+    Small,
+    Large,
+}
+
+impl Size {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Large => "large",
+        }
+    }
 }
 
 /// Which of several channels is heard.
@@ -207,13 +227,49 @@ impl ModelsArgs {
         given.iter().map(|key| public_key(key)).collect()
     }
 
-    /// The directory given, or the first of the usual ones that is there.
+    /// The directory of the size asked for, in the directory given or the first of the usual ones that is there.
     fn directory(&self) -> anyhow::Result<PathBuf> {
-        if let Some(directory) = &self.directory {
-            return Ok(directory.clone());
+        self.sized(self.given()?)
+    }
+
+    /// The folder of a size below `directory`; `directory` itself where it has no such folders, as every directory once was and a device's own may be.
+    fn sized(&self, directory: PathBuf) -> anyhow::Result<PathBuf> {
+        let below = |size: Size| directory.join(size.folder());
+        match self.size {
+            Some(size) if below(size).is_dir() => Ok(below(size)),
+            Some(size) => bail!(
+                "{}: expected a folder `{}` there; leave out --size for models that lie in the directory itself",
+                directory.display(),
+                size.folder()
+            ),
+            None if !directory.join(BASE_FILES[0]).exists() && below(Size::Small).is_dir() => {
+                Ok(below(Size::Small))
+            }
+            None => Ok(directory),
         }
-        if let Some(directory) = std::env::var_os(MODELS_VARIABLE) {
-            return Ok(directory.into());
+    }
+
+    /// Where a release is to lie: as `directory`, but it may not be there yet.
+    fn destination(&self) -> anyhow::Result<PathBuf> {
+        let directory = self.told().unwrap_or_else(|| "models".into());
+        match self.size {
+            Some(size) if !directory.join(BASE_FILES[0]).exists() => {
+                Ok(directory.join(size.folder()))
+            }
+            _ => self.sized(directory),
+        }
+    }
+
+    /// The directory given as an option or in the environment.
+    fn told(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os(MODELS_VARIABLE).map(PathBuf::from);
+        self.directory.clone().or_else(variable)
+    }
+
+    /// The directory given, or the first of the usual ones that is there.
+    fn given(&self) -> anyhow::Result<PathBuf> {
+        if let Some(directory) = self.told() {
+            return Ok(directory);
         }
         let beside = std::env::current_exe()
             .ok()

@@ -190,11 +190,7 @@ impl Pull {
     fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let source = Source::new(&self.source);
         let index = source.index()?;
-        let directory = self
-            .models
-            .directory
-            .clone()
-            .unwrap_or_else(|| "models".into());
+        let directory = self.models.destination()?;
         let keys = self.models.keys()?;
         let mut disk = Folder(directory.clone());
         let shown = || directory.display().to_string();

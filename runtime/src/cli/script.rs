@@ -28,6 +28,15 @@ pub(super) struct Keyword {
     pub(super) end_s: f64,
 }
 
+/// The folder of sample audio of some models: their own, or the one that all sizes share, beside their folders.
+pub(super) fn samples_of(models: &Path) -> PathBuf {
+    let own = models.join("demo");
+    match models.parent() {
+        Some(parent) if !own.is_dir() && parent.join("demo").is_dir() => parent.join("demo"),
+        _ => own,
+    }
+}
+
 /// The audio that a sample's script is about: FLAC, or WAV as in releases up to version 2.
 pub(super) fn sample_audio(script: &Path) -> PathBuf {
     let (flac, wav) = (script.with_extension("flac"), script.with_extension("wav"));

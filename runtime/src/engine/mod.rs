@@ -33,7 +33,7 @@ pub const DEFAULT_STEP_FRAMES: usize = 4;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use swr_runtime::{Engine, DEFAULT_STEP_FRAMES};
 ///
-/// let onnx = std::fs::read("models/base.onnx")?;
+/// let onnx = std::fs::read("models/small/base.onnx")?;
 /// let mut engine = Engine::new(&onnx, None, DEFAULT_STEP_FRAMES)?;
 /// let mut logits = Vec::new();
 /// engine.step(&vec![0.0; engine.step_frames() * engine.mel_bins()], &mut logits)?;
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_graph_that_only_tract_runs_names_the_feature() {
-        let onnx = include_bytes!("../../../models/base.onnx");
+        let onnx = include_bytes!("../../../models/small/base.onnx");
         assert!(Engine::new(onnx, None, 4).is_ok());
         // Another activation, of the same length.
         let mut other = onnx.to_vec();

@@ -218,6 +218,43 @@ fn demo_succeeds_only_if_all_was_found_and_nothing_else() {
     assert_eq!(swr(directory.path(), &["demo"]).0, 2);
 }
 
+/// A folder of sizes, a release that lies in the folder itself, and what `--size` says of both.
+#[test]
+fn a_size_is_chosen_where_there_are_several() {
+    let folder = tempfile::tempdir().unwrap();
+    for size in ["small", "large"] {
+        let at = folder.path().join(size);
+        fs::create_dir(&at).unwrap();
+        models(&at);
+    }
+    fs::remove_file(folder.path().join("small/de.swr")).unwrap();
+    let flat = fixture();
+    fs::rename(flat.path().join("demo"), folder.path().join("demo")).unwrap();
+    let languages = |folder: &Path, size: &[&str]| {
+        let (code, out) = swr(folder, &[&["inspect", "--json"], size].concat());
+        (code, out.lines().count())
+    };
+    // Small unless told, and the demo's audio is everyone's.
+    assert_eq!(languages(folder.path(), &[]), (0, 0));
+    assert_eq!(languages(folder.path(), &["--size", "small"]), (0, 0));
+    assert_eq!(languages(folder.path(), &["--size", "large"]), (0, 1));
+    let (code, out) = swr(folder.path(), &["demo", "--size", "large"]);
+    assert!(code == 0 && out.contains("2 languages: 4 of 4"), "{out}");
+    // One size by its own folder, or by the folder that `inspect` is given.
+    assert_eq!(languages(&folder.path().join("large"), &[]), (0, 1));
+    let at = folder.path().to_str().unwrap();
+    assert_eq!(
+        swr(folder.path(), &["inspect", at, "--size", "large"]).0,
+        0
+    );
+    // A release in the folder itself stays what is used, whatever lies beside it.
+    assert_eq!(languages(flat.path(), &[]), (0, 1));
+    assert_eq!(languages(flat.path(), &["--size", "small"]).0, 2);
+    fs::create_dir(flat.path().join("small")).unwrap();
+    assert_eq!(languages(flat.path(), &[]), (0, 1));
+    assert_eq!(swr(folder.path(), &["inspect", "--size", "tiny"]).0, 2);
+}
+
 #[test]
 fn inspect_recounts_the_changes() {
     let directory = fixture();

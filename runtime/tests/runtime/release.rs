@@ -346,6 +346,28 @@ pub(crate) fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// A size goes to its own folder; models that lie in the folder itself are pulled forward where they are.
+#[test]
+fn a_release_is_pulled_to_the_folder_of_its_size() {
+    let (old, new) = (release(3), release(4));
+    let target = tempfile::tempdir().unwrap();
+    let installed = target.path().join("models");
+    let version = |at: &Path| Models::open(at).unwrap().manifest().model_version;
+    assert_eq!(pull(&text(old.path()), &installed, &["--size", "small"]), 0);
+    assert_eq!(pull(&text(new.path()), &installed, &["--size", "large"]), 0);
+    assert!(!installed.join("base.json").exists());
+    assert_eq!(version(&installed.join("small")), 3);
+    assert_eq!(version(&installed.join("large")), 4);
+    assert_eq!(pull(&text(new.path()), &installed, &[]), 0);
+    assert_eq!(version(&installed.join("small")), 4);
+
+    let flat = target.path().join("flat");
+    assert_eq!(pull(&text(old.path()), &flat, &[]), 0);
+    assert_eq!(pull(&text(new.path()), &flat, &["--size", "large"]), 2);
+    assert_eq!(pull(&text(new.path()), &flat, &[]), 0);
+    assert_eq!(version(&flat), 4);
+}
+
 #[test]
 fn a_release_is_pulled_updated_and_never_taken_back() {
     let (old, new) = (release(3), release(4));

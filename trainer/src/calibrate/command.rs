@@ -57,7 +57,7 @@ pub(crate) struct CalibrateArguments {
     #[arg(long, value_name = "RATE", default_value_t = 1.0)]
     per_hour: f32,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
     /// Seed of the stream of development clips
     #[arg(long, value_name = "N", default_value_t = 1)]

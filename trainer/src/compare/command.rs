@@ -73,7 +73,7 @@ pub(crate) struct CompareArguments {
     #[arg(long)]
     report_only: bool,
     /// Folder of models, whose base is adapted; for a benchmark's other widths, `tau3` and the like beside it
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
     /// Folder of checkpoints
     #[arg(long, value_name = "DIR", default_value = "target/compare")]

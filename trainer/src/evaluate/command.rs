@@ -33,7 +33,7 @@ pub(crate) struct EvaluateArguments {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Folder of models
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models/small")]
     models: PathBuf,
     /// One JSON object with the resolved configuration and the confusion matrix
     #[arg(long)]

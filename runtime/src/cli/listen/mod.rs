@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::words::WordsArgs;
-use super::{ChannelArgs, ModelsArgs, Outcome, Printed, languages};
+use super::{ChannelArgs, ModelsArgs, Outcome, Printed, Size, languages};
 use crate::capture::{Paced, Pipe, Recording, Source};
 pub(super) use hooks::wav;
 use hooks::{MOST_NEAR_MISSES, Program, record_near_miss};
@@ -70,7 +70,7 @@ pub(super) struct Listen {
     /// How far below its threshold a keyword is a near miss [default: 0.25]
     #[arg(long, value_name = "P", value_parser = super::share)]
     near_margin: Option<f32>,
-    /// Settings as TOML, for a service: lang = ["de"], words = ["licht"], device, channel, threshold, exec, record-near-misses, near-margin, models, key; what is given here counts more
+    /// Settings as TOML, for a service: lang = ["de"], words = ["licht"], device, channel, threshold, exec, record-near-misses, near-margin, models, size, key; what is given here counts more
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Lines, even on a terminal
@@ -98,6 +98,7 @@ struct Settings {
     record_near_misses: Option<PathBuf>,
     near_margin: Option<f32>,
     models: Option<PathBuf>,
+    size: Option<Size>,
     #[serde(default)]
     key: Vec<String>,
 }
@@ -145,6 +146,7 @@ impl Listen {
         or(&mut self.record_near_misses, settings.record_near_misses);
         or(&mut self.near_margin, settings.near_margin);
         or(&mut self.models.directory, settings.models);
+        or(&mut self.models.size, settings.size);
         Ok(())
     }
 
