@@ -13,17 +13,18 @@ use swr_core::matching::match_detections;
 use super::script::{Keyword, Script, TOLERANCE_SAMPLES, detected, sample_audio, samples_of};
 #[cfg(feature = "eval")]
 use super::stream::Recordings;
-use super::{ModelsArgs, Outcome, json_line, spot};
+use super::{ModelsArgs, Outcome, json_line, languages, spot};
 use crate::DEFAULT_STEP_FRAMES;
 use crate::capture::{Recording, Source};
 use crate::models::Models;
-use crate::spotter::Event;
+use crate::spotter::{Event, Spotter};
 
 /// Spot keywords in the shipped sample audio of every language
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   swr demo
   swr demo --json
+  swr demo --lang de,en --together          one device that listens for both languages
   swr demo --data ../shared/speech --minutes 5 --seed 1
 
 Exits with 0 if at least nine in ten keywords of every language were found and nothing else was heard; with --data, when the run was completed.")]
@@ -31,6 +32,12 @@ pub(super) struct Demo {
     #[cfg(feature = "eval")]
     #[command(flatten)]
     recordings: Recordings,
+    /// Languages to hear, with commas between [default: all]
+    #[arg(long = "lang", value_name = "L,…", value_delimiter = ',')]
+    languages: Vec<String>,
+    /// Listen for all of these languages in the audio of each, as a device with several does
+    #[arg(long)]
+    together: bool,
     /// JSON lines; the last one has the sums
     #[arg(long)]
     json: bool,
@@ -41,6 +48,7 @@ pub(super) struct Demo {
 /// A keyword that was spoken, or a detection without one.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
+    /// The language of the audio, or of a false alarm.
     language: &'a str,
     /// The keyword expected; none for a false alarm.
     expected: Option<&'a str>,
@@ -59,26 +67,57 @@ pub(super) struct Sums {
     pub(super) expected: usize,
     pub(super) found: usize,
     pub(super) false_alarms: usize,
+    /// Of the false alarms, those that are keywords of another language than what was spoken.
+    pub(super) other_languages: usize,
+}
+
+/// Which languages' audio is heard, and for which languages.
+pub(super) struct Listening {
+    pub(super) languages: Vec<String>,
+    together: bool,
+}
+
+impl Listening {
+    /// The languages that are listened for in audio of `language`.
+    pub(super) fn to(&self, language: &str) -> Vec<String> {
+        match self.together {
+            true => self.languages.clone(),
+            false => vec![language.to_owned()],
+        }
+    }
 }
 
 impl Demo {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
         let models = self.models.open()?;
+        let listening = Listening {
+            languages: match self.languages.is_empty() {
+                true => models.languages()?,
+                false => languages(&models, &self.languages)?,
+            },
+            together: self.together,
+        };
         #[cfg(feature = "eval")]
         if self.recordings.asked() {
-            return self.recordings.run(&models, self.json, out);
+            return self.recordings.run(&models, &listening, self.json, out);
         }
-        self.samples(&models, out)
+        self.samples(&models, &listening, out)
     }
 
-    fn samples(&self, models: &Models, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+    fn samples(
+        &self,
+        models: &Models,
+        listening: &Listening,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Outcome> {
         let directory = samples_of(models.directory());
         let (mut sums, mut good) = (Sums::default(), true);
         let mut languages = 0;
-        for language in models.languages()? {
+        for language in &listening.languages {
             let path = directory.join(format!("{language}.json"));
             if path.is_file() {
-                let own = self.sample(models, &language, &path, out)?;
+                let mut spotter = models.spotter(&listening.to(language), DEFAULT_STEP_FRAMES)?;
+                let own = self.sample(models, language, &mut spotter, &path, out)?;
                 // No network hears everything; one that is broken hears far less.
                 good &= 10 * own.found >= 9 * own.expected && own.false_alarms == 0;
                 sums += own;
@@ -100,11 +139,16 @@ impl Demo {
                 expected,
                 found,
                 false_alarms,
+                other_languages,
             } = sums;
-            writeln!(
+            write!(
                 out,
                 "{languages} languages: {found} of {expected} keywords found, {false_alarms} false alarms"
             )?;
+            match self.together {
+                true => writeln!(out, ", {other_languages} of them in another language")?,
+                false => writeln!(out)?,
+            }
         }
         Ok(if good {
             Outcome::Success
@@ -118,6 +162,7 @@ impl Demo {
         &self,
         models: &Models,
         language: &str,
+        spotter: &mut Spotter,
         path: &Path,
         out: &mut dyn Write,
     ) -> anyhow::Result<Sums> {
@@ -127,10 +172,12 @@ impl Demo {
         while let Some(notice) = recording.notice() {
             eprintln!("swr: {notice}");
         }
-        let mut spotter = models.spotter(&[language], DEFAULT_STEP_FRAMES)?;
-        let labels = spotter.listeners()[0].labels().to_vec();
+        let labels = models.load(language)?.language.labels;
         let spoken = script.spoken(&labels, path)?;
-        let events = spot::events(&mut spotter, recording.samples(), &audio)?;
+        let events = spot::events(spotter, recording.samples(), &audio)?;
+        let (events, others): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|event| event.language == language);
         let matched = match_detections(&spoken, &detected(&events, &labels), TOLERANCE_SAMPLES);
 
         let line = |word: Option<usize>, event: Option<usize>| {
@@ -149,7 +196,11 @@ impl Demo {
             .false_alarms
             .iter()
             .map(|&event| line(None, Some(event)));
-        let mut lines: Vec<Line> = hits.chain(misses).chain(false_alarms).collect();
+        let elsewhere = others
+            .iter()
+            .map(|event| Line::new(&event.language, None, Some(event)));
+        let lines = hits.chain(misses).chain(false_alarms).chain(elsewhere);
+        let mut lines: Vec<Line> = lines.collect();
         lines.sort_by(|a, b| a.place_s().total_cmp(&b.place_s()));
 
         if !self.json {
@@ -171,7 +222,8 @@ impl Demo {
         let sums = Sums {
             expected: spoken.len(),
             found: matched.hits.len(),
-            false_alarms: matched.false_alarms.len(),
+            false_alarms: matched.false_alarms.len() + others.len(),
+            other_languages: others.len(),
         };
         if !self.json {
             writeln!(
@@ -215,7 +267,10 @@ impl<'a> Line<'a> {
             _ => write!(out, "     MISSED       ")?,
         }
         let word = self.expected.or(self.detected).unwrap_or_default();
-        writeln!(out, "  {word}")?;
+        match self.expected {
+            Some(_) => writeln!(out, "  {word}")?,
+            None => writeln!(out, "  {} {word}", self.language)?,
+        }
         Ok(())
     }
 }
@@ -225,5 +280,6 @@ impl std::ops::AddAssign for Sums {
         self.expected += other.expected;
         self.found += other.found;
         self.false_alarms += other.false_alarms;
+        self.other_languages += other.other_languages;
     }
 }

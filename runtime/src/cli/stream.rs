@@ -10,7 +10,7 @@ use serde::Serialize;
 use swr_core::matching::{Matched, match_detections};
 use swr_dataset::{Clip, StreamOptions, Task, poisson_interval, wilson_interval};
 
-use super::demo::Sums;
+use super::demo::{Listening, Sums};
 use super::eval::{has_none, task_of};
 use super::script::{TOLERANCE_SAMPLES, detected};
 use super::{Outcome, json_line};
@@ -41,34 +41,38 @@ pub(super) struct Measured {
     pub(super) false_alarms_interval: (f64, f64),
 }
 
-/// Makes a stream of `clips` and lets the language of `task` listen to it.
-pub(super) fn measure(
+/// Makes a stream of `clips` of `task` and lets `languages` listen to it; what was found, and how many false alarms are of another language.
+fn measure(
     models: &Models,
+    languages: &[String],
     task: &Task,
     clips: &[Clip],
     options: &StreamOptions,
-) -> anyhow::Result<Measured> {
+) -> anyhow::Result<(Measured, usize)> {
     let stream = swr_dataset::stream(task, clips, options)?;
     for faults in [&task.report.faults, &stream.faults] {
         if !faults.is_empty() {
             eprintln!("swr: {faults}");
         }
     }
-    let mut spotter = models.spotter(&[&task.language], DEFAULT_STEP_FRAMES)?;
+    let mut spotter = models.spotter(languages, DEFAULT_STEP_FRAMES)?;
     let mut events = Vec::new();
     spotter.push(&stream.samples, &mut events)?;
     spotter.finish(&mut events)?;
-    let labels = spotter.listeners()[0].labels();
-    let detected = detected(&events, labels);
+    let (events, others): (Vec<_>, Vec<_>) = events
+        .into_iter()
+        .partition(|event| event.language == task.language);
+    let detected = detected(&events, &models.load(&task.language)?.language.labels);
     let Matched {
         hits, false_alarms, ..
     } = match_detections(&stream.events, &detected, TOLERANCE_SAMPLES);
-    Ok(Measured::new(
+    let measured = Measured::new(
         stream.hours(),
         stream.events.len(),
         hits.len(),
-        false_alarms.len(),
-    ))
+        false_alarms.len() + others.len(),
+    );
+    Ok((measured, others.len()))
 }
 
 /// `swr demo --data`.
@@ -91,6 +95,8 @@ struct StreamLine<'a> {
     seed: u64,
     #[serde(flatten)]
     measured: &'a Measured,
+    /// Of the false alarms, those that are keywords of another language.
+    other_languages: usize,
 }
 
 impl Recordings {
@@ -103,6 +109,7 @@ impl Recordings {
     pub(super) fn run(
         &self,
         models: &Models,
+        listening: &Listening,
         json: bool,
         out: &mut dyn Write,
     ) -> anyhow::Result<Outcome> {
@@ -116,8 +123,8 @@ impl Recordings {
         };
         let mut sums = Sums::default();
         let mut languages = 0;
-        for language in models.languages()? {
-            let task = match task_of(data, &models.load(&language)?) {
+        for language in &listening.languages {
+            let task = match task_of(data, &models.load(language)?) {
                 Err(error) if has_none(&error) => {
                     eprintln!(
                         "swr: {language} left out, {} has no recordings of it",
@@ -127,12 +134,14 @@ impl Recordings {
                 }
                 task => task?,
             };
-            let measured = measure(models, &task, &task.test, &options)?;
+            let (measured, other_languages) =
+                measure(models, &listening.to(language), &task, &task.test, &options)?;
             if json {
                 let line = StreamLine {
-                    language: &language,
+                    language,
                     seed: self.seed,
                     measured: &measured,
+                    other_languages,
                 };
                 json_line(out, &line)?;
             } else {
@@ -147,12 +156,16 @@ impl Recordings {
                     "{language}: {} min of {kind} in noise, seed {}\n{measured}",
                     self.minutes, self.seed
                 )?;
+                if listening.to(language).len() > 1 {
+                    writeln!(out, "  of these in another language: {other_languages}")?;
+                }
             }
             languages += 1;
             sums += Sums {
                 expected: measured.expected,
                 found: measured.found,
                 false_alarms: measured.false_alarms,
+                other_languages,
             };
         }
         if languages == 0 {

@@ -186,8 +186,19 @@ fn demo_succeeds_only_if_all_was_found_and_nothing_else() {
     assert_eq!(code, 0, "{out}");
     assert_eq!(
         lines.last().unwrap(),
-        &serde_json::json!({"expected": 4, "found": 4, "false_alarms": 0})
+        &serde_json::json!({"expected": 4, "found": 4, "false_alarms": 0, "other_languages": 0})
     );
+    // Together: a word that both languages have is one event, in one of them.
+    let (_, out) = swr(directory.path(), &["demo", "--together", "--json"]);
+    let lines = json(&out);
+    let (sums, events) = lines.split_last().unwrap();
+    let told = |line: &&Value| !line["time_s"].is_null();
+    assert_eq!(events.iter().filter(told).count(), 4, "{out}");
+    assert_eq!(sums["false_alarms"], sums["other_languages"], "{out}");
+    let others = sums["other_languages"].as_u64().unwrap();
+    assert_eq!(sums["found"].as_u64().unwrap() + others, 4, "{out}");
+    let (code, out) = swr(directory.path(), &["demo", "--lang", "de", "--json"]);
+    assert!(code == 0 && json(&out).len() == 3, "{out}");
     let (code, out) = swr(directory.path(), &["demo"]);
     assert_eq!(code, 0);
     assert!(out.contains("2 of 2 found, 0 false alarms"), "{out}");
@@ -202,7 +213,7 @@ fn demo_succeeds_only_if_all_was_found_and_nothing_else() {
     assert_eq!(code, 1);
     assert_eq!(
         json(&out).last().unwrap(),
-        &serde_json::json!({"expected": 4, "found": 3, "false_alarms": 1})
+        &serde_json::json!({"expected": 4, "found": 3, "false_alarms": 1, "other_languages": 0})
     );
 
     // Mistakes are errors, not misses.
@@ -243,10 +254,7 @@ fn a_size_is_chosen_where_there_are_several() {
     // One size by its own folder, or by the folder that `inspect` is given.
     assert_eq!(languages(&folder.path().join("large"), &[]), (0, 1));
     let at = folder.path().to_str().unwrap();
-    assert_eq!(
-        swr(folder.path(), &["inspect", at, "--size", "large"]).0,
-        0
-    );
+    assert_eq!(swr(folder.path(), &["inspect", at, "--size", "large"]).0, 0);
     // A release in the folder itself stays what is used, whatever lies beside it.
     assert_eq!(languages(flat.path(), &[]), (0, 1));
     assert_eq!(languages(flat.path(), &["--size", "small"]).0, 2);
