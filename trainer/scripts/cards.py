@@ -81,7 +81,7 @@ def hearing(row, recorded, command):
         lines += [f"| events in {made['sounds']} {made['kind']} made in code, {made['hours']:.2f} h | {len(made['heard'])} |"]
     if row["delay"]:
         lines += [f"| from the end of a word to its event | {row['delay']['median_ms']:.0f} ms, 95 % within {row['delay']['late_ms']:.0f} ms |"]
-    levels = ", ".join(f"{level['found']} at {level['level_db']:.0f} dB" for level in row["levels"])
+    levels = ", ".join(f"{level['found']} at {level['level_db']:.0f} dB{' after a bang' if level['bang'] else ''}" for level in row["levels"])
     lines += [f"| words found by level | {levels} |"]
     for at in row["at_rates"]:
         point = at["point"]

@@ -34,7 +34,7 @@ def mel_filters():
     return np.stack([np.interp(bins_hz, edges_hz[m : m + 3], [0, 1, 0]) for m in range(MELS)])
 
 
-def gains(mel, smoothing=0.25, fall_db_per_s=6, target=500, least=0.126):
+def gains(mel, smoothing=0.05, fall_db_per_s=12, target=500, least=0.126):
     """[T]: what each frame of mel powers [T, 40] is multiplied by."""
     level, found = least, []
     for power in mel.sum(axis=1):

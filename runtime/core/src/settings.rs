@@ -104,8 +104,8 @@ impl GainSettings {
 impl Default for GainSettings {
     fn default() -> Self {
         Self {
-            smoothing: 0.25,
-            fall_db_per_s: 6.0,
+            smoothing: 0.05,
+            fall_db_per_s: 12.0,
             target: 500.0,
             least: 0.126,
         }

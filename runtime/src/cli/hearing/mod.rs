@@ -35,6 +35,12 @@ const SHIFT_STEP: f32 = 0.25;
 const RATES: [f64; 3] = [1.0, 5.0, 20.0];
 /// Levels at which the stream is heard, in dB.
 const LEVELS_DB: [f32; 6] = [0.0, -6.0, -12.0, -18.0, -24.0, -30.0];
+/// A door that slams before every word: how long before it, its length, its fall to a third, its loudest, and the level of the words in dB.
+const BANG_BEFORE_S: f32 = 0.5;
+const BANG_S: f32 = 0.2;
+const BANG_FALL_S: f32 = 0.05;
+const BANG_PEAK: f32 = 0.5;
+const BANG_LEVEL_DB: f32 = -24.0;
 /// Seconds of a sound made in code.
 const MADE_S: usize = 10;
 /// How much longer than the stream each kind of noise made in code is: half an hour for ten minutes.
@@ -90,6 +96,8 @@ pub(super) struct MadeSounds {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Level {
     level_db: f32,
+    /// Whether a door slams before every word.
+    bang: bool,
     found: usize,
     false_accepts: usize,
 }
@@ -445,20 +453,41 @@ impl Ear {
         found.iter().map(named).collect()
     }
 
+    /// The stream at every level, and softly with a bang before every word, which a front end that adapts must not be deaf after.
     fn hear_levels(&mut self, stream: &Stream) -> anyhow::Result<Vec<Level>> {
         let mut levels = Vec::new();
-        for level_db in LEVELS_DB {
+        let plain = LEVELS_DB.map(|level_db| (level_db, false));
+        for (level_db, bang) in plain.into_iter().chain([(BANG_LEVEL_DB, true)]) {
             let gain = 10f32.powf(level_db / 20.0);
-            let softer: Vec<f32> = stream.samples.iter().map(|sample| gain * sample).collect();
+            let mut softer: Vec<f32> = stream.samples.iter().map(|sample| gain * sample).collect();
+            if bang {
+                add_bangs(&mut softer, stream);
+            }
             let found = self.hear_once(&softer)?;
             let matched = &matches(stream, &[found])[0];
             levels.push(Level {
                 level_db,
+                bang,
                 found: matched.hits.len(),
                 false_accepts: matched.false_alarms.len(),
             });
         }
         Ok(levels)
+    }
+}
+
+/// Adds a burst of noise that falls off, always the same, before every word of `stream`.
+fn add_bangs(samples: &mut [f32], stream: &Stream) {
+    let rate = SAMPLE_RATE_HZ as f32;
+    let burst = white_noise(NOISE_SEED, (BANG_S * rate) as usize);
+    let fall = |at: usize| (-(at as f32) / (BANG_FALL_S * rate)).exp();
+    let peak = burst.iter().fold(0.0, |most: f32, s| most.max(s.abs()));
+    for word in &stream.events {
+        let from = word
+            .start_samples
+            .saturating_sub((BANG_BEFORE_S * rate) as usize);
+        let heard = samples[from..].iter_mut().zip(&burst).enumerate();
+        heard.for_each(|(at, (sample, noise))| *sample += BANG_PEAK / peak * fall(at) * noise);
     }
 }
 

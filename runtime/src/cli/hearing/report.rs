@@ -41,9 +41,10 @@ impl fmt::Display for Hearing {
         }
         let all = self.measured.expected;
         for level in &self.levels {
+            let bang = if level.bang { ", after a bang" } else { "" };
             write!(
                 f,
-                "\n  {:4} dB: {} of {all} keywords found, {} false alarms",
+                "\n  {:4} dB{bang}: {} of {all} keywords found, {} false alarms",
                 level.level_db, level.found, level.false_accepts
             )?;
         }
