@@ -13,11 +13,11 @@ const LANGUAGES: [&str; 5] = ["en", "ar", "zh", "de", "pl"];
 
 /// Project-made speech: the demo's audio of a language, English where it has none. Logits must agree on any sound.
 fn audio(language: &str) -> Vec<f32> {
-    let own = models().join(format!("demo/{language}.flac"));
+    let own = models().join(format!("../demo/{language}.flac"));
     let path = if own.exists() {
         own
     } else {
-        models().join("demo/en.flac")
+        models().join("../demo/en.flac")
     };
     decode_16k_mono(&std::fs::read(&path).expect("the demo's audio")).expect("decodable audio")
 }

@@ -16,7 +16,7 @@ use swr_core::package::{
 };
 
 /// The version of the models as the project ships them.
-pub const SHIPPED: u32 = 2;
+pub const SHIPPED: u32 = 3;
 
 /// A pair of keys.
 pub struct Publisher {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use swr_firmware_sim::cli::run;
 
 fn sim(arguments: &[&str]) -> (u8, String) {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/small");
     let models = models.to_str().expect("a readable path");
     let mut out = Vec::new();
     let code = run(

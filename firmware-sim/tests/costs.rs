@@ -8,7 +8,7 @@ use swr_firmware_sim::cli::run;
 
 #[test]
 fn models_fit_in_every_device() {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/small");
     let models = models.to_str().expect("a readable path");
     let mut out = Vec::new();
     let arguments = [

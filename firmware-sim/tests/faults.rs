@@ -15,7 +15,7 @@ const RECORD_SECTORS: u32 = 4;
 const SECTOR: u32 = 4_096;
 
 fn catalogue() -> Catalogue {
-    let models: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let models: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/small");
     Catalogue::open(&models).expect("the released models")
 }
 

@@ -14,7 +14,7 @@ use swr_firmware_sim::sweep::{Part, sweep};
 use swr_update::Sabotage;
 
 fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/small")
 }
 
 const PART: Part = Part {

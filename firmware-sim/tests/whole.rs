@@ -14,13 +14,13 @@ use swr_firmware_sim::publisher::{Catalogue, Item, SHIPPED};
 use swr_update::Device;
 
 fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/small")
 }
 
 const DEMOS: [&str; 3] = ["en", "de", "pl"];
 
 fn recording(language: &str) -> Vec<f32> {
-    let bytes = std::fs::read(models().join(format!("demo/{language}.flac"))).expect("the demo");
+    let bytes = std::fs::read(models().join(format!("../demo/{language}.flac"))).expect("the demo");
     decode_16k_mono(&bytes).expect("audio")
 }
 
@@ -68,7 +68,7 @@ fn an_image_hears_the_demos_to_the_bit() {
     assert_eq!(all, heard::<16, 8_192>(256, true), "the same on any flash");
     for (language, heard) in &all {
         let script =
-            std::fs::read(models().join(format!("demo/{language}.json"))).expect("a script");
+            std::fs::read(models().join(format!("../demo/{language}.json"))).expect("a script");
         let script: Value = serde_json::from_slice(&script).expect("JSON");
         let words = script["keywords"].as_array().expect("keywords").iter();
         let words: Vec<&str> = words

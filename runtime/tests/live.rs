@@ -155,7 +155,7 @@ impl Drop for Listening {
 }
 
 fn models() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../models")
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../models/small")
 }
 
 fn keyword(line: &str) -> String {
@@ -165,7 +165,7 @@ fn keyword(line: &str) -> String {
 
 /// The first seconds of the German sample, and the keywords that are found in them as a file.
 fn clip(folder: &Path) -> (PathBuf, Vec<String>) {
-    let sample = std::fs::read(format!("{}/demo/de.flac", models())).expect("the German sample");
+    let sample = std::fs::read(format!("{}/../demo/de.flac", models())).expect("the German sample");
     let samples = swr_core::audio::decode_16k_mono(&sample).expect("audio");
     let spec = hound::WavSpec {
         channels: 1,

@@ -134,6 +134,16 @@ def card(a, language, row, command):
            f"{100 * clips['accuracy']:.1f} % of {clips['clips']} | {size} |"
 
 
+def together(a, here):
+    """Rows: what is found of a language's TEST words, and what is heard in another language, by a device that listens for several at once."""
+    for languages in ("en", "de"), ("en", "de", "ar", "zh"):
+        if set(languages) <= set(here):
+            listen = ["demo", "--data", a.data, "--minutes", "20", "--together", "--lang", ",".join(languages), "--json"]
+            for row in run(a.swr, *listen, "--models", str(a.models))[:-1]:
+                found = share(row["found"], row["expected"], row["detection_interval"])
+                yield f"| {', '.join(languages)} | {LANGUAGES[row['language']][0]} | {found} | {row['other_languages']} | {row['false_alarms'] - row['other_languages']} |"
+
+
 def measured(a):
     """The section of a size in models/README.md; writes its rows, plot and cards."""
     here = [language for language in LANGUAGES if language == "en" or (a.models / f"{language}.swr").exists()]
@@ -156,7 +166,9 @@ def measured(a):
     return [f"## {a.models.name}", "", f"{manifest['architecture']}; thresholds: {thresholds}.", "",
             "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in sound and music | delay | clips right | bytes |",
             "|---|---|---|---|---|---|---|---|---|", *table, "",
-            f"```sh\n{command} > {rows_file}\n```", "", f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
+            f"```sh\n{command} > {rows_file}\n```", "",
+            "Several languages at once, on their TEST words in noise (`swr demo --together --data ../shared/speech --minutes 20 --lang en,de`):", "",
+            "| listened for | spoken | found | heard in another language | other false alarms |", "|---|---|---|---|---|", *together(a, here), "", f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
 
 
 def main():

@@ -22,7 +22,7 @@ use crate::weights::{from_package, to_package};
 use swr_core::network::graph::streaming_graph;
 
 /// Version of the models written; it rises with every release.
-pub const MODEL_VERSION: u32 = 2;
+pub const MODEL_VERSION: u32 = 3;
 const BASE_ONNX: &str = "base.onnx";
 pub(crate) const BASE_JSON: &str = "base.json";
 

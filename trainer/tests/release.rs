@@ -33,7 +33,7 @@ fn refuses(arguments: &[&str]) -> String {
 
 fn released(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models")
+        .join("../models/small")
         .join(name);
     path.to_str().unwrap().to_owned()
 }

@@ -15,7 +15,7 @@ const MOST_ACTIONS: usize = 64;
 fuzz_target!(|bytes: &[u8]| {
     static WORLD: OnceLock<World> = OnceLock::new();
     let world = WORLD.get_or_init(|| {
-        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/small");
         World::new(&Catalogue::open(&models).expect("the released models")).expect("a world")
     });
     let Some((first, bytes)) = bytes.split_first() else {

@@ -222,12 +222,16 @@ fn older_versions_are_refused_as_such() {
 /// A merge is refused unless its result has the digest that was found when the delta was made, on x86_64.
 #[test]
 fn released_deltas_merge_to_the_same_bits_on_this_machine() {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/small");
     let base = initializers(&read(&models.join("base.onnx"))).unwrap();
-    for language in ["ar", "zh", "de", "pl"] {
-        let delta = Delta::read(&read(&models.join(format!("{language}.swr")))).unwrap();
+    let files = std::fs::read_dir(&models).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let deltas: Vec<PathBuf> = files.filter(|p| p.extension() == Some("swr".as_ref())).collect();
+    assert!(deltas.len() >= 4, "{deltas:?}");
+    for path in deltas {
+        let delta = Delta::read(&read(&path)).unwrap();
         let merged = merge_into(base.clone(), &delta).unwrap();
-        assert_eq!(digest(&merged), delta.merged_digest(), "{language}");
+        assert_eq!(digest(&merged), delta.merged_digest(), "{}", path.display());
     }
 }
 

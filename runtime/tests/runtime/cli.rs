@@ -421,7 +421,7 @@ fn eval_measures_clips_and_streams() {
     );
     let levels = line["levels"].as_array().unwrap();
     assert!(
-        levels.len() == 6 && levels[0]["found"] == line["found"],
+        levels.len() == 7 && levels[0]["found"] == line["found"],
         "{line}"
     );
     assert_eq!(line["made"].as_array().unwrap().len(), 3);

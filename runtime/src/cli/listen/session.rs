@@ -271,7 +271,7 @@ mod tests {
     use super::*;
     use crate::capture::Recording;
 
-    const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models");
+    const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/small");
 
     #[test]
     fn a_language_is_changed_while_it_listens() {
@@ -282,7 +282,7 @@ mod tests {
             threshold: None,
             near: None,
         };
-        let german = Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
         let whole = german.samples().len();
         let mut session = Session::new(
             models,
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn samples_that_are_no_numbers_are_told_once_and_listening_goes_on() {
-        let german = Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
+        let german = Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
         let mut samples = german.samples().to_vec();
         let end = samples.len();
         // In the silence before the first word, for a while.
@@ -381,7 +381,7 @@ mod tests {
         let listen = |threshold: f32, near: Option<f32>| {
             let models = Models::open(MODELS).expect("the released models");
             let german =
-                Recording::open(format!("{MODELS}/demo/de.flac"), None).expect("the sample");
+                Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
             let wanted = Wanted {
                 languages: vec!["de".into()],
                 words: WordsArgs::default(),
