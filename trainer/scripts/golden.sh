@@ -5,9 +5,9 @@ cd "$(dirname "$0")/../.."
 clip=$(mktemp --suffix .wav)
 trap 'rm -f "$clip"' EXIT
 
-# language, voice, words per minute, keyword, what espeak-ng is given for it
+# language, voice, words per minute, keyword, what espeak-ng is given for it, pitch
 golden() {
-  espeak-ng -v "$2" -s "$3" -w "$clip" "$5"
+  espeak-ng -v "$2" -s "$3" -p "${6:-50}" -w "$clip" "$5"
   for base in models/*/base.json; do
     models=$(dirname "$base")
     if [ "$1" = en ] || [ -e "$models/$1.swr" ]; then
@@ -15,12 +15,12 @@ golden() {
     fi
   done
 }
-golden en en-us 130 stop stop
+golden en en-us 130 computer computer
 golden de de 130 licht licht
-golden pl pl 130 stop stop
+golden pl pl 120 zero zero
 golden ar ar 110 أعلى أعلى
 golden es es 120 abrir abrir
 golden fr fr 120 allumer allumer
 golden it it 120 accendi accendi
 golden ru ru 120 включи включи
-golden zh cmn-latn-pinyin 110 数字 shu4zi4
+golden zh cmn-latn-pinyin+Michael 110 语言 yu3yan2 60
