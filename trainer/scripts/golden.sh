@@ -18,7 +18,8 @@ golden() {
 golden en en-us 130 computer computer
 golden de de 130 licht licht
 golden pl pl 120 zero zero
-golden ar ar 110 أعلى أعلى
+# What espeak-ng says in Arabic is no keyword to a network that heard recordings alone: that it says so is the trial.
+golden ar ar 110 _unknown_ أعلى
 golden es es 120 abrir abrir
 golden fr fr 120 allumer allumer
 golden it it 120 accendi accendi
