@@ -358,13 +358,19 @@ fn every_method_runs_once_and_keeps_its_budget() {
     }
 }
 
-/// `swr-train compare --report-only --results trainer/benchmark/results.jsonl --report trainer/benchmark/report.html` writes it anew.
+/// `swr-train compare --report-only --models trainer/benchmark/base --results trainer/benchmark/results.jsonl --report trainer/benchmark/report.html`
+/// writes it anew.
 #[test]
 fn the_committed_report_is_that_of_the_committed_rows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = tempfile::tempdir().expect("a folder");
     let made = folder.path().join("report.html");
-    let results = ["--results", "trainer/benchmark/results.jsonl"];
+    let results = [
+        "--models",
+        "trainer/benchmark/base",
+        "--results",
+        "trainer/benchmark/results.jsonl",
+    ];
     let report = ["--report", made.to_str().expect("a path")];
     let command = [&["compare", "--report-only"][..], &results, &report].concat();
     let (_, said, code) = swr_train(&command, &root);

@@ -226,7 +226,9 @@ fn released_deltas_merge_to_the_same_bits_on_this_machine() {
     let base = initializers(&read(&models.join("base.onnx"))).unwrap();
     let files = std::fs::read_dir(&models).unwrap();
     let files = files.map(|entry| entry.unwrap().path());
-    let deltas: Vec<PathBuf> = files.filter(|p| p.extension() == Some("swr".as_ref())).collect();
+    let deltas: Vec<PathBuf> = files
+        .filter(|p| p.extension() == Some("swr".as_ref()))
+        .collect();
     assert!(deltas.len() >= 4, "{deltas:?}");
     for path in deltas {
         let delta = Delta::read(&read(&path)).unwrap();

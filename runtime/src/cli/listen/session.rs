@@ -282,7 +282,8 @@ mod tests {
             threshold: None,
             near: None,
         };
-        let german = Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
+        let german =
+            Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
         let whole = german.samples().len();
         let mut session = Session::new(
             models,
@@ -339,7 +340,8 @@ mod tests {
 
     #[test]
     fn samples_that_are_no_numbers_are_told_once_and_listening_goes_on() {
-        let german = Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
+        let german =
+            Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
         let mut samples = german.samples().to_vec();
         let end = samples.len();
         // In the silence before the first word, for a while.
