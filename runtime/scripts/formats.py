@@ -34,7 +34,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Parts of the demo in seconds: licht; an, zwei; runter, schließen; nein. The times of these words change by 30 ms at most when the signal is
 # shifted by less than a hop, or coded with enough bits; those of others, such as "rechts", by 150 ms.
-PARTS = [(0, 2.6), (9.2, 13.4), (24, 28.6), (38, 40)]
+PARTS = [(0, 2.6), (9.2, 12.4), (28, 32.2), (48.6, 50.6)]
 CHANNELS = [1, 2, 6]
 RATES = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000, 192000]
 OTHERS_PIPED = "All but WAV, standard input"
