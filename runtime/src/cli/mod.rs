@@ -82,7 +82,7 @@ struct ModelsArgs {
     /// Directory with base.onnx, base.json and <language>.swr, or with a folder of these for every size [default: $SWR_MODELS, ./models, or models beside the program]
     #[arg(long = "models", value_name = "DIR")]
     directory: Option<PathBuf>,
-    /// Which of the sizes in the directory: `large` hears better, `small` takes a third of the time [default: small]
+    /// Which of the sizes in the directory: `large` is to hear better, `small` to cost less [default: small]
     #[arg(long)]
     size: Option<Size>,
     /// Public key that base and deltas must be signed with: a file of minisign's, or its line of base64; may be repeated [default: $SWR_KEY]
