@@ -32,7 +32,7 @@ import sys
 import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
-MODELS = os.path.join(ROOT, "models")
+MODELS = os.path.join(ROOT, "models", "small")
 # Versions that carry their models: openwakeword's own package downloads them since 0.5, the pruned one does not, but asks for a TFLite that newer
 # Pythons do not have and that ONNX Runtime stands in for.
 INSTALL = {
@@ -236,7 +236,7 @@ def make_audio(seconds, folder):
     import array
     import random
     import subprocess
-    decode = ["ffmpeg", "-loglevel", "error", "-i", f"{MODELS}/demo/en.flac", "-f", "s16le", "-"]
+    decode = ["ffmpeg", "-loglevel", "error", "-i", f"{ROOT}/models/demo/en.flac", "-f", "s16le", "-"]
     speech = array.array("h", subprocess.run(decode, check=True, capture_output=True).stdout)
     noise = random.Random(1)
     loud = (speech[i % len(speech)] + noise.randint(-500, 500) for i in range(round(seconds * BYTES_PER_S / 2)))

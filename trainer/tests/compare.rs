@@ -140,7 +140,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
     );
     assert!(changed(Method::Full).convolution > 1_000);
 
-    // Bytes: no file is larger, and none leaves more than two: one that calibrated thresholds may take, and one that nothing fits into.
+    // Bytes: no file is larger, and none leaves more than four: calibrated thresholds may take one or give one back, and into one or two nothing fits.
     let swr = ["--langs", "aa,bb", "--budgets", "1200B", "--methods", "swr"];
     run(&swr);
     let bytes = run(&[
@@ -155,7 +155,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
         assert!(row.used <= 1_200, "{}: {} bytes", row.cell.name(), row.used);
         if row.cell.method != Method::Joint {
             assert_eq!(row.used, row.file_bytes);
-            assert!(row.used >= 1_198, "{}: {} bytes", row.cell.name(), row.used);
+            assert!(row.used >= 1_196, "{}: {} bytes", row.cell.name(), row.used);
         }
     }
     // A word of one language is not another's.

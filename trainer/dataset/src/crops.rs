@@ -9,7 +9,7 @@ use rand_chacha::rand_core::SeedableRng;
 use swr_core::labels::{SILENCE, UNKNOWN};
 
 use crate::layout::{Found, NO_SPEAKER, RoleFile, Split, stable_hash};
-use crate::load::{CLIP_SAMPLES, Faults};
+use crate::load::{CLIP_SAMPLES, Faults, decode_file};
 use crate::noise::Background;
 use crate::task::{Clip, Report, Source};
 
@@ -100,37 +100,51 @@ pub(crate) fn running_speech(
     clips
 }
 
-/// Running speech without the keywords: of each set the language's own, or where there is none that of other languages, which is told.
+/// Running speech of a set that is shorter is too little to choose or to judge by.
+const SHORT_S: usize = 15 * 60;
+
+/// Running speech without the keywords, of each set the language's own. Where there is none, or less than a quarter of an hour, that of other languages as
+/// well, which is told.
 pub(crate) fn running_speech_of<'a>(
     found: &'a Found,
     language: &str,
     report: &mut Report,
 ) -> Vec<&'a RoleFile> {
-    let (mut files, mut sets, mut codes) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut files = Vec::new();
     for split in Split::ALL {
         let of_split = |file: &&RoleFile| file.split == Some(split);
-        let own = found.negatives.iter().filter(of_split);
-        if own.clone().next().is_some() {
-            files.extend(own);
+        let own: Vec<&RoleFile> = found.negatives.iter().filter(of_split).collect();
+        let mut foreign = Vec::new();
+        let mut codes = BTreeSet::new();
+        for (code, of_language) in &found.foreign_negatives {
+            let of_language = of_language.iter().filter(of_split);
+            foreign.extend(of_language.inspect(|_| drop(codes.insert(code.as_str()))));
+        }
+        let is_short = !foreign.is_empty() && is_short(&own);
+        files.extend(own.iter());
+        if !is_short {
             continue;
         }
-        for (code, foreign) in &found.foreign_negatives {
-            let before = files.len();
-            files.extend(foreign.iter().filter(of_split));
-            if files.len() > before {
-                codes.insert(code.as_str());
-                sets.push(split.name());
-            }
-        }
-    }
-    sets.dedup();
-    if !codes.is_empty() {
+        files.extend(foreign);
         let codes: Vec<&str> = codes.into_iter().collect();
         report.notes.push(format!(
-            "no running speech of `{language}` in {}: that of {} is taken for speech without its keywords",
-            sets.join(", "),
+            "{} running speech of `{language}` in {}: that of {} is taken for speech without its keywords",
+            if own.is_empty() { "no" } else { "little" },
+            split.name(),
             codes.join(", ")
         ));
     }
     files
+}
+
+/// Whether recordings that can be read are together shorter than [`SHORT_S`]; reads no more of them than tell.
+fn is_short(files: &[&RoleFile]) -> bool {
+    let lengths = files
+        .iter()
+        .map(|file| decode_file(&file.path).map_or(0, |samples| samples.len()));
+    let mut together = 0;
+    !lengths.into_iter().any(|samples| {
+        together += samples;
+        together >= SHORT_S * CLIP_SAMPLES
+    })
 }

@@ -223,7 +223,6 @@ fn noise_and_negatives_are_read_by_role() {
         ("negatives/xx/train/talk.wav", 40.0),
         ("negatives/dev/talk.wav", 40.0),
         ("negatives/test/talk.wav", 40.0),
-        ("negatives/yy/train/other.wav", 40.0),
     ] {
         write_wav(&extra.path().join(name), seconds);
     }
@@ -237,21 +236,7 @@ fn noise_and_negatives_are_read_by_role() {
     };
     let of = |extra_dev| of_language("xx", extra_dev);
     let found = of(false);
-    let told = |task: &Task| {
-        task.report
-            .notes
-            .join("; ")
-            .contains("no running speech of")
-    };
-    assert!(!told(&found));
-    // A language without running speech of its own takes that of all others, and says so.
-    let other = of_language("zz", false);
-    assert_eq!(other.negatives_of(Split::Train).len(), 2);
-    let report = other.report.to_string();
-    assert!(
-        told(&other) && report.contains("of `zz` in TRAIN: that of xx, yy is taken"),
-        "{report}"
-    );
+    assert!(!found.report.to_string().contains("running speech of"));
     for split in Split::ALL {
         let silence = found.clips(split).iter().filter(|clip| clip.label == 3);
         for clip in silence {
@@ -287,6 +272,33 @@ fn noise_and_negatives_are_read_by_role() {
     let found = read(root.path());
     assert_eq!(found.negatives_of(Split::Test).len(), 1);
     assert_eq!(talk(&found, Split::Test), 40);
+}
+
+#[test]
+fn running_speech_of_other_languages_joins_what_is_short() {
+    let root = tempfile::tempdir().unwrap();
+    words(root.path(), &["an", "aus"], 12);
+    let negatives = root.path().join("negatives");
+    write_wav(&negatives.join("xx/train/talk.wav"), 40.0);
+    write_wav(&negatives.join("yy/train/other.wav"), 40.0);
+    let of = |language| {
+        let found = task(root.path(), language, &TaskOptions::default()).unwrap();
+        let files = found.negatives_of(Split::Train).len();
+        (files, found.report.to_string())
+    };
+    for (language, files, told) in [
+        ("xx", 2, "little running speech of `xx` in TRAIN: that of yy is"),
+        ("zz", 2, "no running speech of `zz` in TRAIN: that of xx, yy is"),
+    ] {
+        let (found, report) = of(language);
+        assert_eq!(found, files, "{language}");
+        assert!(report.contains(told), "{report}");
+    }
+    // A quarter of an hour of its own is enough.
+    write_wav(&negatives.join("xx/train/more.wav"), 860.0);
+    let (found, report) = of("xx");
+    assert_eq!(found, 2);
+    assert!(!report.contains("running speech of"), "{report}");
 }
 
 /// Two folders of one's own words share their speakers, and their sets.
