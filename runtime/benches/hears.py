@@ -2,16 +2,18 @@
 """Who hears better: one word, "alexa", by `swr`, pymicro-wakeword and openwakeword, on the same recordings.
 
     runtime/benches/hears.py --data ../shared/speech --negatives ../shared/speech-more/negatives/en
+    runtime/benches/hears.py --data ../shared/speech --level -20 --bang     # said softly, half a second after a door is slammed
 
 Installs the peers from PyPI into a throw-away environment (--env), as peers.py does, and decodes audio with ffmpeg. `swr` must be built (--swr). A markdown
 table goes to stdout, talk to stderr, all counts to --json.
 
   positives    Clips of the word in DIR/mswc/en/clips/alexa, by set; each is heard as a stream of its own, two seconds of faint noise around it, and found if
-               there is an event. Who speaks is not told, and the peers may have been trained on the same recordings: a clip more or less tells nothing.
+               there is an event. With --level they are softer, and with --bang 0.2 s of white noise at full scale end half a second before them. Who speaks is not told, and the peers may have been trained on the same recordings: a clip more or less tells nothing.
   negatives    Every audio file below --negatives: an event is a false accept. Its peak decides nothing: who reports twice accepts twice.
   thresholds   The peers' own settings. `swr --words alexa` at the package's threshold, and at others, so that either side can be held equal.
 """
 import argparse
+import array
 import csv
 import json
 import os
@@ -31,20 +33,23 @@ def decode(path):
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def noise(seconds, seed):
-    """Faint, as of a quiet room: an RMS of about -70 dBFS."""
+def noise(seconds, seed, largest=17):
+    """Faint, as of a quiet room: an RMS of about -70 dBFS; or louder."""
     draw = random.Random(seed)
-    return b"".join(draw.randint(-17, 17).to_bytes(2, "little", signed=True) for _ in range(round(seconds * 16_000)))
+    return b"".join(draw.randint(-largest, largest).to_bytes(2, "little", signed=True) for _ in range(round(seconds * 16_000)))
 
 
-def positives(data):
+def positives(data, level_db, bang):
     """Samples of every clip of the word, by set."""
+    gain = 10 ** (level_db / 20)
+    before = noise(2, 1) if not bang else noise(2, 1) + noise(0.2, 3, 32_767) + noise(0.5, 1)
     with open(os.path.join(data, "mswc/en/en_splits.csv"), newline="") as table:
         rows = [row for row in csv.DictReader(table) if row["WORD"] == WORD]
     found = {}
     for row in rows:
         clip = decode(os.path.join(data, "mswc/en/clips", row["LINK"]))
-        found.setdefault(row["SET"], []).append(noise(2, 1) + clip + noise(2, 2))
+        clip = array.array("h", (round(gain * sample) for sample in array.array("h", clip))).tobytes()
+        found.setdefault(row["SET"], []).append(before + clip + noise(2, 2))
     return found
 
 
@@ -118,14 +123,16 @@ def main():
     built = [os.path.join(ROOT, "target", profile, "swr") for profile in ("release", "debug")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of speech with mswc/en")
-    parser.add_argument("--negatives", required=True, metavar="DIR", help="running speech without the word")
+    parser.add_argument("--negatives", metavar="DIR", help="running speech without the word")
+    parser.add_argument("--level", type=float, default=0, metavar="DB", help="gain of the clips, 0 or less")
+    parser.add_argument("--bang", action="store_true", help="a loud noise before every clip")
     parser.add_argument("--models", default=MODELS, metavar="DIR")
     parser.add_argument("--swr", default=next(filter(os.path.exists, built), built[0]), help="the program (default: target/release/swr if there, else target/debug/swr)")
     parser.add_argument("--json", metavar="FILE", help="all counts, as one JSON object")
     parser.add_argument("--env", default=os.path.join(ROOT, "target/peers-env"), help="environment that the peers go to; made if absent")
     a = parser.parse_args()
     python, packages, missing = install(a.env)
-    said, silent = positives(a.data), negatives(a.negatives)
+    said, silent = positives(a.data, a.level, a.bang), negatives(a.negatives) if a.negatives else []
     sets = sorted(said)
     groups = [said[name] for name in sets] + [silent]
     hours = sum(map(len, silent)) / BYTES_PER_S / 3_600

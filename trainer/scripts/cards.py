@@ -3,7 +3,7 @@
 models/README.md.
 
 Runs `swr eval` and `swr inspect` (build first: cargo build --release --bin swr) and reads the trainer's *.training.json. TEST is opened here, and nowhere before.
-Usage: trainer/scripts/cards.py [--models models] [--data ../shared/speech] [--more ../shared/speech-more] [--swr target/release/swr]
+Usage: trainer/scripts/cards.py [--models models] [--data ../shared/speech] [--more ../shared/speech-more] [--synth target/synth/synth] [--swr target/release/swr]
 """
 import argparse
 import json
@@ -76,7 +76,10 @@ def hearing(row, recorded, command):
     lines = ["## What a person hears", "", "| | |", "|---|---|", f"| words found in noise, 10-20 dB | **{words}** |", *by_recordings(row, recorded)]
     if sentences:
         lines += [f"| words found in sentences | {share(sentences['found'], sentences['expected'], sentences['detection_interval'])} |"]
-    lines += [f"| false accepts an hour in running speech | **{rate(row['negatives'])}** |", f"| in sound and music | {rate(row['sounds'])} |"]
+    lines += [f"| false accepts an hour in running speech | **{rate(row['negatives'])}** |"]
+    if "sentences_of_its_own" in row:
+        lines += [f"| in synthetic sentences of the language | {rate(row['sentences_of_its_own'])} |"]
+    lines += [f"| in sound and music | {rate(row['sounds'])} |"]
     for made in row["made"]:
         lines += [f"| events in {made['sounds']} {made['kind']} made in code, {made['hours']:.2f} h | {len(made['heard'])} |"]
     if row["delay"]:
@@ -87,7 +90,7 @@ def hearing(row, recorded, command):
         point = at["point"]
         found = share(point["found"], point["expected"], point["found_interval"]) if point else "none"
         lines += [f"| words found with all thresholds moved to {at['false_accepts_per_hour']:.0f} false accepts an hour or fewer | {found} |"]
-    lines += ["", "The running speech is English, whatever the language." if row["lang"] != "en" else "", "Intervals are of 95 %. The rates are by "
+    lines += ["", "The running speech is recorded, and English, whatever the language." if row["lang"] != "en" else "", "Intervals are of 95 %. The rates are by "
               "the hours in brackets, of speakers on whom nothing was chosen.", f"`{command}`", ""]
     weak = [f"{k['keyword']} {k['found']}/{k['expected']}" for k in row["keywords"] if k["expected"] and 2 * k["found"] < k["expected"]]
     loud = [f"{k['keyword']} {k['false_accepts']}" for k in row["keywords"] if k["false_accepts"]]
@@ -130,7 +133,8 @@ def card(a, language, row, command):
     speech = "synthetic" if origin == SYNTHETIC else "recordings"
     found = share(row["found"], row["expected"], row["detection_interval"])
     delay = f"{row['delay']['median_ms']:.0f} ms" if row["delay"] else "-"
-    return f"| {name} | {speech} | {len(labels) - 2} | {found} | {rate(row['negatives'])} | {rate(row['sounds'])} | {delay} | " \
+    own = rate(row["sentences_of_its_own"]) if "sentences_of_its_own" in row else "-"
+    return f"| {name} | {speech} | {len(labels) - 2} | {found} | {rate(row['negatives'])} | {own} | {rate(row['sounds'])} | {delay} | " \
            f"{100 * clips['accuracy']:.1f} % of {clips['clips']} | {size} |"
 
 
@@ -156,6 +160,12 @@ def measured(a):
             # Names of recordings are of no use to those who do not have them.
             for quiet in ("negatives", "sounds"):
                 row[quiet].pop("heard")
+            sentences = Path(a.synth) / row["lang"] / "sentences" / "test"
+            if sentences.is_dir():
+                own = ["eval", "--stream", "--minutes", "1", "--data", a.data, "--negatives", str(sentences), "--lang", row["lang"]]
+                quiet = run(a.swr, *own, "--models", str(a.models), "--json")[-1]["negatives"]
+                quiet.pop("heard")
+                row["sentences_of_its_own"] = quiet
         rows_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     rows = {row["lang"]: row for row in map(json.loads, rows_file.read_text().splitlines())}
     table = [card(a, language, rows[language], command) for language in here]
@@ -164,8 +174,8 @@ def measured(a):
     thresholds = (f"one a keyword, chosen for {per_hour:g} false accepts an hour in running speech of DEV speakers, all keywords together" if per_hour
                   else "one a language, chosen on a stream of DEV clips in noise")
     return [f"## {a.models.name}", "", f"{manifest['architecture']}; thresholds: {thresholds}.", "",
-            "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in sound and music | delay | clips right | bytes |",
-            "|---|---|---|---|---|---|---|---|---|", *table, "",
+            "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in its own synthetic sentences | in sound and music "
+            "| delay | clips right | bytes |", "|---|---|---|---|---|---|---|---|---|---|", *table, "",
             f"```sh\n{command} > {rows_file}\n```", "",
             "Several languages at once, on their TEST words in noise (`swr demo --together --data ../shared/speech --minutes 20 --lang en,de`):", "",
             "| listened for | spoken | found | heard in another language | other false alarms |", "|---|---|---|---|---|", *together(a, here), "", f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
@@ -176,12 +186,13 @@ def main():
     parser.add_argument("--models", default="models", type=Path, help="folder of the sizes")
     parser.add_argument("--data", default="../shared/speech")
     parser.add_argument("--more", default="../shared/speech-more")
+    parser.add_argument("--synth", default="target/synth/synth", help="what `swr-train synth clips` has made: sentences without keywords, by language")
     parser.add_argument("--swr", default="target/release/swr")
     parser.add_argument("--again", action="store_true", help="take every hearing.jsonl as it is")
     a = parser.parse_args()
     folder = a.models
     lines = ["# The released models", "", "At the released thresholds. TEST: words of TEST speakers in noise 10-20 dB below them, 0.55 h of English running speech of "
-             "other speakers, sound and music; intervals of 95 %. Of \"synthetic\" languages, training and test are espeak-ng's voices, other ones. Each card "
+             "other speakers, a quarter of an hour of synthetic sentences of the language, sound and music; intervals of 95 %. Of \"synthetic\" languages, training and test are espeak-ng's voices, other ones. Each card "
              "has more, `hearing.jsonl` all of it. The folder of one size is a release by itself; `--size` chooses.", ""]
     for a.models in (folder / size for size in ("small", "large")):
         if (a.models / "base.json").exists():

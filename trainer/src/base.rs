@@ -7,13 +7,14 @@ use candle_core::Tensor;
 use swr_core::package::Digest;
 
 use crate::adapt::{CLASSIFIER, Frame, observe};
+use crate::architecture::Architecture;
 use crate::checkpoint::{Run, learned_by};
 use crate::config::BaseConfig;
 use crate::examples::{Batch, Language, Scenes};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule, fold, state_of, unfold};
 use crate::loss::{Score, stream_loss};
-use crate::models::{BASE_JSON, read_base};
+use crate::models::{BASE_JSON, architecture_of, read_base};
 use crate::network::{Pass, Path, Weights, frame_logits, initial_weights};
 use crate::progress::Progress;
 use crate::random::mix;
@@ -83,6 +84,51 @@ impl Beginning {
     }
 }
 
+/// A trained network whose posteriors another one learns to give: a larger one for a smaller.
+pub struct Teacher {
+    architecture: Architecture,
+    weights: Weights,
+    /// Of its base's tensors.
+    pub digest: Digest,
+}
+
+impl Teacher {
+    /// The base in a folder of models, which must hear the same features and know the same labels.
+    pub fn read(folder: &std::path::Path, config: &BaseConfig, labels: &[String]) -> Result<Self> {
+        let base = read_base(folder)?;
+        let manifest = base.manifest();
+        ensure!(
+            config.loss.teach > 0.0,
+            "loss.teach = 0: expected more where there is a teacher; --set loss.teach=3"
+        );
+        ensure!(
+            manifest.labels == labels,
+            "{}: expected the {} labels of the data, found {}; teach with a base of the same words",
+            folder.display(),
+            labels.join(", "),
+            manifest.labels.join(", ")
+        );
+        ensure!(
+            manifest.frontend == config.pipeline().frontend,
+            "{}: its front end is {:?}, the configuration's {:?}; set gain as it was there",
+            folder.display(),
+            manifest.frontend,
+            config.pipeline().frontend
+        );
+        Ok(Self {
+            architecture: architecture_of(&base)?,
+            weights: from_package(base.tensors())?,
+            digest: manifest.tensors_sha256,
+        })
+    }
+
+    /// Its logits of every frame, `[B, 1, F, T]` to `[B, C, T]`.
+    fn logits(&self, log_mel: &Tensor) -> Result<Tensor> {
+        let pass = Pass::evaluation();
+        Ok(frame_logits(&self.architecture, &self.weights, log_mel, &pass)?.contiguous()?)
+    }
+}
+
 /// A learner of all weights, each decaying to zero.
 pub(crate) fn base_learner(weights: &Weights) -> Result<Learner> {
     let mut learner = Learner::default();
@@ -100,6 +146,7 @@ pub(crate) fn base_loss(
     batch: &Batch,
     mode: &NormMode,
     (step, done): (usize, f64),
+    teacher: Option<&Teacher>,
 ) -> Result<(Tensor, Score)> {
     let dropout = config.schedule.dropout;
     let pass = Pass {
@@ -116,21 +163,24 @@ pub(crate) fn base_loss(
         &batch.log_mel,
         &pass,
     )?;
+    let taught = teacher.map(|teacher| teacher.logits(&batch.log_mel));
     Ok(stream_loss(
         &logits,
         &batch.targets,
         config.window_frames,
         config.loss.at(done),
+        taught.transpose()?.as_ref(),
     )?)
 }
 
-/// Trains a base on a language's clips, from where `run` stands, at first from a beginning, if it is given; gives its weights in deployed
-/// form.
+/// Trains a base on a language's clips, from where `run` stands, at first from a beginning, and by a teacher, if they are given; gives its weights in
+/// deployed form.
 pub fn train_base(
     config: &BaseConfig,
     language: &Language,
     run: &Run,
     beginning: Option<&Beginning>,
+    teacher: Option<&Teacher>,
     progress: &Progress,
 ) -> Result<Weights> {
     let mut learner = base_learner(&initial_weights(
@@ -166,7 +216,8 @@ pub fn train_base(
         reached,
         |_, _| Ok(()),
         |learner, batch, moment| {
-            base_loss(config, learner, batch, &mode, (moment.step, moment.done))
+            let place = (moment.step, moment.done);
+            base_loss(config, learner, batch, &mode, place, teacher)
         },
     )?;
     let mut weights = learner.weights();

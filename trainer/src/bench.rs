@@ -156,7 +156,14 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: &Batch) -> Result<f32> {
         let schedule = &self.config.schedule;
         let mode = NormMode::batch_into(&self.statistics);
-        let (loss, _) = base_loss(self.config, &self.learner, batch, &mode, (self.step, 1.0))?;
+        let (loss, _) = base_loss(
+            self.config,
+            &self.learner,
+            batch,
+            &mode,
+            (self.step, 1.0),
+            None,
+        )?;
         self.step += 1;
         let update = Update {
             longest: f64::MAX,

@@ -14,7 +14,7 @@ use swr_core::package::{
 
 use crate::adapt::{Adaptation, Aids, TRAINING_VERSION, adapt, check_budget};
 use crate::architecture::{Architecture, TimePadding};
-use crate::base::{Beginning, train_base};
+use crate::base::{Beginning, Teacher, train_base};
 use crate::baselines::Method;
 use crate::bench::{self, BenchArguments};
 use crate::calibrate::command::{self as calibration, CalibrateArguments};
@@ -129,7 +129,8 @@ struct Common {
 #[derive(Args)]
 #[command(after_help = "Examples:
   swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3
-  swr-train base --data my-words --lang nl --from models --set schedule.epochs=40 --models dutch")]
+  swr-train base --data my-words --lang nl --from models --set schedule.epochs=40 --models dutch
+  swr-train base --data ../shared/speech --extra target/synth --from models/small --teacher models/large --set schedule.epochs=30 --models /tmp/taught")]
 struct BaseArguments {
     #[command(flatten)]
     common: Common,
@@ -139,6 +140,9 @@ struct BaseArguments {
     /// Begin with what another run learned, or with a base: the folder of that run, or of models, of the same network
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
+    /// Learn the posteriors of another base as well, which knows the same words: a larger one, in this folder of models
+    #[arg(long, value_name = "DIR")]
+    teacher: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -172,7 +176,7 @@ struct AdaptArguments {
 
 #[derive(Subcommand)]
 enum SynthCommand {
-    /// Training clips in the MSWC layout, below OUT/synth/<language>
+    /// Training clips in the MSWC layout and sentences without keywords, below OUT/synth/<language>
     Clips(SynthArguments),
     /// The demo's audio: OUT/<language>.flac and .json
     Demo(SynthArguments),
@@ -264,6 +268,9 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
     let beginning = |folder: &PathBuf| Beginning::read(folder, &config, &language);
     let beginning = a.from.as_ref().map(beginning).transpose()?;
     let from = beginning.as_ref().map(|beginning| beginning.digest);
+    let teacher = |folder: &PathBuf| Teacher::read(folder, &config, &language.labels);
+    let teacher = a.teacher.as_ref().map(teacher).transpose()?;
+    let taught_by = teacher.as_ref().map(|teacher| teacher.digest);
     let run = Run::open(
         &common.work("base"),
         json!({
@@ -272,10 +279,18 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
             "labels": language.labels,
             "training_clips": language.training_clips(),
             "from": from,
+            "teacher": taught_by,
         }),
         common.restart,
     )?;
-    let weights = train_base(&config, &language, &run, beginning.as_ref(), progress)?;
+    let weights = train_base(
+        &config,
+        &language,
+        &run,
+        beginning.as_ref(),
+        teacher.as_ref(),
+        progress,
+    )?;
     let calibrated = calibrate(&weights, &pipeline, &language.task, config.seed)?;
     let dev = evaluate(
         &config.architecture,
@@ -292,7 +307,7 @@ fn base(a: &BaseArguments, progress: &Progress) -> Result<()> {
         );
         return Ok(());
     }
-    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated, "from": from});
+    let training = json!({"config": config, "training_clips": language.training_clips(), "development": summary(&dev), "calibration": calibrated, "from": from, "teacher": taught_by});
     let Value::Object(training) = training else {
         bail!("the training record is no object")
     };

@@ -33,6 +33,9 @@ pub struct LossSettings {
     pub even: f32,
     /// Whether speech without keywords is `_unknown_` and everything else `_silence_`, the mean over the frames of a region.
     pub kind: f32,
+    /// The mean over all frames of the cross entropy with a teacher's posteriors (Hinton et al., arXiv 1503.02531), where there is a teacher.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub teach: f32,
     /// Share of the first stage in which `hard` and `even` rise from a twentieth to what they are: with all of it at once, a network that knows nothing
     /// yet learns to say nothing, and stays there.
     pub rise: f32,
@@ -60,6 +63,7 @@ impl LossSettings {
             ("hard", self.hard),
             ("even", self.even),
             ("kind", self.kind),
+            ("teach", self.teach),
             ("rise", self.rise),
         ] {
             ensure!(
@@ -69,6 +73,10 @@ impl LossSettings {
         }
         Ok(())
     }
+}
+
+fn is_zero(weight: &f32) -> bool {
+    *weight == 0.0
 }
 
 /// What is heard in a frame in which no keyword is to be reported.
@@ -128,18 +136,28 @@ impl std::ops::AddAssign for Score {
 }
 
 /// The loss of frame logits `[B, C, T]`, of which the last two classes are `_unknown_` and `_silence_`; a scalar: the mean over words, and
-/// that over regions, weighed; and how many of their words are known.
+/// that over regions, weighed, and how far they are from a teacher's logits of the same shape; and how many of their words are known.
 pub fn stream_loss(
     logits: &Tensor,
     targets: &[Target],
     window_frames: usize,
     settings: LossSettings,
+    teacher: Option<&Tensor>,
 ) -> candle_core::Result<(Tensor, Score)> {
     let score = Arc::new(Mutex::new(Score::default()));
+    if let Some(teacher) = teacher.filter(|t| t.shape() != logits.shape()) {
+        candle_core::bail!(
+            "stream-loss: expected a teacher's logits of shape {:?}, found {:?}",
+            logits.shape(),
+            teacher.shape()
+        );
+    }
+    let teacher = teacher.map(|t| t.flatten_all()?.to_vec1()).transpose()?;
     let loss = logits.contiguous()?.apply_op1(StreamLoss {
         targets: targets.to_vec(),
         window_frames,
         settings,
+        teacher,
         score: score.clone(),
         gradient: Mutex::new(None),
     })?;
@@ -151,6 +169,8 @@ struct StreamLoss {
     targets: Vec<Target>,
     window_frames: usize,
     settings: LossSettings,
+    /// Of the same shape as the logits.
+    teacher: Option<Vec<f32>>,
     /// Left by the forward pass.
     score: Arc<Mutex<Score>>,
     /// Of the logits, left by the forward pass.
@@ -181,13 +201,13 @@ impl CustomOp1 for StreamLoss {
             .par_chunks_mut(classes * frames)
             .zip(logits.par_chunks(classes * frames))
             .zip(&self.targets)
-            .map(|((gradient, logits), target)| {
-                Scene::new(logits, classes, self.window_frames).learn(
-                    target,
-                    &self.settings,
-                    &shares,
-                    gradient,
-                )
+            .enumerate()
+            .map(|(index, ((gradient, logits), target))| {
+                let heard = |logits: &[f32]| Scene::new(logits, classes, self.window_frames);
+                let teacher = self.teacher.as_ref();
+                let teacher =
+                    teacher.map(|all| heard(&all[index * logits.len()..][..logits.len()]));
+                heard(logits).learn(target, &self.settings, &shares, teacher.as_ref(), gradient)
             })
             .collect();
         *self
@@ -308,6 +328,7 @@ impl Scene {
         target: &Target,
         settings: &LossSettings,
         shares: &Shares,
+        teacher: Option<&Scene>,
         gradient: &mut [f32],
     ) -> (f64, Score) {
         let (keywords, frames) = (self.classes - 2, self.frames);
@@ -402,6 +423,17 @@ impl Scene {
             by_mean[right * frames + t] -= each * (1.0 - share);
             by_mean[wrong * frames + t] += each * (1.0 - share);
         }
+        if let Some(teacher) = teacher {
+            let each = shares.region * settings.teach / REGION_FRAMES as f32;
+            for class in 0..self.classes {
+                let out = &mut by_mean[class * frames..][..frames];
+                let (row, taught) = (self.of(class), teacher.of(class));
+                for t in target.first..frames {
+                    loss -= f64::from(each * taught[t] * row[t].max(f32::MIN_POSITIVE).ln());
+                    out[t] += each * (row[t] - taught[t]);
+                }
+            }
+        }
         self.through_the_mean(&by_mean, gradient);
         (loss, score)
     }
@@ -428,150 +460,4 @@ impl Scene {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{Device, Var};
-    use rand::RngExt;
-
-    use super::*;
-    use crate::random::generator;
-
-    const CLASSES: usize = 5;
-    const FRAMES: usize = 90;
-    const WINDOW: usize = 12;
-    const SETTINGS: LossSettings = LossSettings {
-        sharpness: 2.0,
-        hard: 0.4,
-        even: 0.3,
-        kind: 0.2,
-        rise: 0.0,
-    };
-
-    fn targets() -> Vec<Target> {
-        let word = |label, from: usize, to: usize| Word {
-            label,
-            allowed: from..to + 20,
-            // One frame, in which nothing is weighed against another.
-            due: to..to + 1,
-        };
-        let heard = |t: usize| match t / 20 {
-            0 | 3 => Heard::Rest,
-            1 => Heard::Either,
-            _ => Heard::Speech,
-        };
-        let heard: Vec<Heard> = (0..FRAMES).map(heard).collect();
-        // One scene without words, one with two of them that overlap, of which the first is due before anything is judged; and one with a word said twice.
-        [
-            vec![],
-            vec![word(1, 2, 12), word(0, 10, 50)],
-            vec![word(2, 30, 45), word(2, 50, 70)],
-        ]
-        .map(|words| Target {
-            first: 10,
-            words,
-            heard: heard.clone(),
-        })
-        .to_vec()
-    }
-
-    fn loss_of(logits: &Tensor) -> Tensor {
-        stream_loss(logits, &targets(), WINDOW, SETTINGS).unwrap().0
-    }
-
-    #[test]
-    fn the_gradient_is_that_of_the_loss() {
-        let mut rng = generator(3, &[]);
-        let count = 3 * CLASSES * FRAMES;
-        let values: Vec<f32> = (0..count).map(|_| rng.random_range(-2.0..2.0)).collect();
-        let shape = (3, CLASSES, FRAMES);
-        let logits = Var::from_vec(values.clone(), shape, &Device::Cpu).unwrap();
-        let gradients = loss_of(&logits).backward().unwrap();
-        let gradient: Vec<f32> = gradients
-            .get(&logits)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        // Along directions in which the best frames stay the best.
-        for _ in 0..8 {
-            let direction: Vec<f32> = (0..count).map(|_| rng.random_range(-1.0..1.0)).collect();
-            let at = |step: f32| -> f64 {
-                let moved: Vec<f32> = values
-                    .iter()
-                    .zip(&direction)
-                    .map(|(v, d)| v + step * d)
-                    .collect();
-                let moved = Tensor::from_vec(moved, shape, &Device::Cpu).unwrap();
-                f64::from(loss_of(&moved).to_scalar::<f32>().unwrap())
-            };
-            let step = 3e-3f32;
-            let found = (at(step) - at(-step)) / f64::from(2.0 * step);
-            let expected: f64 = gradient
-                .iter()
-                .zip(&direction)
-                .map(|(g, d)| f64::from(g * d))
-                .sum();
-            assert!(
-                (found - expected).abs() < 0.01 * expected.abs().max(0.1),
-                "{found} {expected}"
-            );
-        }
-    }
-
-    /// Logits in which one class stands out in each frame.
-    fn standing_out(class: impl Fn(usize) -> usize) -> Tensor {
-        let mut values = vec![0f32; CLASSES * FRAMES];
-        for t in 0..FRAMES {
-            values[class(t) * FRAMES + t] = 20.0;
-        }
-        Tensor::from_vec(values, (1, CLASSES, FRAMES), &Device::Cpu).unwrap()
-    }
-
-    #[test]
-    fn what_is_asked_costs_little_and_everything_else_much() {
-        let target = |words| Target {
-            first: 10,
-            words,
-            heard: vec![Heard::Speech; FRAMES],
-        };
-        let word = Word {
-            label: 1,
-            allowed: 30..70,
-            due: 45..65,
-        };
-        let loss = |logits: &Tensor, target: Target| {
-            let (loss, score) = stream_loss(logits, &[target], WINDOW, SETTINGS).unwrap();
-            (loss.to_scalar::<f32>().unwrap(), score)
-        };
-        let (speech, said) = (
-            standing_out(|_| 3),
-            standing_out(|t| if (40..58).contains(&t) { 1 } else { 3 }),
-        );
-        // Nothing said, and nothing reported; the word said, and reported.
-        assert!(loss(&speech, target(vec![])).0 < 0.01);
-        let (found, score) = loss(&said, target(vec![word.clone()]));
-        assert!(
-            found < 0.1 && score == Score { known: 1, words: 1 },
-            "{found}"
-        );
-        // A false accept; a word missed; a word in place of another.
-        assert!(loss(&said, target(vec![])).0 > 1.0);
-        let (missed, score) = loss(&speech, target(vec![word.clone()]));
-        assert!(missed > 10.0 && score.known == 0);
-        let other = standing_out(|t| if (40..58).contains(&t) { 0 } else { 3 });
-        assert!(loss(&other, target(vec![word])).0 > 10.0);
-    }
-
-    #[test]
-    fn weights_rise_to_what_they_are() {
-        let settings = LossSettings {
-            rise: 0.5,
-            ..SETTINGS
-        };
-        assert!((settings.at(0.0).hard - LEAST_SHARE * 0.4).abs() < 1e-6);
-        assert_eq!(settings.at(0.5), settings);
-        assert_eq!(settings.at(1.0), settings);
-        assert_eq!(SETTINGS.at(0.0), SETTINGS);
-        assert_eq!(settings.at(0.0).kind, settings.kind);
-    }
-}
+mod tests;

@@ -1,13 +1,16 @@
 //! Project-made synthetic speech: words of a configuration in, training clips in the MSWC layout out (`<out>/synth/<language>`, all TRAIN), spoken by
-//! espeak-ng. Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`], speech of no words in [`babble`].
+//! espeak-ng; beside them sentences without these words ([`sentences`]). Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`], speech of no words in [`babble`].
 
 mod babble;
 mod config;
 mod demo;
 mod espeak;
+mod sentences;
 
 pub use babble::babble;
-pub use config::{DemoConfig, DemoVoice, LanguageConfig, SYNTH_DEFAULT, SynthConfig};
+pub use config::{
+    DemoConfig, DemoVoice, LanguageConfig, SYNTH_DEFAULT, SentencesConfig, SynthConfig,
+};
 pub use demo::demo;
 
 use std::collections::BTreeSet;
@@ -18,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
-use swr_dataset::{fit_one_second, stable_hash};
+use swr_dataset::{fit_one_second, pink_noise, stable_hash};
 
 use crate::progress::Progress;
 use crate::random::{generator, mix};
@@ -154,6 +157,14 @@ fn make_language(
         .collect::<Result<Vec<String>>>()?;
     bar.finish_and_clear();
     write_tables(&made, code, speaker, &clips, &commands)?;
+    sentences::speak(
+        config,
+        code,
+        language,
+        speaker,
+        &made.join("sentences"),
+        progress,
+    )?;
     if folder.exists() {
         fs::rename(&folder, staging.path().join("old")).with_context(|| cannot(&folder))?;
     }
@@ -218,6 +229,16 @@ fn write_tables(
     Ok(())
 }
 
+/// Adds pink noise to speech of this mean power, so many dB below it.
+fn under_noise(samples: &mut [f32], speech_power: f64, snr_db: f32, seed: u64) {
+    let gain = (speech_power / 10f64.powf(f64::from(snr_db) / 10.0)).sqrt() as f32;
+    let noise = pink_noise(seed, samples.len());
+    samples
+        .iter_mut()
+        .zip(noise)
+        .for_each(|(sample, noise)| *sample += gain * noise);
+}
+
 fn table(path: &Path) -> Result<csv::Writer<fs::File>> {
     csv::Writer::from_path(path).with_context(|| {
         format!(
@@ -229,6 +250,8 @@ fn table(path: &Path) -> Result<csv::Writer<fs::File>> {
 
 #[cfg(test)]
 mod tests {
+    use swr_dataset::Split;
+
     use super::config::check;
     use super::*;
 
@@ -242,7 +265,7 @@ mod tests {
         let language = &config.languages["en"];
         let links = |clips: Vec<Clip>| clips.iter().map(Clip::link).collect::<Vec<_>>();
         let all = links(plan(&config, "en", language));
-        assert_eq!(all.len(), (44 * 2 + 24) * 25);
+        assert_eq!(all.len(), (47 * 2 + 21) * 25);
         assert_eq!(all, links(plan(&config, "en", language)));
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         let mut fewer = language.clone();
@@ -346,6 +369,10 @@ mod tests {
             "speed_wpm=[10, 20]",
             "pitch=[50, 40]",
             "demo.gap_s=[2.0, 1.0]",
+            "sentences.gap_s=[2.0, 1.0]",
+            "sentences.minutes=[30, 0, 15]",
+            "sentences.test_variants=['zac']",
+            "languages.de.sentence_parts=[['Mein Bruder']]",
         ] {
             let options = SynthOptions {
                 changes: vec![change.to_owned()],
@@ -369,6 +396,7 @@ mod tests {
         language.words = vec!["ja".to_owned(), "öffnen".to_owned()];
         language.demo_words = Vec::new();
         language.voices_per_word = 2;
+        config.sentences.minutes = [1; 3];
         let file = out.path().join("synth.toml");
         fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
         let options = SynthOptions {
@@ -400,6 +428,31 @@ mod tests {
                 .fold(0f32, |peak, sample| peak.max(sample.abs()));
             assert!((0.29..0.96).contains(&peak), "peak of {peak}");
         }
+        for split in Split::ALL {
+            let voices = config.variants_of(split).len();
+            assert_eq!(task.negatives_of(split).len(), voices, "{}", split.name());
+        }
+        let table =
+            fs::read_to_string(out.path().join("synth/de/sentences/sentences.tsv")).unwrap();
+        let said = |set: &str| -> BTreeSet<String> {
+            let lines = table.lines().filter(|line| line.starts_with(set));
+            lines
+                .map(|line| line.rsplit('\t').next().unwrap().to_owned())
+                .collect()
+        };
+        // No phrase is in two sets.
+        let parts = &config.languages["de"].sentence_parts;
+        for (place, phrase) in parts.iter().flat_map(|list| list.iter().enumerate()) {
+            let set = ["train", "train", "train", "dev", "test"][place % 5];
+            let in_set = |other: &&str| said(other).iter().any(|text| text.contains(phrase));
+            for other in ["train", "dev", "test"]
+                .iter()
+                .filter(|other| **other != set)
+            {
+                assert!(!in_set(other), "{phrase} in {other}");
+            }
+        }
+        assert!(said("train").len() > 10 && !said("dev").is_empty() && !said("test").is_empty());
         let refused = run(&options, &quiet).unwrap_err();
         assert!(
             format!("{refused:#}").contains("already there"),

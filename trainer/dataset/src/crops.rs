@@ -103,8 +103,8 @@ pub(crate) fn running_speech(
 /// Running speech of a set that is shorter is too little to choose or to judge by.
 const SHORT_S: usize = 15 * 60;
 
-/// Running speech without the keywords, of each set the language's own. Where there is none, or less than a quarter of an hour, that of other languages as
-/// well, which is told.
+/// Running speech without the keywords, of each set the language's own, with its synthetic sentences. Where there is no recording of its own, or less than a
+/// quarter of an hour, that of other languages joins it, which is told.
 pub(crate) fn running_speech_of<'a>(
     found: &'a Found,
     language: &str,
@@ -114,23 +114,32 @@ pub(crate) fn running_speech_of<'a>(
     for split in Split::ALL {
         let of_split = |file: &&RoleFile| file.split == Some(split);
         let own: Vec<&RoleFile> = found.negatives.iter().filter(of_split).collect();
+        let sentences = found.sentences.iter().filter(of_split);
         let mut foreign = Vec::new();
         let mut codes = BTreeSet::new();
         for (code, of_language) in &found.foreign_negatives {
-            let of_language = of_language.iter().filter(of_split);
-            foreign.extend(of_language.inspect(|_| drop(codes.insert(code.as_str()))));
+            let before = foreign.len();
+            foreign.extend(of_language.iter().filter(of_split));
+            if foreign.len() > before {
+                codes.insert(code.as_str());
+            }
         }
-        let is_short = !foreign.is_empty() && is_short(&own);
-        files.extend(own.iter());
-        if !is_short {
+        let set = split.name();
+        let before = files.len() + own.len();
+        files.extend(own.iter().copied().chain(sentences));
+        if files.len() > before {
+            report.notes.push(format!(
+                "synthetic sentences are running speech of `{language}` in {set}"
+            ));
+        }
+        if foreign.is_empty() || !is_short(&own) {
             continue;
         }
         files.extend(foreign);
         let codes: Vec<&str> = codes.into_iter().collect();
         report.notes.push(format!(
-            "{} running speech of `{language}` in {}: that of {} is taken for speech without its keywords",
+            "{} recorded running speech of `{language}` in {set}: that of {} is taken for speech without its keywords",
             if own.is_empty() { "no" } else { "little" },
-            split.name(),
             codes.join(", ")
         ));
     }

@@ -12,7 +12,8 @@
 //! every word are divided instead, one in five to DEV and one in ten to TEST: what is measured then holds for these voices only.
 //!
 //! Beside the words, `_background_noise_/` holds recordings of rooms, `noise/{train,dev,test}/` such that are of one set only, and
-//! `negatives/{train,dev,test}/` and `negatives/<language>/{train,dev,test}/` running speech without the keywords.
+//! `negatives/{train,dev,test}/` and `negatives/<language>/{train,dev,test}/` running speech without the keywords. `synth/<language>/sentences/{train,dev,test}/`
+//! is such speech as well, synthetic, and for this language alone.
 //!
 //! In plain and Speech Commands folders the speaker is the file name up to `_nohash_`, else up to the first `_` or `-`.
 
@@ -97,6 +98,8 @@ pub(crate) struct Found {
     pub(crate) negatives: Vec<RoleFile>,
     /// Running speech of other languages, by their codes.
     pub(crate) foreign_negatives: Vec<(String, Vec<RoleFile>)>,
+    /// Synthetic sentences of the language, without its keywords.
+    pub(crate) sentences: Vec<RoleFile>,
     pub(crate) missing_clips: usize,
     /// What was not taken for what it may be meant for.
     pub(crate) notes: Vec<String>,
@@ -189,8 +192,11 @@ pub(crate) fn scan(root: &Path, wanted: &Wanted<'_>) -> Result<Found, DatasetErr
             false => found.foreign_negatives.push((language, files)),
         }
     }
+    let synthetic = root.join("synth").join(wanted.language);
+    found.sentences = by_role(&synthetic.join("sentences"))?;
     let words = found.corpora.iter().map(|corpus| corpus.entries.len());
-    if words.sum::<usize>() + found.noise.len() + found.negatives.len() == 0 {
+    let others = found.noise.len() + found.negatives.len() + found.sentences.len();
+    if words.sum::<usize>() + others == 0 {
         return Err(DatasetError::NothingFound(root.to_path_buf()));
     }
     Ok(found)

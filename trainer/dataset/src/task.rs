@@ -436,11 +436,14 @@ fn scan_all(data: &Path, language: &str, options: &TaskOptions) -> Result<Found,
         found.noise.retain(|file| first || is_added(file));
         // Thresholds are chosen by what is said in all of the running speech; clips that judge are cut out of none that is added.
         let foreign = found.foreign_negatives.iter_mut().flat_map(|(_, f)| f);
-        let running = foreign.chain(&mut found.negatives);
+        let running = foreign
+            .chain(&mut found.negatives)
+            .chain(&mut found.sentences);
         running.for_each(|file| file.gives_clips = is_added(file));
         all.foreign_negatives.extend(found.foreign_negatives);
         all.noise.extend(found.noise);
         all.negatives.extend(found.negatives);
+        all.sentences.extend(found.sentences);
         all.missing_clips += found.missing_clips;
         all.notes.extend(found.notes);
     }

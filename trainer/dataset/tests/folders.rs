@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use swr_dataset::{
     DatasetError, Faults, Source, Split, Task, TaskOptions, load_all, load_readable, task,
@@ -276,29 +276,52 @@ fn noise_and_negatives_are_read_by_role() {
 
 #[test]
 fn running_speech_of_other_languages_joins_what_is_short() {
-    let root = tempfile::tempdir().unwrap();
+    let (root, extra) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     words(root.path(), &["an", "aus"], 12);
     let negatives = root.path().join("negatives");
     write_wav(&negatives.join("xx/train/talk.wav"), 40.0);
     write_wav(&negatives.join("yy/train/other.wav"), 40.0);
-    let of = |language| {
-        let found = task(root.path(), language, &TaskOptions::default()).unwrap();
+    let of = |language, extra: &[PathBuf]| {
+        let options = TaskOptions {
+            extra: extra.to_vec(),
+            ..TaskOptions::default()
+        };
+        let found = task(root.path(), language, &options).unwrap();
         let files = found.negatives_of(Split::Train).len();
         (files, found.report.to_string())
     };
     for (language, files, told) in [
-        ("xx", 2, "little running speech of `xx` in TRAIN: that of yy is"),
-        ("zz", 2, "no running speech of `zz` in TRAIN: that of xx, yy is"),
+        (
+            "xx",
+            2,
+            "little recorded running speech of `xx` in TRAIN: that of yy is",
+        ),
+        (
+            "zz",
+            2,
+            "no recorded running speech of `zz` in TRAIN: that of xx, yy is",
+        ),
     ] {
-        let (found, report) = of(language);
+        let (found, report) = of(language, &[]);
         assert_eq!(found, files, "{language}");
         assert!(report.contains(told), "{report}");
     }
+    // Synthetic sentences are for their own language, and make up for no recordings.
+    let extra = [extra.path().to_path_buf()];
+    write_wav(&extra[0].join("synth/xx/sentences/train/one.wav"), 40.0);
+    let (found, report) = of("xx", &extra);
+    assert_eq!(found, 3);
+    assert!(
+        report.contains("synthetic sentences are running speech of `xx` in TRAIN\n"),
+        "{report}"
+    );
+    write_wav(&extra[0].join("synth/zz/sentences/dev/one.wav"), 40.0);
+    assert_eq!(of("zz", &extra).0, 2);
     // A quarter of an hour of its own is enough.
     write_wav(&negatives.join("xx/train/more.wav"), 860.0);
-    let (found, report) = of("xx");
-    assert_eq!(found, 2);
-    assert!(!report.contains("running speech of"), "{report}");
+    let (found, report) = of("xx", &extra);
+    assert_eq!(found, 3);
+    assert!(!report.contains("recorded running speech of"), "{report}");
 }
 
 /// Two folders of one's own words share their speakers, and their sets.

@@ -229,7 +229,8 @@ impl Way<'_> {
             }
             let logits = Tensor::cat(&logits, 0)?;
             let weights = config.loss.at(if index == 0 { moment.done } else { 1.0 });
-            let (mut loss, score) = stream_loss(&logits, &batch.targets, window_frames, weights)?;
+            let (mut loss, score) =
+                stream_loss(&logits, &batch.targets, window_frames, weights, None)?;
             if let Some(extra) = extra {
                 loss = (loss + extra)?;
             }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use swr_dataset::nfc;
+use swr_dataset::{Split, nfc};
 
 use super::SynthOptions;
+use super::sentences::LEAST_PHRASES;
 use crate::config::resolve;
 
 /// The configuration used when no file is given.
@@ -24,10 +25,28 @@ pub struct SynthConfig {
     pub pitch: [u32; 2],
     /// espeak-ng voice variants of the training clips.
     pub variants: Vec<String>,
+    /// Sentences without keywords.
+    pub sentences: SentencesConfig,
     /// The demo's audio.
     pub demo: DemoConfig,
     /// What is spoken, by language code.
     pub languages: BTreeMap<String, LanguageConfig>,
+}
+
+/// How sentences without keywords are spoken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SentencesConfig {
+    /// Minutes of TRAIN, DEV and TEST.
+    pub minutes: [u32; 3],
+    /// espeak-ng voice variants of DEV; TRAIN has those of the clips.
+    pub dev_variants: Vec<String>,
+    /// espeak-ng voice variants of TEST.
+    pub test_variants: Vec<String>,
+    /// Shortest and longest time between two sentences, in seconds.
+    pub gap_s: [f32; 2],
+    /// Mean speech power over the power of the pink noise, in dB.
+    pub snr_db: f32,
 }
 
 /// How the demo's audio is put together.
@@ -61,6 +80,9 @@ pub struct LanguageConfig {
     /// Words that are no keywords, one clip of each voice.
     #[serde(default)]
     pub others: Vec<String>,
+    /// Lists of phrases; one of each list, in this order, makes a sentence without keywords. Of five phrases three are for TRAIN, one for DEV, one for TEST.
+    #[serde(default)]
+    pub sentence_parts: Vec<Vec<String>>,
     /// Text given to espeak-ng where it is not the word itself.
     #[serde(default)]
     pub spoken: BTreeMap<String, String>,
@@ -91,6 +113,17 @@ impl DemoVoice {
     }
 }
 
+impl SynthConfig {
+    /// The voices of a set's sentences.
+    pub(super) fn variants_of(&self, split: Split) -> &[String] {
+        match split {
+            Split::Train => &self.variants,
+            Split::Dev => &self.sentences.dev_variants,
+            Split::Test => &self.sentences.test_variants,
+        }
+    }
+}
+
 impl LanguageConfig {
     /// What espeak-ng is given for `word`.
     pub(super) fn text<'a>(&'a self, word: &'a str) -> &'a str {
@@ -108,10 +141,20 @@ pub(super) fn read_config(options: &SynthOptions) -> Result<SynthConfig> {
 /// Refuses what would break the promise that no voice of the demo is trained on, or could not be drawn.
 pub(super) fn check(config: &SynthConfig) -> Result<()> {
     let variants: BTreeSet<&str> = config.variants.iter().map(String::as_str).collect();
+    let voices = || Split::ALL.into_iter().flat_map(|s| config.variants_of(s));
     ensure!(
-        variants.len() == config.variants.len(),
-        "synth config: a variant stands twice in `variants`"
+        voices().collect::<BTreeSet<_>>().len() == voices().count(),
+        "synth config: a variant stands twice in `variants`, `dev_variants` and `test_variants`"
     );
+    for split in Split::ALL {
+        let minutes = config.sentences.minutes[split as usize];
+        ensure!(
+            (1..=600).contains(&minutes) && !config.variants_of(split).is_empty(),
+            "synth config: {minutes} minutes of sentences for {} by {} voices; expected 1 to 600 by one at least",
+            split.name(),
+            config.variants_of(split).len()
+        );
+    }
     let demo_speeds = config
         .languages
         .values()
@@ -129,11 +172,12 @@ pub(super) fn check(config: &SynthConfig) -> Result<()> {
             "synth config: pitch is [{low}, {high}]; expected 0 to 99, the lower first"
         );
     }
-    let [low, high] = config.demo.gap_s;
-    ensure!(
-        0.0 <= low && low <= high && high <= 60.0,
-        "synth config: gap_s is [{low}, {high}]; expected 0 to 60, the lower first"
-    );
+    for [low, high] in [config.demo.gap_s, config.sentences.gap_s] {
+        ensure!(
+            0.0 <= low && low <= high && high <= 60.0,
+            "synth config: gap_s is [{low}, {high}]; expected 0 to 60, the lower first"
+        );
+    }
     for (code, language) in &config.languages {
         ensure!(
             (1..=variants.len()).contains(&language.voices_per_word),
@@ -171,12 +215,20 @@ pub(super) fn check(config: &SynthConfig) -> Result<()> {
         {
             bail!("synth config: {word} of languages.{code}.demo_words is none of its words");
         }
-        for sentence in &language.demo_sentences {
-            let said = plain_words(sentence);
+        for list in &language.sentence_parts {
+            ensure!(
+                list.len() >= LEAST_PHRASES,
+                "synth config: a list of languages.{code}.sentence_parts has {} phrases; expected {LEAST_PHRASES} or more",
+                list.len()
+            );
+        }
+        let phrases = language.sentence_parts.iter().flatten();
+        for text in language.demo_sentences.iter().chain(phrases) {
+            let said = plain_words(text);
             let is_said = |word: &&String| said.contains(&plain_words(word));
             if let Some(word) = language.words.iter().find(is_said) {
                 bail!(
-                    "synth config: languages.{code}.demo_sentences has the keyword \"{word}\": {sentence}"
+                    "synth config: a sentence of languages.{code} has the keyword \"{word}\": {text}"
                 );
             }
         }

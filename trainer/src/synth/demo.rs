@@ -5,11 +5,12 @@ use anyhow::{Context, Result};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use serde::Serialize;
-use swr_dataset::{CLIP_SAMPLES, pink_noise, stable_hash};
+use swr_dataset::{CLIP_SAMPLES, stable_hash};
 
 use super::SynthOptions;
 use super::config::{LanguageConfig, SynthConfig, read_config, wanted};
 use super::espeak::{Manner, Speaker, flac_bytes, set_peak};
+use super::under_noise;
 use crate::files::write_atomically;
 use crate::progress::Progress;
 use crate::random::{generator, mix};
@@ -132,14 +133,8 @@ fn make(
         }
     }
     samples.resize(samples.len() + LEAD_OUT_SAMPLES, 0.0);
-    let noise_power =
-        speech_energy / speech_samples.max(1) as f64 / 10f64.powf(f64::from(demo.snr_db) / 10.0);
-    let gain = noise_power.sqrt() as f32;
-    let noise = pink_noise(seed, samples.len());
-    samples
-        .iter_mut()
-        .zip(noise)
-        .for_each(|(sample, noise)| *sample += gain * noise);
+    let speech_power = speech_energy / speech_samples.max(1) as f64;
+    under_noise(&mut samples, speech_power, demo.snr_db, seed);
     let config_file = options.config.as_ref().map_or(String::new(), |file| {
         format!(" --config {}", file.display())
     });

@@ -13,7 +13,7 @@ use flacenc::source::MemSource;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use swr_core::audio::decode_16k_mono;
-use swr_dataset::{CLIP_SAMPLES, active_span};
+use swr_dataset::{CLIP_SAMPLES, Split, active_span};
 
 use super::config::{DemoVoice, SynthConfig};
 
@@ -70,7 +70,8 @@ impl Speaker {
             .values()
             .flat_map(|language| &language.demo_voices)
             .filter_map(DemoVoice::variant);
-        for variant in config.variants.iter().map(String::as_str).chain(demo) {
+        let voices = Split::ALL.into_iter().flat_map(|s| config.variants_of(s));
+        for variant in voices.map(String::as_str).chain(demo) {
             ensure!(
                 known.contains(variant),
                 "espeak-ng {number} has no voice variant {variant}; take it out of the synth config (espeak-ng --voices=variant lists them)"

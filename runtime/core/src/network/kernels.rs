@@ -292,15 +292,20 @@ impl Dense {
     ) {
         let rows = out.len() / self.groups;
         let mut row = 0;
+        let parts = [parts, apart];
         while row + ROWS <= rows {
             let (x, out) = (&x[row * step..], &mut out[row * self.groups..]);
-            self.tile::<A, RELU, ROWS>(arithmetic, x, step, [parts, apart], out);
+            self.tile::<A, RELU, ROWS>(arithmetic, x, step, parts, out);
             row += ROWS;
         }
-        while row < rows {
-            let (x, out) = (&x[row * step..], &mut out[row * self.groups..]);
-            self.tile::<A, RELU, 1>(arithmetic, x, step, [parts, apart], out);
-            row += 1;
+        // Rows that are left, together too: one alone would wait for each of its sums.
+        let (x, out) = (&x[row * step..], &mut out[row * self.groups..]);
+        match rows - row {
+            4 => self.tile::<A, RELU, 4>(arithmetic, x, step, parts, out),
+            3 => self.tile::<A, RELU, 3>(arithmetic, x, step, parts, out),
+            2 => self.tile::<A, RELU, 2>(arithmetic, x, step, parts, out),
+            1 => self.tile::<A, RELU, 1>(arithmetic, x, step, parts, out),
+            _ => {}
         }
     }
 
