@@ -33,6 +33,10 @@ const OTHERS_DB: [f32; 2] = [-10.0, 6.0];
 const DIRECT_DB: [f32; 2] = [0.0, 15.0];
 /// Ratio of speech to a sound made in code, in decibel.
 const SOUND_DB: [f32; 2] = [0.0, 30.0];
+/// Length of a bang, in seconds.
+const BANG_S: [f32; 2] = [0.02, 0.25];
+/// Amplitude of a bang, in decibel of full scale.
+const BANG_DB: [f32; 2] = [-15.0, 0.0];
 /// Power of speech in a scene that takes no level from a recording: an RMS of -26 dBFS.
 const SPEECH_POWER: f32 = 0.0025;
 
@@ -117,6 +121,9 @@ pub fn scene(
     let gain = decibel(between(augment.gain_db, rng));
     for sample in &mut scene.samples {
         *sample = (gain * *sample).clamp(-1.0, 1.0);
+    }
+    if rng.random::<f32>() < settings.bang_probability {
+        scene.add_bang(rng);
     }
     scene.finish()
 }
@@ -333,6 +340,22 @@ impl Scene<'_> {
         }
     }
 
+    /// A short loud noise where no keyword sounds, as loud however soft the speech is: a slow gain takes seconds to forget it.
+    fn add_bang(&mut self, rng: &mut ChaCha8Rng) {
+        let length = samples(between(BANG_S, rng));
+        let start = rng.random_range(0..self.samples.len() - length);
+        let amplitude = decibel(between(BANG_DB, rng));
+        let frames = start / HOP_SAMPLES..(start + length).div_ceil(HOP_SAMPLES) + 1;
+        let hits = |word: &Word| word.allowed.start < frames.end && frames.start < word.allowed.end;
+        if self.words.iter().any(hits) {
+            return;
+        }
+        for sample in &mut self.samples[start..start + length] {
+            let noise = amplitude * rng.random_range(-1.0f32..1.0);
+            *sample = (*sample + noise).clamp(-1.0, 1.0);
+        }
+    }
+
     fn finish(self) -> (Vec<f32>, Target) {
         let frames = self.settings.frames;
         let mut speaking = vec![0usize; frames + 1];
@@ -377,156 +400,4 @@ fn pick(clips: &[usize], rng: &mut ChaCha8Rng) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::generator;
-
-    const WINDOW: usize = 30;
-
-    fn settings() -> SceneSettings {
-        crate::config::resolve::<crate::config::BaseConfig>(None, crate::config::BASE_DEFAULT, &[])
-            .unwrap()
-            .scenes
-    }
-
-    fn augment() -> Augment {
-        crate::config::resolve::<crate::config::BaseConfig>(None, crate::config::BASE_DEFAULT, &[])
-            .unwrap()
-            .augment
-    }
-
-    /// A clip with a loud stretch in it.
-    fn clip(from: usize, to: usize) -> Spoken {
-        let mut samples = vec![0i16; 16_000];
-        for (k, s) in samples[from..to].iter_mut().enumerate() {
-            *s = if k % 20 < 10 { 8_000 } else { -8_000 };
-        }
-        Spoken {
-            samples,
-            span: from..to,
-            power: (8_000.0f32 / 32_768.0).powi(2),
-        }
-    }
-
-    #[test]
-    fn words_are_where_they_sound_and_due_when_they_end() {
-        let clips = [clip(4_000, 12_000)];
-        let noise = vec![0f32; 100_000];
-        let material = Material {
-            clips: &clips,
-            labels: &[0],
-            keywords: 1,
-            words: &[(vec![0], 1.0)],
-            others: &[],
-            running: &[],
-            background: &[&noise],
-        };
-        let settings = SceneSettings {
-            words: 1.0,
-            density: 1.0,
-            gap_s: [0.4, 0.5],
-            sound_probability: 0.0,
-            beginning: 0.0,
-            ..settings()
-        };
-        let augment = Augment {
-            room_probability: 0.0,
-            gain_db: [0.0, 0.0],
-            ..augment()
-        };
-        let mut whole = 0;
-        for seed in 0..50 {
-            let make = || {
-                scene(
-                    &settings,
-                    &augment,
-                    &material,
-                    WINDOW,
-                    &mut generator(seed, &[]),
-                )
-            };
-            let (samples, target) = make();
-            assert_eq!(samples.len(), settings.samples());
-            assert_eq!(target.heard.len(), settings.frames);
-            let loud = |frame: usize| {
-                let from = (frame * HOP_SAMPLES).min(samples.len());
-                let part = &samples[from..(from + HOP_SAMPLES).min(samples.len())];
-                part.iter().any(|s| s.abs() > 0.05)
-            };
-            for word in &target.words {
-                // The word sounds from the beginning to just before the end of what is allowed, and nothing does around it.
-                let [_, until] = settings.due_frames;
-                let end = word.allowed.end - until.max((WINDOW + FADING_FRAMES) as isize) as usize;
-                assert!(
-                    (word.allowed.start + 1..end).all(|t| t >= settings.frames || loud(t)),
-                    "seed {seed}: {word:?}"
-                );
-                assert!(!loud(end + 2), "seed {seed}: {word:?}");
-                if word.due.is_empty() {
-                    continue;
-                }
-                whole += 1;
-                assert_eq!(word.due.end, end.saturating_add_signed(until));
-                assert!(word.due.start >= word.allowed.start && word.due.start < word.due.end);
-                if end <= settings.frames {
-                    assert_eq!(target.heard[end - 1], Heard::Speech);
-                }
-            }
-            assert!(samples == make().0, "seed {seed}");
-        }
-        assert!(whole > 80, "{whole}");
-    }
-
-    #[test]
-    fn scenes_without_a_keyword_ask_for_none() {
-        let clips = [clip(2_000, 14_000), clip(1_000, 9_000)];
-        let running = [(vec![1_000i16; 50_000], 0.001f32)];
-        let noise = vec![0.01f32; 100_000];
-        let material = Material {
-            clips: &clips,
-            labels: &[0, 1],
-            keywords: 1,
-            words: &[(vec![0], 1.0)],
-            others: &[1],
-            running: &running,
-            background: &[&noise],
-        };
-        let settings = SceneSettings {
-            words: 0.0,
-            ..settings()
-        };
-        let (mut speaking, mut silent) = (0, 0);
-        for seed in 0..200 {
-            let mut rng = generator(seed, &[1]);
-            let (samples, target) = scene(&settings, &augment(), &material, WINDOW, &mut rng);
-            assert!(target.words.is_empty(), "seed {seed}: {:?}", target.words);
-            assert!(samples.iter().all(|s| s.abs() <= 1.0));
-            let speaks = target.heard.contains(&Heard::Speech);
-            *(if speaks { &mut speaking } else { &mut silent }) += 1;
-        }
-        assert!(speaking > 120 && silent > 20, "{speaking} {silent}");
-    }
-
-    #[test]
-    fn keywords_are_drawn_by_their_shares() {
-        let clips = [clip(4_000, 9_000), clip(4_000, 9_000), clip(4_000, 9_000)];
-        let noise = vec![0.01f32; 100_000];
-        let material = Material {
-            clips: &clips,
-            labels: &[0, 1, 1],
-            keywords: 2,
-            words: &[(vec![0], 0.25), (vec![1, 2], 1.0)],
-            others: &[],
-            running: &[],
-            background: &[&noise],
-        };
-        let mut said = [0usize; 2];
-        for seed in 0..400 {
-            let mut rng = generator(seed, &[2]);
-            let (_, target) = scene(&settings(), &augment(), &material, WINDOW, &mut rng);
-            target.words.iter().for_each(|word| said[word.label] += 1);
-        }
-        let share = said[0] as f64 / (said[0] + said[1]) as f64;
-        assert!((share - 0.25).abs() < 0.06, "{said:?}");
-    }
-}
+mod tests;

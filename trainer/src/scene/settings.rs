@@ -30,6 +30,8 @@ pub struct SceneSettings {
     pub due_frames: [isize; 2],
     /// Probability that a sound made in code is heard besides.
     pub sound_probability: f32,
+    /// Probability of a short loud noise, unless it falls on a keyword.
+    pub bang_probability: f32,
     /// Probability that the scene is the beginning of a stream, after silence.
     pub beginning: f32,
 }
@@ -54,6 +56,7 @@ impl SceneSettings {
                 self.running + self.others + self.fragments,
             ),
             ("sound_probability", self.sound_probability),
+            ("bang_probability", self.bang_probability),
             ("beginning", self.beginning),
         ] {
             ensure!(
