@@ -173,12 +173,15 @@ def measured(a):
     per_hour = (manifest.get("calibration") or {}).get("false_accepts_per_hour")
     thresholds = (f"one a keyword, chosen for {per_hour:g} false accepts an hour in running speech of DEV speakers, all keywords together" if per_hour
                   else "one a language, chosen on a stream of DEV clips in noise")
+    several = list(together(a, here))
+    if several:
+        several = ["Several languages at once, on their TEST words in noise (`swr demo --together --data ../shared/speech --minutes 20 --lang en,de`):", "",
+                   "| listened for | spoken | found | heard in another language | other false alarms |", "|---|---|---|---|---|", *several, ""]
     return [f"## {a.models.name}", "", f"{manifest['architecture']}; thresholds: {thresholds}.", "",
             "| language | speech | keywords | words found in noise | false accepts an hour in running speech | in its own synthetic sentences | in sound and music "
             "| delay | clips right | bytes |", "|---|---|---|---|---|---|---|---|---|---|", *table, "",
             f"```sh\n{command} > {rows_file}\n```", "",
-            "Several languages at once, on their TEST words in noise (`swr demo --together --data ../shared/speech --minutes 20 --lang en,de`):", "",
-            "| listened for | spoken | found | heard in another language | other false alarms |", "|---|---|---|---|---|", *together(a, here), "", f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
+            *several, f"![words missed over false accepts an hour]({a.models.name}/hearing.svg)", ""]
 
 
 def main():
