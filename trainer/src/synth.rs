@@ -1,5 +1,5 @@
 //! Project-made synthetic speech: words of a configuration in, training clips in the MSWC layout out (`<out>/synth/<language>`, all TRAIN), spoken by
-//! espeak-ng; beside them sentences without these words ([`sentences`]). Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`], speech of no words in [`babble`].
+//! espeak-ng; beside them sentences without these words (`sentences`). Seeded: the same configuration and espeak-ng give the same bytes. The demo's audio is made in [`demo`], speech of no words in [`babble`].
 
 mod babble;
 mod config;

@@ -157,6 +157,7 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             // Tones are soon told apart where little varies.
             "scenes.frames=216",
             "scenes.sound_probability=0",
+            "scenes.bang_probability=0",
             "augment.gain_db=[-6.0,6.0]",
             "augment.room_probability=0",
             "loss.kind=1",

@@ -174,7 +174,7 @@ fn a_teacher_is_followed() {
     );
     let refused = stream_loss(
         &teacher,
-        &[target.clone()],
+        std::slice::from_ref(&target),
         WINDOW,
         none,
         Some(&other.unwrap()),
