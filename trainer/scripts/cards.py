@@ -8,6 +8,7 @@ Usage: trainer/scripts/cards.py [--models models] [--data ../shared/speech] [--m
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 SYNTHETIC = "**Synthetic speech only** (espeak-ng): nothing here tells how well real voices are recognised."
@@ -166,6 +167,8 @@ def measured(a):
                 quiet = run(a.swr, *own, "--models", str(a.models), "--json")[-1]["negatives"]
                 quiet.pop("heard")
                 row["sentences_of_its_own"] = quiet
+            elif LANGUAGES[row["lang"]][2] == SYNTHETIC:
+                print(f"{sentences}: not there, so {row['lang']} is not judged by sentences of its own; make them with swr-train synth clips", file=sys.stderr)
         rows_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     rows = {row["lang"]: row for row in map(json.loads, rows_file.read_text().splitlines())}
     table = [card(a, language, rows[language], command) for language in here]
