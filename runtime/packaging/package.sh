@@ -176,11 +176,16 @@ third_party() {
 
 # The models of every size with their cards, and the sample audio that `swr demo` listens to.
 copy_models() {
-  local base size
+  local base size deltas
   for base in models/*/base.json; do
     size=$(basename "$(dirname "$base")")
     install -d "$1/$size"
-    install -m 644 "models/$size"/{base.onnx,base.json,*.swr,*.golden,*.md,hearing.svg} "$1/$size"
+    install -m 644 "models/$size"/{base.onnx,base.json,*.golden,*.md,hearing.svg} "$1/$size"
+    # A size may have its base alone.
+    mapfile -t deltas < <(find "models/$size" -name '*.swr')
+    if [ ${#deltas[@]} -gt 0 ]; then
+      install -m 644 "${deltas[@]}" "$1/$size"
+    fi
   done
   install -d "$1/demo"
   install -m 644 models/README.md "$1"
