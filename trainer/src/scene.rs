@@ -122,7 +122,8 @@ pub fn scene(
     for sample in &mut scene.samples {
         *sample = (gain * *sample).clamp(-1.0, 1.0);
     }
-    if rng.random::<f32>() < settings.bang_probability {
+    // Without bangs, nothing is drawn: what is drawn after the scene stays as it was.
+    if settings.bang_probability > 0.0 && rng.random::<f32>() < settings.bang_probability {
         scene.add_bang(rng);
     }
     scene.finish()
