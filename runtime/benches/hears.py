@@ -8,7 +8,8 @@ Installs the peers from PyPI into a throw-away environment (--env), as peers.py 
 table goes to stdout, talk to stderr, all counts to --json.
 
   positives    Clips of the word in DIR/mswc/en/clips/alexa, by set; each is heard as a stream of its own, two seconds of faint noise around it, and found if
-               there is an event. With --level they are softer, and with --bang 0.2 s of white noise at full scale end half a second before them. Who speaks is not told, and the peers may have been trained on the same recordings: a clip more or less tells nothing.
+               there is an event. With --level they are softer, and with --bang 0.2 s of white noise at full scale end half a second before them. Who speaks is not told,
+               and the peers may have been trained on the same recordings: a clip more or less tells nothing.
   negatives    Every audio file below --negatives: an event is a false accept. Its peak decides nothing: who reports twice accepts twice.
   thresholds   The peers' own settings. `swr --words alexa` at the package's threshold, and at others, so that either side can be held equal.
 """

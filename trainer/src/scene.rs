@@ -122,7 +122,7 @@ pub fn scene(
     for sample in &mut scene.samples {
         *sample = (gain * *sample).clamp(-1.0, 1.0);
     }
-    // Without bangs, nothing is drawn: what is drawn after the scene stays as it was.
+    // Nothing is drawn for bangs that cannot be: a setting of 0 changes no other draw of a seed.
     if settings.bang_probability > 0.0 && rng.random::<f32>() < settings.bang_probability {
         scene.add_bang(rng);
     }
