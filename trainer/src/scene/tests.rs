@@ -30,19 +30,30 @@ fn clip(from: usize, to: usize) -> Spoken {
     }
 }
 
+/// Scenes of one keyword's clips and nothing else.
+fn one_word<'a>(
+    clips: &'a [Spoken],
+    words: &'a [(Vec<usize>, f64)],
+    background: &'a [&'a [f32]],
+) -> Material<'a> {
+    Material {
+        clips,
+        labels: &[0],
+        keywords: 1,
+        words,
+        others: &[],
+        running: &[],
+        background,
+    }
+}
+
 #[test]
 fn words_are_where_they_sound_and_due_when_they_end() {
     let clips = [clip(4_000, 12_000)];
     let noise = vec![0f32; 100_000];
-    let material = Material {
-        clips: &clips,
-        labels: &[0],
-        keywords: 1,
-        words: &[(vec![0], 1.0)],
-        others: &[],
-        running: &[],
-        background: &[&noise],
-    };
+    let words = [(vec![0], 1.0)];
+    let background = [&noise[..]];
+    let material = one_word(&clips, &words, &background);
     let settings = SceneSettings {
         words: 1.0,
         density: 1.0,
@@ -104,15 +115,9 @@ fn words_are_where_they_sound_and_due_when_they_end() {
 fn a_bang_is_where_no_keyword_sounds() {
     let clips = [clip(4_000, 12_000)];
     let noise = vec![0f32; 100_000];
-    let material = Material {
-        clips: &clips,
-        labels: &[0],
-        keywords: 1,
-        words: &[(vec![0], 1.0)],
-        others: &[],
-        running: &[],
-        background: &[&noise],
-    };
+    let words = [(vec![0], 1.0)];
+    let background = [&noise[..]];
+    let material = one_word(&clips, &words, &background);
     let of = |bang_probability: f32, seed: u64| {
         let settings = SceneSettings {
             words: 1.0,
