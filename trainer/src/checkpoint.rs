@@ -16,7 +16,7 @@ use crate::files::{read, write_atomically};
 use crate::learner::Learner;
 
 /// Layout of the checkpoint's tensors and names.
-const CHECKPOINT_FORMAT: usize = 3;
+const CHECKPOINT_FORMAT: usize = 4;
 /// Its name in a run's folder.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 

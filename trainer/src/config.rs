@@ -142,7 +142,7 @@ pub struct PolicySettings {
     pub last_temperature: f64,
     /// Shape of the penalty on the expected cost.
     pub penalty: Penalty,
-    /// Its factor; of the dual penalty, the learning rate of the multiplier. Diff pruning weighs its own penalty by it.
+    /// Its factor; of the dual penalty, the learning rate of the multiplier.
     pub penalty_weight: f64,
     /// Draws of the gates that share a batch; as many as it has clips: one per clip.
     pub draws: usize,
@@ -409,6 +409,19 @@ mod tests {
         let split = ["split=dev+test".into()];
         let evaluate: EvaluateConfig = resolve(None, EVALUATE_DEFAULT, &split).unwrap();
         assert_eq!(evaluate.split, EvaluateSplit::DevTest);
+    }
+
+    #[test]
+    fn every_key_of_a_built_in_configuration_has_its_comment() {
+        for text in [BASE_DEFAULT, ADAPT_DEFAULT, EVALUATE_DEFAULT] {
+            let lines: Vec<&str> = text.lines().collect();
+            let keys = lines.windows(2).filter(|pair| pair[1].contains(" = "));
+            let bare: Vec<&str> = keys
+                .filter(|pair| !pair[0].starts_with("# ") && !pair[1].starts_with('#'))
+                .map(|pair| pair[1])
+                .collect();
+            assert!(bare.is_empty(), "no comment before {bare:?}");
+        }
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! Accuracy of deployed weights on clips, by the one protocol of every method and language: network state zero, digital silence
 //! before the clip, and the answer of [`clip_answer`].
 
-pub(crate) mod command;
-
 use anyhow::Result;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
+use serde_json::{Value, json};
 use swr_core::detector::clip_answer;
 use swr_dataset::{SILENCE, UNKNOWN, wilson_interval};
 
-use crate::architecture::{Architecture, CONTEXT_FRAMES};
+use crate::architecture::CONTEXT_FRAMES;
 use crate::examples::{Clips, Examples, for_each_plain_batch};
-use crate::network::{Pass, Weights, frame_logits};
+use crate::network::{Network, Pass, Weights, flat_logits};
+use crate::reparam::Layout;
 
 /// Correct clips out of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -53,6 +54,21 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<usize>>,
 }
 
+impl Evaluation {
+    /// The figures, for records and `--json`.
+    pub fn summary(&self) -> Value {
+        let (low, high) = self.all.interval();
+        json!({
+            "clips": self.all.clips,
+            "accuracy": self.all.accuracy(),
+            "interval": [low, high],
+            "keywords": self.keywords,
+            "unknown": self.unknown,
+            "silence": self.silence,
+        })
+    }
+}
+
 impl std::fmt::Display for Evaluation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (low, high) = self.all.interval();
@@ -77,7 +93,7 @@ impl std::fmt::Display for Evaluation {
 
 /// Classifies all `examples` with deployed weights, `batch` at a time.
 pub fn evaluate(
-    architecture: &Architecture,
+    network: &dyn Network,
     weights: &Weights,
     examples: &Examples,
     labels: &[String],
@@ -88,9 +104,10 @@ pub fn evaluate(
         confusion: vec![vec![0; labels.len()]; labels.len()],
         ..Evaluation::default()
     };
+    let judge = Judge::new(network, weights, labels.len(), window_frames)?;
     for_each_plain_batch(examples, batch, |batch| {
         let truth: Vec<u32> = batch.labels.to_vec1()?;
-        let answers = answers(architecture, weights, &batch, window_frames)?;
+        let answers = judge.answers(&batch)?;
         for (truth, (prediction, _)) in truth.into_iter().zip(answers) {
             let correct = truth as usize == prediction;
             found.all.add(correct);
@@ -106,22 +123,52 @@ pub fn evaluate(
     Ok(found)
 }
 
-/// What each clip of a batch is heard as, and the highest posterior of a keyword in it.
-pub fn answers(
-    architecture: &Architecture,
-    weights: &Weights,
-    clips: &Clips,
+/// A network with its weights, which says what clips are.
+pub struct Judge<'a> {
+    network: &'a dyn Network,
+    /// All weights in a flat vector.
+    weights: Tensor,
+    classes: usize,
     window_frames: usize,
-) -> Result<Vec<(usize, f32)>> {
-    let logits = frame_logits(architecture, weights, &clips.log_mel, &Pass::evaluation())?;
-    let (batch, classes, frames) = logits.dims3()?;
-    let of_clip = logits
-        .narrow(2, CONTEXT_FRAMES, frames - CONTEXT_FRAMES)?
-        .transpose(1, 2)?
-        .contiguous()?;
-    let of_clip: Vec<f32> = of_clip.flatten_all()?.to_vec1()?;
-    of_clip
-        .chunks_exact(of_clip.len() / batch)
-        .map(|logits| Ok(clip_answer(logits, classes, window_frames)?))
-        .collect()
+}
+
+impl<'a> Judge<'a> {
+    /// A network of `classes` labels with deployed weights, whose logits are averaged over `window_frames`.
+    ///
+    /// # Errors
+    /// If the weights are not the network's.
+    pub fn new(
+        network: &'a dyn Network,
+        weights: &Weights,
+        classes: usize,
+        window_frames: usize,
+    ) -> Result<Self> {
+        let flat = Layout::new(network.tensors(classes)).pack(weights)?;
+        Ok(Self {
+            network,
+            weights: Tensor::from_slice(&flat, flat.len(), &Device::Cpu)?,
+            classes,
+            window_frames,
+        })
+    }
+
+    /// What each clip of a batch is heard as, and the highest posterior of a keyword in it.
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub fn answers(&self, clips: &Clips) -> Result<Vec<(usize, f32)>> {
+        let pass = Pass::evaluation();
+        let (weights, classes) = (&self.weights, self.classes);
+        let logits = flat_logits(self.network, weights, classes, &clips.log_mel, &pass)?;
+        let (batch, _, frames) = logits.dims3()?;
+        let of_clip = logits
+            .narrow(2, CONTEXT_FRAMES, frames - CONTEXT_FRAMES)?
+            .transpose(1, 2)?
+            .contiguous()?;
+        let of_clip: Vec<f32> = of_clip.flatten_all()?.to_vec1()?;
+        of_clip
+            .chunks_exact(of_clip.len() / batch)
+            .map(|logits| Ok(clip_answer(logits, classes, self.window_frames)?))
+            .collect()
+    }
 }

@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::fused::{EPSILON, NormStatistics, Statistics};
 use crate::network::Weights;
+use crate::reparam::quantise::Grids;
 
 /// Weight of a new batch in the running statistics (PyTorch's default).
 const RUNNING_MOMENTUM: f32 = 0.1;
@@ -56,8 +57,99 @@ pub struct Learner {
     learned: BTreeMap<String, Learned>,
     /// Running statistics of the norms that standardise.
     pub running: NormStatistics,
-    /// What earlier stages decided, by name: it does not change any more and is kept with checkpoints.
-    pub decided: BTreeMap<String, Tensor>,
+    /// What finished stages of an adaptation decided.
+    pub decided: Decided,
+}
+
+/// What finished stages of an adaptation decided. It is kept with the checkpoints of the stages after them.
+#[derive(Clone, Default)]
+pub struct Decided {
+    /// What the units may cost together.
+    pub allowed: Option<f64>,
+    /// How much the dense stage changed every unit, which the policy may see, `[units]`.
+    pub changes: Option<Tensor>,
+    /// Where weights change by scaling their channel, as 0 and 1, `[weights]`.
+    pub scaled: Option<Tensor>,
+    /// Where weights change at all, as 0 and 1, `[weights]`.
+    pub chosen: Option<Tensor>,
+    /// How they are stored.
+    pub packing: Option<Packing>,
+}
+
+/// What is stored of a network's weights, and on which grids.
+#[derive(Clone)]
+pub struct Packing {
+    /// Whether every weight is stored.
+    pub open: Vec<bool>,
+    /// The grid of every tensor.
+    pub grids: Grids,
+    /// The loss's curvature in every weight, as stored.
+    pub curvature: Vec<f32>,
+}
+
+/// Names of [`Decided`] in a checkpoint.
+const ALLOWED: &str = "decided:allowed";
+const CHANGES: &str = "decided:changes";
+const SCALED: &str = "decided:scaled";
+const CHOSEN: &str = "decided:chosen";
+const OPEN: &str = "decided:open";
+const GRIDS: &str = "decided:grids";
+const CURVATURE: &str = "decided:curvature";
+
+impl Decided {
+    /// How the weights are stored.
+    ///
+    /// # Errors
+    /// Before that is decided.
+    pub fn packing(&self) -> Result<&Packing> {
+        let packing = self.packing.as_ref();
+        packing.context("how weights are stored is decided when they have been tuned")
+    }
+
+    fn keep(&self, state: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        if let Some(allowed) = self.allowed {
+            state.insert(ALLOWED.into(), Tensor::new(&[allowed], &Device::Cpu)?);
+        }
+        for (name, tensor) in [
+            (CHANGES, &self.changes),
+            (SCALED, &self.scaled),
+            (CHOSEN, &self.chosen),
+        ] {
+            if let Some(tensor) = tensor {
+                state.insert(name.into(), tensor.clone());
+            }
+        }
+        if let Some(packing) = &self.packing {
+            let open = packing.open.iter().map(|open| u8::from(*open));
+            let open = Tensor::from_iter(open, &Device::Cpu)?;
+            let vector = |values: &[f32]| Tensor::new(values, &Device::Cpu);
+            state.insert(OPEN.into(), open);
+            state.insert(GRIDS.into(), vector(&packing.grids.steps)?);
+            state.insert(CURVATURE.into(), vector(&packing.curvature)?);
+        }
+        Ok(())
+    }
+
+    fn kept(state: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let allowed = state.get(ALLOWED).map(Tensor::to_vec1::<f64>).transpose()?;
+        let packing = match (state.get(OPEN), state.get(GRIDS), state.get(CURVATURE)) {
+            (Some(open), Some(grids), Some(curvature)) => Some(Packing {
+                open: open.to_vec1::<u8>()?.iter().map(|open| *open > 0).collect(),
+                grids: Grids {
+                    steps: grids.to_vec1()?,
+                },
+                curvature: curvature.to_vec1()?,
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            allowed: allowed.and_then(|allowed| allowed.first().copied()),
+            changes: state.get(CHANGES).cloned(),
+            scaled: state.get(SCALED).cloned(),
+            chosen: state.get(CHOSEN).cloned(),
+            packing,
+        })
+    }
 }
 
 impl Learner {
@@ -181,9 +273,7 @@ impl Learner {
             state.insert(format!("first:{name}"), learned.first.clone());
             state.insert(format!("second:{name}"), learned.second.clone());
         }
-        for (name, tensor) in &self.decided {
-            state.insert(format!("decided:{name}"), tensor.clone());
-        }
+        self.decided.keep(&mut state)?;
         Ok(state)
     }
 
@@ -214,12 +304,7 @@ impl Learner {
             learned.second = get("second")?;
         }
         self.running = statistics_of(state)?;
-        self.decided.clear();
-        for (key, tensor) in state {
-            if let Some(name) = key.strip_prefix("decided:") {
-                self.decided.insert(name.to_string(), tensor.clone());
-            }
-        }
+        self.decided = Decided::kept(state)?;
         Ok(())
     }
 }

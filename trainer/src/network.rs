@@ -46,8 +46,8 @@ impl Pass {
     }
 }
 
-/// What adapting needs to know of a network: its tensors, and what it makes of them. All weights come as one flat vector, in the order of
-/// [`Network::tensors`].
+/// What adapting, comparing and judging need to know of a network: its tensors, and what it makes of them. All weights come as one flat vector, in the
+/// order of [`Network::tensors`]. Thresholds are chosen by what a device hears, and so by the device's own network.
 pub trait Network: Sync {
     /// Names and shapes of all tensors of a network with `classes` labels, `classifier.weight` `[classes, width, 1, 1]` and `classifier.bias` last.
     fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)>;
@@ -283,14 +283,14 @@ fn every_row(x: &Tensor, stride: usize) -> Result<Tensor> {
 
 /// `values [1, ...]`, once for each of `batch` clips. Where they meet larger tensors, candle then sums gradients over last dimensions, and over clips
 /// afterwards; over first and last ones together it would divide for the place of every entry (`ReduceSum` of candle-core 0.11.1).
-pub(crate) fn per_clip(values: &Tensor, batch: usize) -> Result<Tensor> {
+pub fn per_clip(values: &Tensor, batch: usize) -> Result<Tensor> {
     let mut shape = values.dims().to_vec();
     shape[0] = batch;
     values.broadcast_as(shape)
 }
 
 /// Norm over `groups` sub-bands per channel (arXiv 2103.13620 for more than one).
-pub(crate) fn norm(
+pub fn norm(
     x: &Tensor,
     weights: &Weights,
     part: &str,
@@ -320,21 +320,11 @@ pub(crate) fn norm(
         .reshape((b, c, f, t))
 }
 
-/// Seeded starting weights of an architecture with `classes` labels.
-pub fn initial_weights(architecture: &Architecture, classes: usize, seed: u64) -> Result<Weights> {
-    initial_weights_of(&architecture.tensors(classes), architecture.width(), seed)
-}
-
-/// Seeded starting weights of named tensors: convolutions uniform within `1 / sqrt(fan in)` (PyTorch's default), norms identity. `width` is the number
-/// of features that the classifier sees.
-pub fn initial_weights_of(
-    tensors: &[(String, Vec<usize>)],
-    width: usize,
-    seed: u64,
-) -> Result<Weights> {
+/// Seeded starting weights of a network with `classes` labels: convolutions uniform within `1 / sqrt(fan in)` (PyTorch's default), norms identity.
+pub fn initial_weights(network: &dyn Network, classes: usize, seed: u64) -> Result<Weights> {
     use rand::RngExt;
     let mut weights = Weights::new();
-    for (i, (name, shape)) in tensors.iter().enumerate() {
+    for (i, (name, shape)) in network.tensors(classes).iter().enumerate() {
         let count = shape.iter().product::<usize>();
         let values = if name.ends_with(".scale") {
             vec![1.0; count]
@@ -342,7 +332,7 @@ pub fn initial_weights_of(
             vec![0.0; count]
         } else {
             let fan_in = match name.as_str() {
-                "classifier.bias" => width,
+                "classifier.bias" => network.width(),
                 _ => shape[1..].iter().product(),
             };
             let bound = 1.0 / (fan_in as f32).sqrt();

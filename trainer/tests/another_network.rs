@@ -1,19 +1,20 @@
 //! Adapting knows no particular network: a DS-CNN takes the same way as BC-ResNet, from random weights to a base and on to deltas on it.
 
+mod ds_cnn;
 mod tones;
 
-use swr_core::package::{Delta, DeltaHeader, Tensors, changed, merge};
-use swr_trainer::adapt::{Adaptation, Adapted, Aids, adapt};
+use ds_cnn::DsCnn;
+use swr_core::package::{Budget, Delta, DeltaHeader, Tensors, changed, merge};
+use swr_trainer::adapt::{Adaptation, Adapted, adapt};
 use swr_trainer::baselines::Method;
 use swr_trainer::checkpoint::Run;
 use swr_trainer::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
-use swr_trainer::ds_cnn::DsCnn;
 use swr_trainer::examples::{Data, Language};
-use swr_trainer::network::{Network, initial_weights_of};
+use swr_trainer::network::{Network, initial_weights};
 use swr_trainer::progress::Progress;
 use swr_trainer::weights::to_package;
 
-fn header(language: &Language, budget: &str) -> DeltaHeader {
+fn header(language: &Language) -> DeltaHeader {
     DeltaHeader {
         language: "und".into(),
         model_version: 1,
@@ -21,7 +22,7 @@ fn header(language: &Language, budget: &str) -> DeltaHeader {
         labels: language.labels.clone(),
         thresholds: vec![0.5; language.labels.len()],
         calibration: None,
-        budget: Some(budget.parse().expect("a budget")),
+        budget: None,
         synthetic: true,
         provenance: "test".into(),
     }
@@ -172,7 +173,8 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             false,
         )
         .expect("a run");
-        let header = header(language, budget);
+        let header = header(language);
+        let budget = budget.parse().expect("a budget");
         adapt(&Adaptation {
             config: &config,
             method,
@@ -180,18 +182,19 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             network: &network,
             base,
             language,
+            budget: &budget,
             header: &header,
             run: &run,
             dense: None,
-            aids: &Aids::default(),
+            source: None,
+            density: None,
             progress: &quiet,
         })
     };
 
     // A base: trained from random weights, all of them.
     let first = load("first");
-    let random = initial_weights_of(&network.tensors(first.labels.len()), network.width(), 1)
-        .expect("weights");
+    let random = initial_weights(&network, first.labels.len(), 1).expect("weights");
     let random = to_package(&random).expect("tensors");
     let base = run(&first, &random, Method::Scratch, "100%").expect("a base");
     let base = merge(&random, &base.delta).expect("a base");
@@ -218,10 +221,8 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
                 .any(|part| part == name.as_bytes());
             assert!(!found, "{method:?}: the file speaks of {name}");
         }
-        let used = header(&second, budget)
-            .budget
-            .expect("a budget")
-            .used(&changed(&base, &merged).expect("counts"), bytes.len());
+        let budget_of: Budget = budget.parse().expect("a budget");
+        let used = budget_of.used(&changed(&base, &merged).expect("counts"), bytes.len());
         assert_eq!(used, adapted.used);
         assert!(
             used <= adapted.allowed,

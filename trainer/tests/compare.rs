@@ -99,7 +99,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
     for row in &results.rows {
         let name = row.cell.name();
         assert!(
-            !row.cell.method.is_budgeted() || row.used <= row.allowed,
+            !row.cell.method.recipe().is_budgeted() || row.used <= row.allowed,
             "{name}: {} of {}",
             row.used,
             row.allowed
@@ -117,7 +117,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
             row.cell.method,
             Method::SwrLayers | Method::Taps | Method::Sensitivity
         );
-        if row.cell.method.is_budgeted() && !layers {
+        if row.cell.method.recipe().is_budgeted() && !layers {
             assert_eq!(row.used, row.allowed, "{name}: not filled");
         }
     }

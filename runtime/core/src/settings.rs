@@ -54,9 +54,9 @@ pub struct FrontendSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GainSettings {
-    /// Share of a rise that a frame takes over, above 0 and at most 1. Default: 0.25, so that an onset is known within 40 ms.
+    /// Share of a rise that a frame takes over, above 0 and at most 1. Default: 0.05, so that a click is no new level.
     pub smoothing: f32,
-    /// Decibels that the level falls in a second of silence, 0 to 1000. Default: 6, little within a word.
+    /// Decibels that the level falls in a second of silence, 0 to 1000. Default: 12, little within a word.
     pub fall_db_per_s: f32,
     /// Sum of a frame's mel powers that the gain aims at, 1e-6 to 1e12. Default: 500, that of noise of -20 dB of full scale.
     pub target: f32,

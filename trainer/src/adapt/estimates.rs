@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor, Var};
 use rand::RngExt;
 
-use super::training::{Way, flat};
-use super::{Adaptation, CLASSIFIER, Fold};
-use crate::baselines::Method;
+use super::plan::{Plan, flat};
+use super::{CLASSIFIER, Fold};
+use crate::baselines::Score;
 use crate::baselines::select::Evidence;
 use crate::examples::{Examples, for_each_plain_batch};
 use crate::fused::{NormMode, NormStatistics, Statistics};
@@ -19,53 +19,53 @@ const OBSERVED_BATCHES: usize = 20;
 /// Clips that the curvature is estimated from; about a thousand suffice (FISH mask, arXiv 2111.09839).
 const CURVATURE_CLIPS: usize = 1_000;
 
-impl Way<'_> {
-    /// What computed scores are computed from.
-    pub(super) fn evidence(&self, learner: &Learner, start: &Tensor) -> Result<Evidence<'_>> {
-        let Adaptation {
-            config,
-            method,
-            aids,
-            ..
-        } = *self.job;
-        let frame = self.frame;
-        let everything = self.trainable()?;
+impl Plan<'_> {
+    /// What a score is computed from, with the differences from `start` that have been learned.
+    pub(super) fn evidence(
+        &self,
+        learner: &Learner,
+        start: &Tensor,
+        score: Score,
+    ) -> Result<Evidence<'_>> {
+        let (frame, seed) = (&self.frame, self.job.config.seed);
         let fold = frame.fold(&learner.running)?;
-        let standard = self.standard(learner, start, &everything)?;
-        let mut curvature = Vec::new();
-        // The base with a classifier: where some say what is to change before anything is trained.
-        let first = || -> Result<Vec<f32>> {
-            let mut first = frame.base.clone();
-            for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
-                first[frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
+        let standard = self.standard(learner, start, &self.trainable()?)?;
+        Ok(match score {
+            Score::Random => Evidence::Seed(seed),
+            Score::RandomAsSwr => Evidence::Density {
+                seed,
+                layout: &frame.layout,
+                density: self.job.density.context(
+                    "this method needs the result of swr under the same budget and seed; run that first",
+                )?,
+            },
+            Score::Magnitude => {
+                let base = fold.standard(&frame.base);
+                let pairs = standard.iter().zip(&base);
+                Evidence::Changes(pairs.map(|(w, b)| w - b).collect())
             }
-            Ok(first)
-        };
-        if method == Method::Fisher {
-            curvature = self.curvature(&fold, &fold.standard(&first()?))?;
-        } else if method == Method::Taylor {
-            curvature = self.curvature(&fold, &standard)?;
-        }
-        let mut gradient = Vec::new();
-        if method == Method::FirstGradient {
-            gradient = self.mean_gradient(&first()?)?;
-        }
-        let mut rise = Vec::new();
-        if method == Method::Sensitivity {
-            rise = self.rises(&fold, &standard)?;
-        }
-        let base = fold.standard(&frame.base);
-        Ok(Evidence {
-            seed: config.seed,
-            units: &self.units,
-            layout: &frame.layout,
-            delta: standard.iter().zip(&base).map(|(w, b)| w - b).collect(),
-            differences: fold.differences(&standard, &frame.base),
-            curvature,
-            gradient,
-            rise,
-            density: &aids.density,
+            Score::Fisher => {
+                let first = fold.standard(&self.before_training()?);
+                Evidence::Curvature(self.curvature(&fold, &first)?)
+            }
+            Score::Taylor => Evidence::ChangesAndCurvature(
+                fold.differences(&standard, &frame.base),
+                self.curvature(&fold, &standard)?,
+            ),
+            Score::FirstGradient => {
+                Evidence::Gradient(self.mean_gradient(&self.before_training()?)?)
+            }
+            Score::Rise => Evidence::Rise(self.rises(&fold, &standard)?),
         })
+    }
+
+    /// The base with a classifier, deployed: where some say what is to change before anything is trained.
+    fn before_training(&self) -> Result<Vec<f32>> {
+        let mut first = self.frame.base.clone();
+        for (name, values) in CLASSIFIER.into_iter().zip(self.probe()?) {
+            first[self.frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
+        }
+        Ok(first)
     }
 
     /// The Fisher information in every weight, as stored: the mean square of the gradient of a label's log-likelihood, labels drawn as the network

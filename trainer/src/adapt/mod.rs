@@ -8,28 +8,31 @@
 mod estimates;
 mod fit;
 mod frame;
+mod plan;
 mod probe;
 mod select;
 mod stage;
-mod training;
+mod stages;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use swr_core::package::{Counts, Delta, DeltaHeader, Limit, Precision, Tensors, changed, merge};
+use swr_core::package::{
+    Budget, Counts, Delta, DeltaHeader, Limit, Precision, Tensors, changed, merge,
+};
 
 pub use estimates::observe;
 pub use frame::{CLASSIFIER, Fold, Frame};
-use training::Way;
+use plan::Plan;
+pub use stages::STAGES;
 
-use crate::baselines::{Choice, Method};
+use crate::baselines::Method;
 use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
 use crate::examples::Language;
 use crate::fused::NormStatistics;
 use crate::network::{Network, Weights};
 use crate::progress::Progress;
-use crate::reparam::policy::Form;
 use crate::weights::from_package;
 
 /// To be raised with every change to what training computes: results of other versions are not mixed, and what they made is made again.
@@ -50,25 +53,30 @@ pub struct Adaptation<'a> {
     pub base: &'a Tensors,
     /// Clips to learn from.
     pub language: &'a Language,
-    /// Everything that the delta says beside the weights; its budget is the one that is kept.
+    /// How much may change.
+    pub budget: &'a Budget,
+    /// Everything that the delta says beside the weights and this budget.
     pub header: &'a DeltaHeader,
     /// Where the run stands.
     pub run: &'a Run,
     /// Where a finished dense stage lies that this one would repeat.
     pub dense: Option<&'a Run>,
-    /// What only some methods need.
-    pub aids: &'a Aids,
+    /// Statistics of what enters the norms when the base hears its own language, for [`Method::HeadStatistics`].
+    pub source: Option<&'a NormStatistics>,
+    /// Changed weights of every tensor under SWR, for [`Method::RandomDensity`].
+    pub density: Option<&'a BTreeMap<String, usize>>,
     /// Talk to people.
     pub progress: &'a Progress,
 }
 
-/// What only some methods need.
-#[derive(Default)]
-pub struct Aids {
-    /// Statistics of what enters the norms when the base hears its own language, for [`Method::HeadStatistics`].
-    pub source: Option<NormStatistics>,
-    /// Changed weights of every tensor under SWR, for [`Method::RandomDensity`].
-    pub density: BTreeMap<String, usize>,
+impl Adaptation<'_> {
+    /// Everything that the delta says beside the weights.
+    fn header(&self) -> DeltaHeader {
+        DeltaHeader {
+            budget: Some(self.budget.clone()),
+            ..self.header.clone()
+        }
+    }
 }
 
 /// What adapting came to.
@@ -108,11 +116,7 @@ fn empty_file(base: &Tensors, header: &DeltaHeader) -> Result<(usize, usize)> {
 }
 
 /// Refuses a budget that cannot be kept, with what would work; gives what it allows, in its own unit.
-pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
-    let budget = header
-        .budget
-        .as_ref()
-        .context("adapting needs a budget; give one with --budget")?;
+pub fn check_budget(base: &Tensors, header: &DeltaHeader, budget: &Budget) -> Result<usize> {
     let counts = Counts::of(base);
     let allowed = budget.allowed(&counts);
     let classes = header.labels.len();
@@ -135,7 +139,11 @@ pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
             );
         }
         Limit::FileBytes(_) => {
-            let (empty, classifier) = empty_file(base, header)?;
+            let header = DeltaHeader {
+                budget: Some(budget.clone()),
+                ..header.clone()
+            };
+            let (empty, classifier) = empty_file(base, &header)?;
             // One bit a weight of the classifier is the least that tells labels apart.
             let least = empty + classifier / 8;
             ensure!(
@@ -153,25 +161,19 @@ pub fn check_budget(base: &Tensors, header: &DeltaHeader) -> Result<usize> {
 /// # Errors
 /// For a budget that cannot be kept, a loss that is not finite, and files that cannot be written.
 pub fn adapt(job: &Adaptation) -> Result<Adapted> {
-    let allowed = check_budget(job.base, job.header)?;
-    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
-    let budget = job.header.budget.as_ref().context("a budget")?;
-    let by_bytes = matches!(budget.limit(), Limit::FileBytes(_));
-    let kept_free = match by_bytes {
-        true => job.config.calibration_bytes,
-        false => 0,
-    };
-    ensure!(
-        kept_free < allowed / 2,
-        "calibration_bytes = {kept_free}: expected less than half of the budget, {budget}"
-    );
-    let way = Way::new(job, &frame, allowed - kept_free)?;
-    way.check_units()?;
-    let delta = way.go()?;
+    let allowed = check_budget(job.base, job.header, job.budget)?;
+    let plan = Plan::new(job, allowed - kept_free(job, allowed)?)?;
+    plan.check_units()?;
+
+    let mut trained = plan.dense()?;
+    let chosen = plan.select(&mut trained)?;
+    let chosen = plan.tune(&mut trained, chosen)?;
+    let delta = plan.quantise(trained, &chosen)?;
+
     let merged = merge(job.base, &Delta::read(&delta.write())?)?;
     let counts = changed(job.base, &merged)?;
-    let used = budget.used(&counts, delta.sizes().total());
-    if used > allowed && (job.method.is_budgeted() || by_bytes) {
+    let used = job.budget.used(&counts, delta.sizes().total());
+    if used > allowed && (plan.recipe.is_budgeted() || plan.by_bytes()) {
         bail!("the delta uses {used} of a budget of {allowed}: nothing was written");
     }
     Ok(Adapted {
@@ -183,19 +185,26 @@ pub fn adapt(job: &Adaptation) -> Result<Adapted> {
     })
 }
 
-/// Whether differences of 1x1 convolutions are of low rank: in the method of that name, and in the published one if it is asked for that form.
-pub(crate) fn is_low_rank(method: Method, config: &AdaptConfig) -> bool {
-    let form = method.choice() == Choice::Policy && config.policy.form == Form::LowRank;
-    form || method == Method::LowRank
+/// Bytes of the budget that are kept free for thresholds.
+fn kept_free(job: &Adaptation, allowed: usize) -> Result<usize> {
+    let kept_free = match job.budget.limit() {
+        Limit::FileBytes(_) => job.config.calibration_bytes,
+        Limit::ConvolutionShare(_) | Limit::AllShare(_) => 0,
+    };
+    ensure!(
+        kept_free < allowed / 2,
+        "calibration_bytes = {kept_free}: expected less than half of the budget, {}",
+        job.budget
+    );
+    Ok(kept_free)
 }
 
 /// Whether norms standardise by the batch in the dense stage, or are in the form that is stored: dense stages that differ in it cannot be shared.
 ///
 /// # Errors
-/// Those of [`Frame::new`].
+/// If the base lacks a tensor of the network.
 pub fn batch_norms(job: &Adaptation) -> Result<bool> {
-    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
-    Way::new(job, &frame, 0)?.batch_norms()
+    Ok(Plan::new(job, 0)?.batch_norms)
 }
 
 /// Runs the dense stage alone, which methods that begin alike share.
@@ -203,6 +212,5 @@ pub fn batch_norms(job: &Adaptation) -> Result<bool> {
 /// # Errors
 /// Those of [`adapt`].
 pub fn dense_stage(job: &Adaptation) -> Result<()> {
-    let frame = Frame::new(job.network, job.base, job.header.labels.len())?;
-    Way::new(job, &frame, 0)?.dense().map(|_| ())
+    Plan::new(job, 0)?.dense().map(|_| ())
 }

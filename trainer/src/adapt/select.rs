@@ -5,18 +5,17 @@ use candle_core::{DType, Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::Adaptation;
-use super::stage::{Coordinates, SCALED, Step};
-use super::training::{DELTA, SELECT, Way, flat, mask};
-use crate::baselines::Choice;
-use crate::checkpoint::Position;
+use super::plan::{DELTA, Plan, flat, mask};
+use super::stage::Step;
+use super::stages::{SELECT, Trained};
+use crate::baselines::Gates;
 use crate::config::AdaptConfig;
 use crate::examples::for_each_plain_batch;
 use crate::learner::{Learner, Rule};
 use crate::network::Pass;
 use crate::random::generator;
 use crate::reparam::choose::choose;
-use crate::reparam::policy::{CHANGES, Form, Policy, draw, expected_share, preferences};
+use crate::reparam::policy::{CHANGES, Form, Input, Policy, draw, expected_share, preferences};
 use crate::reparam::{Units, gates};
 use crate::train::Moment;
 
@@ -48,64 +47,53 @@ pub(super) struct Drawn {
 
 /// Gates to be trained.
 pub(super) struct Selector<'a> {
-    choice: Choice,
+    gates: Gates,
+    form: Form,
     config: &'a AdaptConfig,
     units: &'a Units,
     /// What the units may cost together.
     allowed: f64,
     policy: Policy,
-    features: usize,
+    /// Channels of the network's features.
+    width: usize,
 }
 
 impl<'a> Selector<'a> {
-    /// The gates of a choice over units; `features` are the features' number.
-    pub(super) fn new(
-        choice: Choice,
-        config: &'a AdaptConfig,
-        units: &'a Units,
-        allowed: f64,
-        features: usize,
-    ) -> Result<Self> {
-        let policy = Policy::new(config.policy.input, config.policy.form, units)?;
+    /// The gates of a plan over its units, which may cost so much together.
+    pub(super) fn new(plan: &'a Plan, gates: Gates, allowed: f64) -> Result<Self> {
+        let (config, units) = (plan.job.config, &plan.units);
         Ok(Self {
-            choice,
+            gates,
+            form: plan.form,
             config,
             units,
             allowed,
-            policy,
-            features,
+            policy: Policy::new(config.policy.input, config.policy.form, units)?,
+            width: plan.job.network.width(),
         })
     }
 
-    /// Ways in which a unit can change.
-    pub(super) fn actions(&self) -> usize {
-        match self.choice == Choice::Policy && self.config.policy.form == Form::Actions {
-            true => 2,
-            false => 1,
-        }
-    }
-
-    /// Whether every unit changes by its second way, if there is one, `[units]`.
-    pub(super) fn scaled(&self, learner: &Learner, features: &Tensor) -> Result<Option<Tensor>> {
-        if self.actions() == 1 {
+    /// Whether every unit changes by scaling its channels instead, where the policy decides that, `[units]`.
+    fn scaled(&self, learner: &Learner, features: &Tensor) -> Result<Option<Tensor>> {
+        if self.form != Form::Actions {
             return Ok(None);
         }
         let scores = self.policy_scores(learner, features)?;
-        let way = |action| scores.narrow(1, action, 1)?.squeeze(1);
-        Ok(Some(way(2)?.gt(&way(1)?)?.to_dtype(scores.dtype())?))
+        let action = |action| scores.narrow(1, action, 1)?.squeeze(1);
+        let scaled = action(2)?.gt(&action(1)?)?;
+        Ok(Some(scaled.to_dtype(scores.dtype())?))
     }
 
     /// Whether the gates depend on features of the batch.
-    pub(super) fn sees_features(&self) -> bool {
-        self.choice == Choice::Policy
-            && self.config.policy.input == crate::reparam::policy::Input::Features
+    fn sees_features(&self) -> bool {
+        self.gates == Gates::Policy && self.config.policy.input == Input::Features
     }
 
     /// Scores of the policy, as its variables are.
     fn policy_scores(&self, learner: &Learner, features: &Tensor) -> Result<Tensor> {
-        let get = |name: &str| match learner.decided.get(name) {
-            Some(decided) => Ok(decided),
-            None => learner.get(name),
+        let get = |name: &str| match &learner.decided.changes {
+            Some(changes) if name == CHANGES => Ok(changes),
+            _ => learner.get(name),
         };
         self.policy.scores(get, features)
     }
@@ -115,33 +103,31 @@ impl<'a> Selector<'a> {
         let flat = |values: Vec<f32>| Tensor::from_slice(&values, values.len(), &Device::Cpu);
         let (count, policy) = (self.units.len(), &self.config.policy);
         let adam = |rate| Rule::Adam { rate };
-        match self.choice {
-            Choice::Gates => learner.add(
+        match self.gates {
+            Gates::Budgeted => learner.add(
                 SCORES,
                 &flat(standardised(computed))?,
                 adam(self.config.gates.learning_rate),
             ),
-            Choice::HardConcrete => {
+            Gates::HardConcrete => {
                 learner.add(SCORES, &flat(vec![HARD_CONCRETE_START; count])?, adam(0.1))
             }
-            Choice::Threshold => {
+            Gates::Threshold => {
                 let start = flat(vec![TAPS_START; count])?;
                 let anchor = start.clone();
                 learner.add(SCORES, &start, Rule::Sgd { anchor })
             }
-            Choice::Policy => {
-                let changes = flat(standardised(computed))?;
-                learner.decided.insert(CHANGES.into(), changes);
+            Gates::Policy => {
+                learner.decided.changes = Some(flat(standardised(computed))?);
                 let mut rng = generator(self.config.seed, &[9]);
                 for (name, value) in
                     self.policy
-                        .variables(policy.initial_probability, self.features, &mut rng)?
+                        .variables(policy.initial_probability, self.width, &mut rng)?
                 {
                     learner.add(name, &value, adam(policy.learning_rate))?;
                 }
                 learner.add(MULTIPLIER, &flat(vec![0.0])?, adam(policy.penalty_weight))
             }
-            Choice::Fixed | Choice::Scored => Ok(()),
         }
     }
 
@@ -162,8 +148,8 @@ impl<'a> Selector<'a> {
         let costs = self.units.costs();
         let total: f64 = costs.iter().sum();
         let share = (self.allowed / total).min(1.0);
-        match self.choice {
-            Choice::Gates => {
+        match self.gates {
+            Gates::Budgeted => {
                 let g = &self.config.gates;
                 let op = gates::Budgeted {
                     costs: costs.to_vec(),
@@ -182,7 +168,7 @@ impl<'a> Selector<'a> {
                     cost: self.cost(&p.to_vec1()?),
                 })
             }
-            Choice::Policy => {
+            Gates::Policy => {
                 let policy = &self.config.policy;
                 let scores = self.policy_scores(learner, features)?;
                 let temperature = falling(policy.first_temperature, policy.last_temperature);
@@ -201,7 +187,7 @@ impl<'a> Selector<'a> {
                     cost: self.cost(&p),
                 })
             }
-            Choice::HardConcrete => {
+            Gates::HardConcrete => {
                 let alpha = learner.get(SCORES)?;
                 let uniform = uniform(self.units.len(), &mut rng(0))?;
                 let noise = (uniform.log()? - (1.0 - &uniform)?.log()?)?;
@@ -219,7 +205,7 @@ impl<'a> Selector<'a> {
                     cost: self.cost(&p.to_vec1()?),
                 })
             }
-            _ => {
+            Gates::Threshold => {
                 let s = learner.get(SCORES)?;
                 let open = s.ge(TAPS_THRESHOLD)?.to_dtype(s.dtype())?;
                 let gate = ((&open - s.detach())? + s)?;
@@ -252,9 +238,9 @@ impl<'a> Selector<'a> {
         features: &Tensor,
         sizes: &[f64],
     ) -> Result<Vec<f32>> {
-        match self.choice {
-            Choice::Policy => Ok(preferences(&self.policy_scores(learner, features)?)?.to_vec1()?),
-            Choice::HardConcrete => {
+        match self.gates {
+            Gates::Policy => Ok(preferences(&self.policy_scores(learner, features)?)?.to_vec1()?),
+            Gates::HardConcrete => {
                 // What survives of diff pruning is projected to the budget by size; where that leaves room, what is nearest to survive follows.
                 let alpha: Vec<f32> = learner.get(SCORES)?.to_vec1()?;
                 let (low, high) = STRETCH;
@@ -270,44 +256,41 @@ impl<'a> Selector<'a> {
                     })
                     .collect())
             }
-            _ => Ok(learner.get(SCORES)?.to_vec1()?),
+            Gates::Budgeted | Gates::Threshold => Ok(learner.get(SCORES)?.to_vec1()?),
         }
     }
 }
 
-impl Way<'_> {
+impl Plan<'_> {
     /// Trains gates; the scores that they end with.
-    pub(super) fn select(
+    pub(super) fn train_gates(
         &self,
-        learner: &mut Learner,
-        reached: Position,
-        at: &Coordinates,
+        trained: &mut Trained,
         selector: &Selector,
     ) -> Result<Vec<f32>> {
-        let Adaptation {
-            config,
-            method,
-            network,
-            run,
-            ..
-        } = *self.job;
+        let (job, config) = (self.job, self.job.config);
         let base = flat(&self.frame.base)?;
-        let mut seen = Tensor::zeros((1, network.width()), DType::F32, &Device::Cpu)?;
-        let frozen = method.choice() == Choice::Policy && !config.policy.train_deltas;
+        let pooled = |log_mel: &Tensor| -> Result<Tensor> {
+            let features = job.network.features(&base, log_mel, &Pass::evaluation())?;
+            Ok(features.mean(2)?.mean_keepdim(0)?)
+        };
+        let mut seen = Tensor::zeros((1, selector.width), DType::F32, &Device::Cpu)?;
+        let frozen = selector.gates == Gates::Policy && !config.policy.train_deltas;
         let gated = (0..self.frame.base.len()).map(|weight| self.units.of(weight).is_some());
         let gated = mask(&gated.collect::<Vec<bool>>())?;
-        self.stage(SELECT, "select", &config.select, learner, reached, at, |_, _| Ok(()),
-|learner, batch, moment| {
+
+        let nothing = |_: &mut Learner, _| Ok(());
+        self.stage(trained, SELECT, &config.select, nothing, |learner, batch, moment| {
             if selector.sees_features() {
-                seen = network.features(&base, &batch.log_mel, &Pass::evaluation())?.mean(2)?.mean_keepdim(0)?;
+                seen = pooled(&batch.log_mel)?;
             }
             let drawn = selector.draw(learner, &seen, moment)?;
             if moment.step.is_multiple_of(GATES_LOGGED) {
                 let [expected, open] = drawn.cost;
-                run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
+                job.run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
             }
             let mut deltas = vec![self.delta(learner)?];
-            if selector.actions() == 2 {
+            if selector.form == Form::Actions {
                 deltas.push(self.scaled_delta(learner)?);
             }
             if frozen {
@@ -327,23 +310,19 @@ impl Way<'_> {
                 extra: drawn.extra,
             })
         })?;
+
         if selector.sees_features() {
             // The same whether or not the stage was interrupted.
-            let mut pooled = Vec::new();
+            let mut all = Vec::new();
             for_each_plain_batch(&self.sample, 100, |batch| {
-                pooled.push(
-                    network
-                        .features(&base, &batch.log_mel, &Pass::evaluation())?
-                        .mean(2)?
-                        .mean_keepdim(0)?,
-                );
+                all.push(pooled(&batch.log_mel)?);
                 Ok(())
             })?;
-            seen = Tensor::cat(&pooled, 0)?.mean_keepdim(0)?;
+            seen = Tensor::cat(&all, 0)?.mean_keepdim(0)?;
         }
+        let learner = &mut trained.learner;
         if let Some(scaled) = selector.scaled(learner, &seen)? {
-            let scaled = (self.units.spread(&scaled)? * &gated)?;
-            learner.decided.insert(SCALED.into(), scaled);
+            learner.decided.scaled = Some((self.units.spread(&scaled)? * &gated)?);
         }
         let sizes: Vec<f32> = learner.get(DELTA)?.sqr()?.to_vec1()?;
         selector.scores(learner, &seen, &self.units.sum(&sizes))

@@ -5,10 +5,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use swr_core::package::Group as Kind;
 
-use super::training::{DELTA, GRIDS, Way, flat, mask};
-use super::{Adaptation, Fold, is_low_rank};
-use crate::baselines::Choice;
-use crate::checkpoint::Position;
+use super::Fold;
+use super::plan::{DELTA, Plan, flat, mask};
+use super::stages::{DENSE, STAGES, Trained};
 use crate::examples::{Batch, Scenes};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule};
@@ -17,13 +16,10 @@ use crate::network::{Pass, Path, flat_logits};
 use crate::random::{generator, mix};
 use crate::reparam::affine::Affine;
 use crate::reparam::policy::Form;
-use crate::reparam::quantise::Grids;
 use crate::train::{Moment, Schedule, Stage, run_stage};
 
 /// The variable of scaled channels.
 const AFFINE: &str = "affine";
-/// Decided by the select stage: which weights change by scaling their channel.
-pub(super) const SCALED: &str = "scaled";
 
 /// In which coordinates a stage trains.
 pub(super) enum Coordinates {
@@ -41,7 +37,17 @@ pub(super) struct Step {
     pub(super) extra: Option<Tensor>,
 }
 
-impl Way<'_> {
+impl Step {
+    /// One change for the whole batch.
+    pub(super) fn of(change: Tensor) -> Self {
+        Self {
+            changes: vec![change],
+            extra: None,
+        }
+    }
+}
+
+impl Plan<'_> {
     /// Variables of low-rank differences, where the method has them: one factor begins random, the other at zero.
     pub(super) fn add_low_rank(&self, learner: &mut Learner) -> Result<()> {
         for (place, name, [rows, columns]) in self.low_rank() {
@@ -68,7 +74,7 @@ impl Way<'_> {
 
     /// Place, name, rows and columns of the tensors whose differences are of low rank.
     pub(super) fn low_rank(&self) -> Vec<(usize, &str, [usize; 2])> {
-        if !is_low_rank(self.job.method, self.job.config) {
+        if self.form != Form::LowRank {
             return Vec::new();
         }
         let slots = self.frame.layout.slots().iter().enumerate();
@@ -81,10 +87,11 @@ impl Way<'_> {
 
     /// What the differences of a layer can be, where the published method is asked for another form than one number for every weight.
     pub(super) fn affine(&self) -> Option<Affine> {
-        let other = self.job.method.choice() == Choice::Policy
-            && matches!(self.job.config.policy.form, Form::Affine | Form::Actions);
         let convolution = |name: &str| Kind::of(name) == Kind::Convolution;
-        other.then(|| Affine::new(&self.frame.layout, convolution))
+        match self.form {
+            Form::Additive | Form::LowRank => None,
+            Form::Affine | Form::Actions => Some(Affine::new(&self.frame.layout, convolution)),
+        }
     }
 
     /// Adds the variable of [`Self::affine`], if that is there, nearest to the differences as they are.
@@ -97,9 +104,8 @@ impl Way<'_> {
         let anchor = nearest.zeros_like()?;
         learner.add(AFFINE, &nearest, Rule::Sgd { anchor })?;
         // Where every layer is scaled, there is nothing to decide.
-        if self.job.config.policy.form == Form::Affine {
-            let scaled = mask(affine.inside())?;
-            learner.decided.insert(SCALED.into(), scaled);
+        if self.form == Form::Affine {
+            learner.decided.scaled = Some(mask(affine.inside())?);
         }
         Ok(())
     }
@@ -107,7 +113,7 @@ impl Way<'_> {
     /// The differences as a flat vector: of every weight's own, of scaled channels where that is decided, or of low rank.
     pub(super) fn delta(&self, learner: &Learner) -> Result<Tensor> {
         let delta = self.own_delta(learner)?;
-        match learner.decided.get(SCALED) {
+        match &learner.decided.scaled {
             Some(scaled) => {
                 let other = self.scaled_delta(learner)?;
                 Ok((&delta + ((other - &delta)? * scaled)?)?)
@@ -144,93 +150,88 @@ impl Way<'_> {
         Ok(Tensor::cat(&parts, 0)?)
     }
 
-    /// Runs one stage; `begin_epoch` is called before every epoch, `step` gives what is trained. In deployed coordinates, it is trained on the grids that are decided, if they are.
-    #[allow(clippy::too_many_arguments)]
+    /// Runs one stage from where the run stood to its end; `begin_epoch` is called before every epoch, `step` gives what is trained. In deployed
+    /// coordinates, it is trained on the grids that are decided, if they are.
     pub(super) fn stage(
         &self,
+        trained: &mut Trained,
         index: usize,
-        name: &str,
         schedule: &Schedule,
-        learner: &mut Learner,
-        reached: Position,
-        at: &Coordinates,
         begin_epoch: impl FnMut(&mut Learner, usize) -> Result<()>,
         mut step: impl FnMut(&Learner, &Batch, Moment) -> Result<Step>,
     ) -> Result<()> {
+        let Trained {
+            reached,
+            learner,
+            at,
+            ..
+        } = trained;
         if reached.stage > index {
             return Ok(());
         }
-        let Adaptation {
-            config,
-            network,
-            language,
-            run,
-            progress,
-            window_frames,
-            ..
-        } = *self.job;
+        let job = self.job;
         let statistics = Statistics::default();
         let stage = Stage {
             index,
-            name,
+            name: STAGES[index],
             schedule,
             scenes: Scenes {
-                settings: &config.scenes,
-                augment: &config.augment,
-                window_frames,
+                settings: &job.config.scenes,
+                augment: &job.config.augment,
+                window_frames: job.window_frames,
             },
-            seed: config.seed,
+            seed: job.config.seed,
             statistics: &statistics,
-            progress,
+            progress: job.progress,
         };
         let base = flat(&self.frame.base)?;
+
         let objective = |learner: &Learner, batch: &Batch, moment: Moment| {
             let Step { changes, extra } = step(learner, batch, moment)?;
-            let steps = match learner.decided.get(GRIDS) {
-                Some(steps) => Some(self.frame.steps(&Grids {
-                    steps: steps.to_vec1()?,
-                })),
-                None => None,
-            };
+            let packing = learner.decided.packing.as_ref();
+            let steps = packing.map(|packing| self.frame.steps(&packing.grids));
+            let dropout = (schedule.dropout > 0.0).then(|| Dropout {
+                rate: schedule.dropout,
+                seed: mix(job.config.seed, (index << 32 | moment.step) as u64),
+            });
+
+            // Every change hears its share of the batch.
             let clips = batch.targets.len();
             let sets = changes.len().min(clips);
             let mut logits = Vec::new();
             for (set, change) in changes.iter().take(sets).enumerate() {
                 let (weights, mode) = match at {
                     Coordinates::Batch(start) => {
-                        ((start + change)?, NormMode::batch_into(&statistics))
+                        ((&*start + change)?, NormMode::batch_into(&statistics))
                     }
                     Coordinates::Deployed(start, fold) => {
-                        let standard = (start + change)?;
-                        (
-                            fold.deployed(&standard, steps.as_deref().map(|steps| (&base, steps)))?,
-                            NormMode::Affine,
-                        )
+                        let standard = (&*start + change)?;
+                        let grid = steps.as_deref().map(|steps| (&base, steps));
+                        (fold.deployed(&standard, grid)?, NormMode::Affine)
                     }
-                };
-                let dropout = Dropout {
-                    rate: schedule.dropout,
-                    seed: mix(config.seed, (index << 32 | moment.step) as u64),
                 };
                 let pass = Pass {
                     path: Path::Fused,
                     mode,
-                    dropout: (dropout.rate > 0.0).then_some(dropout),
+                    dropout,
                 };
                 let (first, end) = (set * clips / sets, (set + 1) * clips / sets);
                 let log_mel = batch.log_mel.narrow(0, first, end - first)?;
+                let classes = self.frame.classes;
                 logits.push(flat_logits(
-                    network,
+                    job.network,
                     &weights,
-                    self.frame.classes,
+                    classes,
                     &log_mel,
                     &pass,
                 )?);
             }
             let logits = Tensor::cat(&logits, 0)?;
-            let weights = config.loss.at(if index == 0 { moment.done } else { 1.0 });
+
+            let rising = if index == DENSE { moment.done } else { 1.0 };
+            let weights = job.config.loss.at(rising);
             let (mut loss, score) =
-                stream_loss(&logits, &batch.targets, window_frames, weights, None)?;
+                stream_loss(&logits, &batch.targets, job.window_frames, weights, None)?;
             if let Some(extra) = extra {
                 loss = (loss + extra)?;
             }
@@ -238,10 +239,10 @@ impl Way<'_> {
         };
         run_stage(
             &stage,
-            run,
-            language,
+            job.run,
+            job.language,
             learner,
-            reached,
+            *reached,
             begin_epoch,
             objective,
         )

@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use swr_core::package::{Group as Kind, Limit};
 
-use crate::config::UnitSettings;
+use crate::config::{PolicySettings, UnitSettings};
+use crate::reparam::policy::Form;
 use crate::reparam::{Group, Level};
 
 /// How a language's delta is learned.
@@ -66,21 +67,171 @@ pub enum Method {
     Joint,
 }
 
+/// What a method is, as data: [`crate::adapt`] reads it and asks for no method by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// What may change at all.
+    pub trains: Trained,
+    /// What shares a gate.
+    pub gated: Gated,
+    /// How it comes to what changes of that.
+    pub selection: Selection,
+    /// What a unit whose gate is open becomes; as the configuration's `policy.form` says if absent.
+    pub form: Option<Form>,
+    /// Where training starts.
+    pub start: Start,
+    /// Whether norms take the statistics of the new language while their weights stay the base's.
+    pub statistics_alone: bool,
+    /// How differences come onto the grids of the file.
+    pub grids: Rounding,
+    /// What it needs beside the clips of its language.
+    pub needs: Needs,
+}
+
+/// Which tensors may change at all; the classifier always may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trained {
+    /// No others.
+    Classifier,
+    /// Norms.
+    Norms,
+    /// Norms and depthwise convolutions.
+    NormsAndDepthwise,
+    /// Norms and 1x1 convolutions.
+    NormsAndPointwise,
+    /// The last third of the tensors, whole blocks.
+    LastStage,
+    /// All.
+    Everything,
+}
+
+/// What shares a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gated {
+    /// Nothing has one.
+    Nothing,
+    /// What the configuration's `[units]` say: weights, unless something else is to be tried.
+    AsConfigured,
+    /// The weights of a layer, but for the classifier's, which cannot be left out.
+    Layers,
+}
+
 /// How a method comes to what changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// All that may be trained changes, from the first step on.
-    Fixed,
-    /// Gates that are trained in a stage of their own.
-    Gates,
-    /// The published policy, likewise.
+pub enum Selection {
+    /// All that may change does, from the first step on.
+    Everything,
+    /// By gates that are trained in the select stage.
+    Gates(Gates),
+    /// By a score of what the dense stage changed; what is chosen is trained on.
+    Scores(Score),
+    /// By a score of what all training changed; what is chosen stays as it is.
+    ScoresAtTheEnd(Score),
+}
+
+/// Gates that are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gates {
+    /// Held at the budget in every step.
+    Budgeted,
+    /// Of the published policy.
     Policy,
-    /// Hard-concrete gates, likewise.
+    /// Hard-concrete ones, and a penalty on their number.
     HardConcrete,
-    /// Threshold gates, likewise.
+    /// By a threshold, and a penalty on their sum.
     Threshold,
-    /// A score that is computed from the dense stage's result.
-    Scored,
+}
+
+/// What ranks units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Chance.
+    Random,
+    /// Chance, in every tensor as many as SWR chose.
+    RandomAsSwr,
+    /// The size of the change.
+    Magnitude,
+    /// The Fisher information in the base.
+    Fisher,
+    /// The size of the change, weighed by the Fisher information.
+    Taylor,
+    /// The gradient before any training.
+    FirstGradient,
+    /// The rise of the loss without the change.
+    Rise,
+}
+
+/// Where training starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the base, with a classifier that was trained on its features.
+    Base,
+    /// At random weights.
+    Random,
+}
+
+/// How differences come onto the grids of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// They are trained on them.
+    Trained,
+    /// They are rounded to them in the end.
+    AtTheEnd,
+    /// They are rounded in the end to even steps of every tensor's own size: so many bits in convolutions beside the sign, [`INT8`] in others.
+    Even(u32),
+}
+
+/// What a method needs beside the clips of its language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// The statistics of the norms when the base hears its own language.
+    BaseStatistics,
+    /// How many weights of every tensor SWR changed.
+    ResultOfSwr,
+    /// The clips of all languages.
+    AllLanguages,
+}
+
+/// Bits of an int8 difference beside the sign.
+pub const INT8: u32 = 7;
+/// Those of an int4 difference.
+const INT4: u32 = 3;
+
+/// Everything, retrained from the base, trained on the file's grids: what recipes differ from.
+const FULL: Recipe = Recipe {
+    trains: Trained::Everything,
+    gated: Gated::Nothing,
+    selection: Selection::Everything,
+    form: Some(Form::Additive),
+    start: Start::Base,
+    statistics_alone: false,
+    grids: Rounding::Trained,
+    needs: Needs::Nothing,
+};
+
+/// Weights, or what `[units]` says, ranked by a score.
+const fn ranked(score: Score) -> Recipe {
+    Recipe {
+        gated: Gated::AsConfigured,
+        selection: Selection::Scores(score),
+        ..FULL
+    }
+}
+
+/// Whatever is gated, by trained gates.
+const fn gates(gated: Gated, gates: Gates) -> Recipe {
+    Recipe {
+        gated,
+        selection: Selection::Gates(gates),
+        ..FULL
+    }
+}
+
+/// A part of the tensors, all of each.
+const fn part(trains: Trained) -> Recipe {
+    Recipe { trains, ..FULL }
 }
 
 impl Method {
@@ -90,54 +241,92 @@ impl Method {
             .map_or_else(String::new, |value| value.get_name().to_string())
     }
 
-    /// How it comes to what changes.
-    pub fn choice(self) -> Choice {
-        use Method::*;
+    /// What it is.
+    pub const fn recipe(self) -> Recipe {
         match self {
-            Swr => Choice::Gates,
-            SwrLayers => Choice::Policy,
-            DiffPruning => Choice::HardConcrete,
-            Taps => Choice::Threshold,
-            Random | RandomDensity | Magnitude | MagnitudeOnce | Fisher | Taylor
-            | FirstGradient | Sensitivity => Choice::Scored,
-            Head | HeadStatistics | HeadNorm | HeadNormDepthwise | LastStage | Full | Scratch
-            | LowRank | DenseInt8 | DenseInt4 | Joint => Choice::Fixed,
+            Self::Swr => gates(Gated::AsConfigured, Gates::Budgeted),
+            Self::SwrLayers => Recipe {
+                form: None,
+                ..gates(Gated::Layers, Gates::Policy)
+            },
+            Self::Head => part(Trained::Classifier),
+            Self::HeadStatistics => Recipe {
+                statistics_alone: true,
+                needs: Needs::BaseStatistics,
+                ..part(Trained::Classifier)
+            },
+            Self::HeadNorm => part(Trained::Norms),
+            Self::HeadNormDepthwise => part(Trained::NormsAndDepthwise),
+            Self::LastStage => part(Trained::LastStage),
+            Self::Full => FULL,
+            Self::Scratch => Recipe {
+                start: Start::Random,
+                ..FULL
+            },
+            Self::Random => ranked(Score::Random),
+            Self::RandomDensity => Recipe {
+                needs: Needs::ResultOfSwr,
+                ..ranked(Score::RandomAsSwr)
+            },
+            Self::Magnitude => ranked(Score::Magnitude),
+            Self::MagnitudeOnce => Recipe {
+                selection: Selection::ScoresAtTheEnd(Score::Magnitude),
+                grids: Rounding::AtTheEnd,
+                ..ranked(Score::Magnitude)
+            },
+            Self::Fisher => ranked(Score::Fisher),
+            Self::Taylor => ranked(Score::Taylor),
+            Self::FirstGradient => ranked(Score::FirstGradient),
+            Self::DiffPruning => gates(Gated::AsConfigured, Gates::HardConcrete),
+            Self::Taps => gates(Gated::Layers, Gates::Threshold),
+            Self::LowRank => Recipe {
+                form: Some(Form::LowRank),
+                ..part(Trained::NormsAndPointwise)
+            },
+            Self::Sensitivity => Recipe {
+                gated: Gated::Layers,
+                ..ranked(Score::Rise)
+            },
+            Self::DenseInt8 => Recipe {
+                grids: Rounding::Even(INT8),
+                ..FULL
+            },
+            Self::DenseInt4 => Recipe {
+                grids: Rounding::Even(INT4),
+                ..FULL
+            },
+            Self::Joint => Recipe {
+                needs: Needs::AllLanguages,
+                ..FULL
+            },
         }
+    }
+}
+
+impl Recipe {
+    /// Whether the budget limits it: the others change all that they may.
+    pub fn is_budgeted(&self) -> bool {
+        match self.selection {
+            Selection::Everything => false,
+            Selection::Gates(_) | Selection::Scores(_) | Selection::ScoresAtTheEnd(_) => true,
+        }
+    }
+
+    /// What a unit whose gate is open becomes.
+    pub fn form(&self, policy: &PolicySettings) -> Form {
+        self.form.unwrap_or(policy.form)
     }
 
     /// Whether its dense stage is that of full fine-tuning, which then is trained once for all of these.
-    pub fn starts_dense(self) -> bool {
-        self.choice() != Choice::Fixed
-            || matches!(self, Method::Full | Method::DenseInt8 | Method::DenseInt4)
-    }
-
-    /// Whether the budget limits it: the others change all that they may.
-    pub fn is_budgeted(self) -> bool {
-        self.choice() != Choice::Fixed
-    }
-
-    /// Whether what it chooses among is layers.
-    fn chooses_layers(self) -> bool {
-        matches!(self.choice(), Choice::Policy | Choice::Threshold) || self == Method::Sensitivity
-    }
-
-    /// Bits of even steps that all differences are rounded to without training on them, where that is the method.
-    pub fn plain_bits(self) -> Option<u32> {
-        match self {
-            Method::DenseInt8 => Some(7),
-            Method::DenseInt4 => Some(3),
-            _ => None,
-        }
-    }
-
-    /// Whether weights are trained on the grids of the file.
-    pub fn trains_on_grids(self) -> bool {
-        self.plain_bits().is_none() && self != Method::MagnitudeOnce
+    pub fn shares_dense_stage(&self, policy: &PolicySettings) -> bool {
+        self.trains == Trained::Everything
+            && self.start == Start::Base
+            && self.needs != Needs::AllLanguages
+            && self.form(policy) != Form::LowRank
     }
 
     /// The tensors that may be trained at all, of those of a network in its order.
-    pub fn trains(self, tensors: &[(String, Vec<usize>)]) -> BTreeSet<&str> {
-        use Method::*;
+    pub fn trained(self, tensors: &[(String, Vec<usize>)]) -> BTreeSet<&str> {
         let block = |place: usize| tensors[place].0.split('.').next();
         // The last third of the tensors, from where its first block begins.
         let third = tensors.len() * 2 / 3;
@@ -147,17 +336,18 @@ impl Method {
             .position(|(name, _)| Kind::of(name) == Kind::Convolution);
         let trains = |place: usize, name: &str, shape: &[usize]| {
             let kind = Kind::of(name);
-            match self {
-                _ if kind == Kind::Classifier => true,
-                Head | HeadStatistics => false,
-                HeadNorm => kind == Kind::Norm,
-                HeadNormDepthwise => {
-                    kind == Kind::Norm || Some(place) != first && is_depthwise(name, shape)
+            let norm = kind == Kind::Norm;
+            kind == Kind::Classifier
+                || match self.trains {
+                    Trained::Classifier => false,
+                    Trained::Norms => norm,
+                    Trained::NormsAndDepthwise => {
+                        norm || Some(place) != first && is_depthwise(name, shape)
+                    }
+                    Trained::NormsAndPointwise => norm || is_pointwise(name, shape),
+                    Trained::LastStage => Some(place) >= last_stage,
+                    Trained::Everything => true,
                 }
-                LastStage => Some(place) >= last_stage,
-                LowRank => kind == Kind::Norm || is_pointwise(name, shape),
-                _ => true,
-            }
         };
         let tensors = tensors.iter().enumerate();
         let trained = tensors.filter(|(place, (name, shape))| trains(*place, name, shape));
@@ -173,41 +363,25 @@ impl Method {
         always_norms: bool,
         by_block: bool,
     ) -> Vec<Group> {
-        let trained = self.trains(tensors);
-        // A layer of the classifier cannot be left out.
-        let UnitSettings {
-            convolutions,
-            norms,
-            classifier,
-            ..
-        } = match self.choice() {
-            Choice::Fixed => UnitSettings {
-                convolutions: Level::Open,
-                norms: Level::Open,
-                classifier: Level::Open,
-                ..units
-            },
-            _ if self.chooses_layers() => UnitSettings {
-                convolutions: Level::Layer,
-                norms: Level::Layer,
-                classifier: Level::Open,
-                ..units
-            },
-            _ => units,
+        let trained = self.trained(tensors);
+        let [convolutions, norms, classifier] = match self.gated {
+            Gated::Nothing => [Level::Open; 3],
+            Gated::AsConfigured => [units.convolutions, units.norms, units.classifier],
+            Gated::Layers => [Level::Layer, Level::Layer, Level::Open],
         };
         let norms = if always_norms { Level::Open } else { norms };
         let classifier = match limit {
             Limit::FileBytes(_) => classifier,
-            _ => Level::Open,
+            Limit::ConvolutionShare(_) | Limit::AllShare(_) => Level::Open,
         };
         let mut groups: Vec<Group> = Vec::new();
         for (name, _) in tensors {
             let kind = Kind::of(name);
-            let level = match kind {
-                _ if !trained.contains(name.as_str()) => Level::Closed,
-                Kind::Convolution => convolutions,
-                Kind::Norm => norms,
-                Kind::Classifier | Kind::Other => classifier,
+            let level = match (trained.contains(name.as_str()), kind) {
+                (false, _) => Level::Closed,
+                (true, Kind::Convolution) => convolutions,
+                (true, Kind::Norm) => norms,
+                (true, Kind::Classifier | Kind::Other) => classifier,
             };
             // Scale and shift of a norm follow each other and share gates; so do a block's convolutions, if they are to.
             let partner = |group: &&mut Group| {
@@ -246,6 +420,28 @@ pub(crate) fn is_pointwise(name: &str, shape: &[usize]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
+
+    #[test]
+    fn methods_that_choose_have_gates_and_begin_where_full_fine_tuning_does() {
+        let config: AdaptConfig = resolve(None, ADAPT_DEFAULT, &[]).unwrap();
+        for method in Method::value_variants() {
+            let recipe = method.recipe();
+            assert_eq!(
+                recipe.is_budgeted(),
+                recipe.gated != Gated::Nothing,
+                "{method:?}"
+            );
+            if recipe.is_budgeted() {
+                assert!(recipe.shares_dense_stage(&config.policy), "{method:?}");
+            }
+        }
+        // Asked for differences of low rank, the published method trains others from the beginning.
+        let changes = ["policy.form=\"lowrank\"".to_string()];
+        let low_rank: AdaptConfig = resolve(None, ADAPT_DEFAULT, &changes).unwrap();
+        let published = Method::SwrLayers.recipe();
+        assert!(!published.shares_dense_stage(&low_rank.policy));
+    }
 
     #[test]
     fn the_last_stage_begins_with_a_block() {
@@ -256,7 +452,7 @@ mod tests {
         let mut tensors: Vec<(String, Vec<usize>)> = (0..5).flat_map(block).collect();
         tensors.push(("classifier.weight".into(), vec![3, 4]));
         // Two thirds of 16 tensors lie within the fourth block.
-        let trained = Method::LastStage.trains(&tensors);
+        let trained = Method::LastStage.recipe().trained(&tensors);
         assert_eq!(trained.len(), 7);
         assert!(trained.contains("block3.conv.weight") && trained.contains("classifier.weight"));
         assert!(!trained.contains("block2.norm.shift"));

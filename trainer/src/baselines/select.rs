@@ -2,98 +2,95 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::{Choice, Method};
+use super::{Gates, Score, Selection};
 use crate::random::generator;
 use crate::reparam::choose::{choose, knapsack};
 use crate::reparam::{Layout, Units};
 
-/// What a score may be computed from; what a method does not need may be empty.
-pub struct Evidence<'a> {
-    /// Seed of the run.
-    pub seed: u64,
-    /// The units.
-    pub units: &'a Units,
-    /// Where each tensor lies.
-    pub layout: &'a Layout,
+/// What a score is computed from: one kind of evidence for every [`Score`].
+pub enum Evidence<'a> {
+    /// Nothing: chance.
+    Seed(u64),
+    /// Chance, and how many weights of every tensor are to change.
+    Density {
+        /// Seed of the run.
+        seed: u64,
+        /// Where each tensor lies.
+        layout: &'a Layout,
+        /// Changed weights of every tensor under SWR.
+        density: &'a BTreeMap<String, usize>,
+    },
     /// What the dense stage changed, in the coordinates of training.
-    pub delta: Vec<f32>,
-    /// The same in the size in which it is stored.
-    pub differences: Vec<f32>,
+    Changes(Vec<f32>),
     /// The loss's curvature in every weight, as stored.
-    pub curvature: Vec<f32>,
+    Curvature(Vec<f32>),
+    /// What the dense stage changed, in the size in which it is stored, and the loss's curvature there.
+    ChangesAndCurvature(Vec<f32>, Vec<f32>),
     /// The loss's gradient by every weight of the base, as stored.
-    pub gradient: Vec<f32>,
+    Gradient(Vec<f32>),
     /// How much the loss rises when a unit is the base's again.
-    pub rise: Vec<f64>,
-    /// Changed weights of every tensor under SWR.
-    pub density: &'a BTreeMap<String, usize>,
+    Rise(Vec<f64>),
 }
 
 /// A score for every unit: the higher, the sooner it is opened.
-///
-/// # Errors
-/// If the evidence for the method is missing.
-pub fn scores(method: Method, evidence: &Evidence) -> Result<Vec<f32>> {
-    let Evidence {
-        seed,
-        units,
-        delta,
-        differences,
-        curvature,
-        gradient,
-        ..
-    } = evidence;
-    let mut rng = generator(*seed, &[8]);
-    let square = |values: &[f32]| values.iter().map(|v| v * v).collect::<Vec<f32>>();
-    let by_weight = match method {
-        Method::Random => return Ok((0..units.len()).map(|_| rng.random()).collect()),
-        Method::RandomDensity => return as_dense(evidence),
-        Method::Sensitivity => return Ok(evidence.rise.iter().map(|rise| *rise as f32).collect()),
-        Method::Fisher => curvature.clone(),
-        Method::FirstGradient => square(gradient),
-        Method::Magnitude | Method::MagnitudeOnce => square(delta),
-        _ => differences
-            .iter()
-            .zip(curvature)
-            .map(|(d, c)| d * d * c)
-            .collect(),
+pub fn scores(units: &Units, evidence: Evidence) -> Vec<f32> {
+    let squares = |values: Vec<f32>| values.iter().map(|v| v * v).collect::<Vec<f32>>();
+    let by_weight = match evidence {
+        Evidence::Seed(seed) => {
+            let mut rng = generator(seed, &[8]);
+            return (0..units.len()).map(|_| rng.random()).collect();
+        }
+        Evidence::Density {
+            seed,
+            layout,
+            density,
+        } => return random_as_dense(seed, units, layout, density),
+        Evidence::Rise(rise) => return rise.iter().map(|rise| *rise as f32).collect(),
+        Evidence::Changes(changes) => squares(changes),
+        Evidence::Curvature(curvature) => curvature,
+        Evidence::ChangesAndCurvature(changes, curvature) => {
+            let pairs = changes.iter().zip(&curvature);
+            pairs.map(|(d, c)| d * d * c).collect()
+        }
+        Evidence::Gradient(gradient) => squares(gradient),
     };
-    Ok(units.sum(&by_weight).iter().map(|s| *s as f32).collect())
+    units.sum(&by_weight).iter().map(|s| *s as f32).collect()
 }
 
-/// What is opened of units with these scores and costs: by rank, or the best of all choices where a method says what a unit is worth.
-pub fn open_units(method: Method, scores: &[f32], costs: &[f64], allowed: f64) -> Vec<bool> {
-    let worth: Vec<f64> = match method.choice() {
+/// What is opened of units with these scores and costs: by rank, or the best of all choices where the scores say what a unit is worth.
+pub fn open_units(selection: Selection, scores: &[f32], costs: &[f64], allowed: f64) -> Vec<bool> {
+    let worth: Option<Vec<f64>> = match selection {
         // Most of what the policy would change.
-        Choice::Policy => {
+        Selection::Gates(Gates::Policy) => {
             let p = |score: &f32| 1.0 / (1.0 + (-f64::from(*score)).exp());
             let pairs = scores.iter().zip(costs);
-            pairs.map(|(score, cost)| cost * p(score)).collect()
+            Some(pairs.map(|(score, cost)| cost * p(score)).collect())
         }
-        _ if method == Method::Sensitivity => scores.iter().map(|rise| f64::from(*rise)).collect(),
-        _ => return choose(scores, costs, allowed),
+        Selection::Gates(Gates::Budgeted | Gates::HardConcrete | Gates::Threshold) => None,
+        Selection::Scores(score) | Selection::ScoresAtTheEnd(score) => match score {
+            Score::Rise => Some(scores.iter().map(|rise| f64::from(*rise)).collect()),
+            Score::Random | Score::RandomAsSwr | Score::Magnitude => None,
+            Score::Fisher | Score::Taylor | Score::FirstGradient => None,
+        },
+        Selection::Everything => None,
     };
-    knapsack(&worth, costs, allowed)
+    match worth {
+        Some(worth) => knapsack(&worth, costs, allowed),
+        None => choose(scores, costs, allowed),
+    }
 }
 
 /// Scores by which random units are opened, of every tensor as many as the density says: 1 for these, less for all others.
-fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
-    let Evidence {
-        seed,
-        units,
-        layout,
-        density,
-        ..
-    } = evidence;
-    ensure!(
-        !density.is_empty(),
-        "this method needs the result of swr under the same budget and seed; run that first"
-    );
-    let mut rng = generator(*seed, &[8]);
+fn random_as_dense(
+    seed: u64,
+    units: &Units,
+    layout: &Layout,
+    density: &BTreeMap<String, usize>,
+) -> Vec<f32> {
+    let mut rng = generator(seed, &[8]);
     let mut scores: Vec<f32> = (0..units.len())
         .map(|_| 0.5 * rng.random::<f32>())
         .collect();
@@ -122,7 +119,7 @@ fn as_dense(evidence: &Evidence) -> Result<Vec<f32>> {
             left = left.saturating_sub(weights(unit));
         }
     }
-    Ok(scores)
+    scores
 }
 
 #[cfg(test)]
@@ -138,39 +135,41 @@ mod tests {
             level: Level::Weight,
         };
         let units = Units::new(&layout, &[group], |_| 1.0).unwrap();
-        let evidence = Evidence {
-            seed: 1,
-            units: &units,
-            layout: &layout,
-            delta: vec![-3.0, 1.0, 2.0, 0.0],
-            differences: vec![1.0, 2.0, -1.0, 0.0],
-            curvature: vec![1.0, 2.0, 3.0, 4.0],
-            gradient: vec![0.0, 1.0, -2.0, 1.0],
-            rise: vec![0.5, -0.5, 0.0, 1.0],
-            density: &BTreeMap::new(),
-        };
-        for (method, expected) in [
-            (Method::Magnitude, [9.0, 1.0, 4.0, 0.0]),
-            (Method::MagnitudeOnce, [9.0, 1.0, 4.0, 0.0]),
-            (Method::Fisher, [1.0, 2.0, 3.0, 4.0]),
-            (Method::Taylor, [1.0, 8.0, 3.0, 0.0]),
-            (Method::FirstGradient, [0.0, 1.0, 4.0, 1.0]),
-            (Method::Sensitivity, [0.5, -0.5, 0.0, 1.0]),
+        let (changes, curvature) = (vec![1.0, 2.0, -1.0, 0.0], vec![1.0, 2.0, 3.0, 4.0]);
+        for (evidence, expected) in [
+            (
+                Evidence::Changes(vec![-3.0, 1.0, 2.0, 0.0]),
+                [9.0, 1.0, 4.0, 0.0],
+            ),
+            (Evidence::Curvature(curvature.clone()), [1.0, 2.0, 3.0, 4.0]),
+            (
+                Evidence::ChangesAndCurvature(changes, curvature),
+                [1.0, 8.0, 3.0, 0.0],
+            ),
+            (
+                Evidence::Gradient(vec![0.0, 1.0, -2.0, 1.0]),
+                [0.0, 1.0, 4.0, 1.0],
+            ),
+            (
+                Evidence::Rise(vec![0.5, -0.5, 0.0, 1.0]),
+                [0.5, -0.5, 0.0, 1.0],
+            ),
         ] {
-            assert_eq!(scores(method, &evidence).unwrap(), expected, "{method:?}");
+            assert_eq!(scores(&units, evidence), expected);
         }
-        assert!(scores(Method::RandomDensity, &evidence).is_err());
     }
 
     #[test]
     fn what_is_worth_most_together_is_opened() {
         // A large unit of little worth each, and small ones of more.
         let (scores, costs) = ([0.4, 0.3, 0.3, -1.0], [4.0, 2.0, 2.0, 1.0]);
-        let open = |method| open_units(method, &scores, &costs, 4.0);
-        assert_eq!(open(Method::Sensitivity), [false, true, true, false]);
+        let open = |selection| open_units(selection, &scores, &costs, 4.0);
+        let ranked = |score| open(Selection::Scores(score));
+        assert_eq!(ranked(Score::Rise), [false, true, true, false]);
         // By rank, the largest comes first; the policy's would change as much with the two.
-        assert_eq!(open(Method::Taylor), [true, false, false, false]);
-        assert_eq!(open(Method::SwrLayers), [true, false, false, false]);
+        assert_eq!(ranked(Score::Taylor), [true, false, false, false]);
+        let policy = open(Selection::Gates(Gates::Policy));
+        assert_eq!(policy, [true, false, false, false]);
     }
 
     #[test]
@@ -200,18 +199,13 @@ mod tests {
             .map(|(name, count)| (name.to_string(), count))
             .into();
         for seed in 0..20 {
-            let scores = as_dense(&Evidence {
+            let evidence = Evidence::Density {
                 seed,
-                units: &units,
                 layout: &layout,
-                delta: vec![],
-                differences: vec![],
-                curvature: vec![],
-                gradient: vec![],
-                rise: vec![],
                 density: &density,
-            });
-            let open: Vec<bool> = scores.unwrap().iter().map(|score| *score == 1.0).collect();
+            };
+            let scores = scores(&units, evidence);
+            let open: Vec<bool> = scores.iter().map(|score| *score == 1.0).collect();
             let count = |units: &[bool]| units.iter().filter(|open| **open).count();
             assert_eq!((count(&open[..30]), count(&open[30..])), (7, 5));
         }

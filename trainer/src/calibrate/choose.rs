@@ -18,7 +18,7 @@ const PRICES: (f64, f64, f64) = (1e-4, 1e3, 1.3);
 
 /// What every candidate does when it is the threshold of all keywords: counts `[candidate][keyword]`.
 #[derive(Clone, Debug)]
-pub(super) struct Evidence {
+pub(crate) struct Evidence {
     /// Hours without keywords.
     pub hours: f64,
     /// Detections in them.
@@ -32,13 +32,13 @@ pub(super) struct Evidence {
 }
 
 /// The thresholds that are tried, in rising order.
-pub(super) fn candidates() -> Vec<f32> {
+pub(crate) fn candidates() -> Vec<f32> {
     Calibration::steps_from(LOWEST).collect()
 }
 
 /// Thresholds of all keywords, and the false accepts an hour that are expected of them.
 #[derive(Clone, Debug)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     /// `[keyword]`.
     pub thresholds: Vec<f32>,
     /// Of all keywords together.
@@ -46,7 +46,7 @@ pub(super) struct Choice {
 }
 
 /// Detections in one recording without keywords.
-pub(super) struct Accepts {
+pub(crate) struct Accepts {
     /// Its length.
     pub hours: f64,
     /// `[choice][keyword]`.
@@ -55,7 +55,7 @@ pub(super) struct Accepts {
 
 impl Evidence {
     /// That nothing was heard yet.
-    pub(super) fn nothing(candidates: usize, keywords: usize) -> Self {
+    pub(crate) fn nothing(candidates: usize, keywords: usize) -> Self {
         let none = vec![vec![0; keywords]; candidates];
         Self {
             hours: 0.0,
@@ -67,7 +67,7 @@ impl Evidence {
     }
 
     /// With what every candidate accepts in recordings.
-    pub(super) fn with<'a>(&self, recordings: impl IntoIterator<Item = &'a Accepts>) -> Self {
+    pub(crate) fn with<'a>(&self, recordings: impl IntoIterator<Item = &'a Accepts>) -> Self {
         let mut evidence = self.clone();
         for accepts in recordings {
             evidence.hours += accepts.hours;
@@ -79,7 +79,7 @@ impl Evidence {
     }
 
     /// Choices from the one that misses least to the one that accepts least. Each is the best for its price of a false accept.
-    pub(super) fn choices(&self) -> Vec<Choice> {
+    pub(crate) fn choices(&self) -> Vec<Choice> {
         let thresholds = candidates();
         let rates = self.rates(&thresholds);
         let losses = self.losses();

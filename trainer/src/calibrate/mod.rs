@@ -3,8 +3,7 @@
 //!
 //! The stream never holds a TEST clip nor the noise that TEST streams are made of.
 
-mod choose;
-pub(crate) mod command;
+pub(crate) mod choose;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use swr_core::detector::{DetectorSettings, Posteriors, Trigger};
 use swr_core::frontend::Frontend;
 use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, match_detections};
+use swr_core::model::Language;
 use swr_core::network::{self as fused, Network};
 use swr_core::package::Calibration;
 use swr_core::spotter::detect_in_recording;
@@ -33,7 +33,7 @@ const TEST_MINUTES: f64 = 20.0;
 /// Quiet rooms and noisy ones: the power of speech over that of noise.
 const SNR_DB: (f32, f32) = (10.0, 40.0);
 /// A word may be detected until this long after its end.
-const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
+pub(crate) const TOLERANCE_SAMPLES: usize = SAMPLE_RATE_HZ as usize;
 /// Frames of a step.
 const STEP_FRAMES: usize = 10;
 /// A threshold is as good as the best if its hits less false alarms come this close.
@@ -70,7 +70,7 @@ pub struct Calibrated {
 }
 
 /// A seeded stream of development clips in noise; `None` if there are no development keywords.
-fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream>> {
+pub(crate) fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream>> {
     let keywords = task.labels.len() - NOT_KEYWORDS;
     if !task.dev.iter().any(|clip| clip.label < keywords) {
         return Ok(None);
@@ -132,12 +132,23 @@ impl<'a> Ear<'a> {
         })
     }
 
-    fn keywords(&self) -> usize {
+    /// The ear of a packaged language, whose network this is.
+    pub(crate) fn of(network: &'a Network, language: &'a Language) -> Result<Self> {
+        Ok(Self {
+            network,
+            labels: &language.labels,
+            settings: &language.detector,
+            frontend: Frontend::new(&language.frontend)?,
+            context_frames: language.context_frames,
+        })
+    }
+
+    pub(crate) fn keywords(&self) -> usize {
         self.labels.len() - NOT_KEYWORDS
     }
 
     /// What a device reports of a recording under each choice, `[keyword]` or `[label]`; all else is as in the settings.
-    fn hear(&self, samples: &[f32], choices: &[Vec<f32>]) -> Result<Vec<Vec<Detected>>> {
+    pub(crate) fn hear(&self, samples: &[f32], choices: &[Vec<f32>]) -> Result<Vec<Vec<Detected>>> {
         let mut network = fused::Stream::new(self.network, STEP_FRAMES);
         let mut posteriors = Posteriors::new(self.labels, self.settings)?;
         let trigger = |thresholds: &Vec<f32>| {
@@ -160,20 +171,20 @@ impl<'a> Ear<'a> {
     }
 
     /// Thresholds of keywords, and for what is none that of the last keyword, which costs a package nothing.
-    fn for_labels(&self, thresholds: &[f32]) -> Vec<f32> {
+    pub(crate) fn for_labels(&self, thresholds: &[f32]) -> Vec<f32> {
         let mut all = thresholds.to_vec();
         all.resize(self.labels.len(), *all.last().unwrap_or(&1.0));
         all
     }
 
     /// Every candidate as the threshold of all keywords.
-    fn alike(&self) -> Vec<Vec<f32>> {
+    pub(crate) fn alike(&self) -> Vec<Vec<f32>> {
         let thresholds = choose::candidates().into_iter();
         thresholds.map(|t| vec![t; self.keywords()]).collect()
     }
 
     /// Detections of every keyword in recordings, `[recording][choice][keyword]`, and the hours of each recording.
-    fn accepts(
+    pub(crate) fn accepts(
         &self,
         files: &[PathBuf],
         choices: &[Vec<f32>],
@@ -198,7 +209,7 @@ impl<'a> Ear<'a> {
     }
 
     /// What every candidate finds in the stream, before anything is known of what it accepts elsewhere.
-    fn evidence(&self, stream: &Stream) -> Result<Evidence> {
+    pub(crate) fn evidence(&self, stream: &Stream) -> Result<Evidence> {
         let alike = self.alike();
         let mut evidence = Evidence::nothing(alike.len(), self.keywords());
         for word in &stream.events {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use swr_core::package::Budget;
 
 use super::row::Cell;
-use crate::baselines::Method;
+use crate::baselines::{Method, Needs};
 
 /// A benchmark.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,7 +97,8 @@ impl Benchmark {
     /// The languages that a joint network is trained on, whichever of them is judged.
     pub fn languages_together(&self) -> Vec<String> {
         let joint = self.runs.iter();
-        let joint = joint.filter(|runs| runs.methods.contains(&Method::Joint));
+        let joint =
+            joint.filter(|runs| runs.methods.iter().any(|m| needs(m) == Needs::AllLanguages));
         let mut languages: Vec<String> = joint.flat_map(|runs| runs.languages.clone()).collect();
         languages.sort();
         languages.dedup();
@@ -110,7 +111,7 @@ impl Benchmark {
         for runs in &self.runs {
             // What needs the result of another method comes after it.
             let mut methods = runs.methods.clone();
-            methods.sort_by_key(|method| *method == Method::RandomDensity);
+            methods.sort_by_key(|method| needs(method) == Needs::ResultOfSwr);
             let splits: Vec<String> = match runs.folds {
                 0 => vec!["test".into()],
                 folds => (0..folds)
@@ -142,6 +143,10 @@ impl Benchmark {
         }
         cells
     }
+}
+
+fn needs(method: &Method) -> Needs {
+    method.recipe().needs
 }
 
 #[cfg(test)]

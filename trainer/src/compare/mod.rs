@@ -2,7 +2,8 @@
 //! the report is made. A run whose row is there is not run again.
 
 pub mod benchmark;
-pub mod command;
+pub mod clips;
+pub mod place;
 pub mod report;
 pub mod row;
 pub mod run;

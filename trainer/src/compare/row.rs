@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use swr_core::package::{Budget, Counts};
 
-use crate::baselines::Method;
+use crate::baselines::{Method, Needs};
 use crate::calibrate::Heard;
 
 /// What one run is: equal cells are the same run.
@@ -32,6 +32,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Whether one network is trained for all languages, of which the cell's judges it.
+    pub fn is_for_all(&self) -> bool {
+        self.method.recipe().needs == Needs::AllLanguages
+    }
+
     /// A name for people and folders.
     pub fn name(&self) -> String {
         let few = self

@@ -1,239 +1,69 @@
 //! Runs cells: the clips, the shared dense stage, the adaptation, the row.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
-use swr_core::package::{DeltaHeader, Digest, Group, Limit, changed};
-use swr_dataset::{Faults, Task, TaskOptions};
+use swr_core::package::{DeltaHeader, Digest, Group, Limit, Tensors, changed};
+use swr_dataset::Task;
 
-use super::benchmark::Benchmark;
+use super::clips::Clips;
+use super::place::Place;
 use super::row::{Cell, ClipRecord, Epoch, Results, Row, append, read_results};
 use crate::adapt::{
-    Adaptation, Aids, Frame, TRAINING_VERSION, adapt, batch_norms, check_budget, is_low_rank,
-    observe,
+    Adaptation, Adapted, STAGES, TRAINING_VERSION, adapt, batch_norms, check_budget, dense_stage,
 };
-use crate::architecture::Architecture;
-use crate::baselines::Method;
+use crate::baselines::{Method, Needs};
 use crate::calibrate::{Heard, calibrate, hear_test};
 use crate::checkpoint::Run;
 use crate::config::AdaptConfig;
-use crate::evaluate::answers;
-use crate::examples::{Examples, Language, for_each_plain_batch};
-use crate::fused::NormStatistics;
+use crate::evaluate::Judge;
+use crate::examples::{Examples, for_each_plain_batch};
 use crate::models::{Base, MODEL_VERSION, Pipeline, architecture_of, read_base};
 use crate::network::{Network, Weights};
-use crate::progress::Progress;
 use crate::weights::to_package;
 
-/// Where everything lies that cells are run with.
-pub struct Place<'a> {
-    /// Folder with speech.
-    pub data: &'a Path,
-    /// Further training clips.
-    pub extra: &'a [PathBuf],
-    /// Folder with the base of a width.
-    pub models: &'a Path,
-    /// Folder for checkpoints.
-    pub work: &'a Path,
-    /// The results file.
-    pub results: &'a Path,
-    /// The languages that one joint network is trained for.
-    pub together: &'a [String],
-    /// Which words the tasks have.
-    pub benchmark: &'a Benchmark,
-    /// Settings; method and seed are the cell's.
-    pub config: &'a AdaptConfig,
-    /// Talk to people.
-    pub progress: &'a Progress,
-}
-
-/// Clips of a language, read once for all cells that need them.
-#[derive(Default)]
-pub struct Clips {
-    read: Option<(String, Language)>,
-    judged: Option<(String, Examples)>,
-    /// By the base's width.
-    source: BTreeMap<String, NormStatistics>,
-}
-
-impl Clips {
-    /// Training clips of a cell for a base of this pipeline: its language's, or those of all languages together.
-    fn training(&mut self, cell: &Cell, pipeline: &Pipeline, place: &Place) -> Result<&Language> {
-        let languages = match cell.method {
-            Method::Joint => place.together,
-            _ => std::slice::from_ref(&cell.language),
-        };
-        let few = cell.clips_per_word.map(|clips| (clips, cell.seed));
-        let frontend = pipeline.frontend;
-        let key = format!("{languages:?} {} {few:?} {frontend:?}", cell.split);
-        if self.read.as_ref().is_none_or(|(found, _)| *found != key) {
-            self.read = None;
-            let tasks = languages.iter().map(|language| {
-                let mut task = part(&place.task(language)?, &cell.split)?;
-                if let Some((clips, seed)) = few {
-                    task = task.few(clips, seed);
-                }
-                check_part(&task, &cell.split)?;
-                Ok(task)
-            });
-            let mut tasks = tasks.collect::<Result<Vec<Task>>>()?;
-            let task = if cell.method == Method::Joint {
-                Task::union(&tasks)
-            } else {
-                tasks.remove(0)
-            };
-            let language = Language::of(task, frontend, place.config.unknown_pool, place.progress)?;
-            let faults = &language.task.report.faults;
-            ensure!(faults.unread.is_empty(), "{faults}");
-            self.read = Some((key, language));
-        }
-        let (_, language) = self.read.as_ref().context("clips that were read")?;
-        Ok(language)
-    }
-
-    /// The clips that a cell is judged on, decoded, and what they are.
-    fn judged(
-        &mut self,
-        cell: &Cell,
-        pipeline: &Pipeline,
-        place: &Place,
-    ) -> Result<(&Examples, ClipRecord)> {
-        let task = part(&place.task(&cell.language)?, &cell.split)?;
-        let clips = if cell.split == "test" {
-            &task.test
-        } else {
-            &task.dev
-        };
-        let frontend = pipeline.frontend;
-        let key = format!("{} {} {frontend:?}", cell.language, cell.split);
-        if self.judged.as_ref().is_none_or(|(found, _)| *found != key) {
-            let (mut all, mut faults) = (clips.clone(), Faults::default());
-            let what = "decoding clips to judge on";
-            let examples = Examples::load(&mut all, frontend, &mut faults, place.progress, what);
-            // What is compared is compared on the same clips.
-            ensure!(faults.unread.is_empty(), "{faults}");
-            self.judged = Some((key, examples));
-        }
-        let record = ClipRecord {
-            language: cell.language.clone(),
-            clips_of: cell.split.clone(),
-            truth: clips.iter().map(|clip| clip.label as u32).collect(),
-            speakers: clips.iter().map(|clip| clip.speaker.clone()).collect(),
-            synthetic: clips
-                .iter()
-                .any(|clip| clip.synthetic && clip.label < task.unknown_label()),
-            labels: task.labels,
-        };
-        let (_, examples) = self.judged.as_ref().context("clips that were decoded")?;
-        Ok((examples, record))
-    }
-
-    /// What enters the norms when the base hears its own language.
-    fn source(
-        &mut self,
-        tau: &str,
-        base: &Base,
-        network: &dyn Network,
-        place: &Place,
-    ) -> Result<NormStatistics> {
-        if !self.source.contains_key(tau) {
-            let task = Task {
-                dev: Vec::new(),
-                ..place.task(&base.manifest().language)?
-            };
-            let language = Language::of(task, base.manifest().frontend, 1, place.progress)?;
-            let frame = Frame::new(network, base.tensors(), base.manifest().labels.len())?;
-            let sample = language.a_sample(place.config.seed);
-            let found = observe(network, &frame.base, &sample, place.config.dense.batch)?;
-            self.source.insert(tau.to_string(), found);
-        }
-        Ok(self.source[tau].clone())
-    }
-}
-
-impl Place<'_> {
-    fn task(&self, language: &str) -> Result<Task> {
-        let mut keywords = self.benchmark.keywords.get(language).cloned();
-        keywords.iter_mut().for_each(|words| words.sort());
-        let options = TaskOptions {
-            extra: self.extra.to_vec(),
-            unknown_pool: self.config.unknown_pool,
-            keywords,
-            max_keywords: self.benchmark.most_keywords,
-            unknown_languages: self.benchmark.unknown_languages.clone(),
-            ..TaskOptions::default()
-        };
-        let task = swr_dataset::task(self.data, language, &options)?;
-        Ok(task)
-    }
-}
-
-/// Refuses a task in which some keyword has nothing to train on, or none has anything to judge on.
-fn check_part(task: &Task, split: &str) -> Result<()> {
-    let keywords = task.unknown_label();
-    let trained: BTreeSet<usize> = task.train.iter().map(|clip| clip.label).collect();
-    if let Some(word) = (0..keywords).find(|label| !trained.contains(label)) {
-        bail!(
-            "`{}`, {split}: no TRAIN clips of \"{}\" are left; give other --folds, or recordings of more speakers",
-            task.language,
-            task.labels[word]
-        );
-    }
-    let judged = if split == "test" {
-        &task.test
-    } else {
-        &task.dev
-    };
-    ensure!(
-        judged.iter().any(|clip| clip.label < keywords),
-        "`{}`, {split}: no clips of its keywords to judge on; add recordings of other speakers, about one in ten goes to TEST",
-        task.language
-    );
-    Ok(())
-}
-
-/// The task of a split: whole for `test`, else a fold.
-pub fn part(task: &Task, split: &str) -> Result<Task> {
-    if split == "test" {
-        return Ok(task.clone());
-    }
-    let clips = task.train.iter().chain(&task.dev);
-    let spoken = clips.filter(|clip| clip.label < task.unknown_label());
-    let speakers: BTreeSet<&str> = spoken.map(|clip| clip.speaker.as_str()).collect();
-    let fold = split
-        .strip_prefix("fold ")
-        .and_then(|fold| fold.split_once('/'));
-    let fold = fold.and_then(|(index, folds)| {
-        Some((index.parse::<usize>().ok()?, folds.parse::<usize>().ok()?))
-    });
-    match fold {
-        Some((index, folds)) if (1..=folds).contains(&index) => {
-            ensure!(
-                folds <= speakers.len(),
-                "`{}`: {folds} folds of {} speakers of keywords in TRAIN and DEV; give fewer --folds, or recordings of more speakers",
-                task.language,
-                speakers.len()
-            );
-            Ok(task.speaker_fold(index - 1, folds))
-        }
-        _ => bail!("split \"{split}\": expected test or a fold such as \"fold 1/4\""),
-    }
-}
-
-/// Runs a cell, unless its row is there, and adds its row.
-pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
+/// Runs a cell, unless its row is there, and adds its row; what came of it goes to `out`.
+pub fn run_cell(
+    cell: &Cell,
+    place: &Place,
+    clips: &mut Clips,
+    out: &mut dyn Write,
+) -> Result<bool> {
     let results = read_results(place.results)?;
     let base = read_base(place.models)?;
-    let mut given = json!({
-        "config": place.config, "base": base.manifest().tensors_sha256, "training": TRAINING_VERSION,
-    });
-    if !place.extra.is_empty() {
-        given["extra"] = json!(place.extra);
+    let settings = place.settings(&base);
+    check_settings(&results, cell, &settings, place)?;
+    if results.rows.iter().any(|row| row.cell == *cell) {
+        return Ok(false);
     }
-    let settings = Digest::of_bytes(given.to_string().as_bytes()).to_string();
+    let trained = train(cell, place, clips, &base, &results)?;
+    let (record, row) = judged_row(cell, place, clips, &base, settings, &trained)?;
+    append(place.results, record, &row)?;
+    writeln!(
+        out,
+        "{}: {:.1} % of {} clips, {} bytes, {} of {}, {:.0} s",
+        cell.name(),
+        100.0 * row.correct as f64 / row.clips.max(1) as f64,
+        row.clips,
+        row.file_bytes,
+        row.used,
+        row.allowed,
+        row.seconds
+    )?;
+    // What is kept is the row; the joint network is that of other languages as well.
+    if !trained.for_all {
+        let folder = &trained.folder;
+        std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(true)
+}
+
+/// Refuses to mix rows that were made under different settings.
+fn check_settings(results: &Results, cell: &Cell, settings: &str, place: &Place) -> Result<()> {
     let differs = |row: &&Row| row.cell.tau == cell.tau && row.settings != settings;
     if let Some(row) = results.rows.iter().find(differs) {
         bail!(
@@ -242,39 +72,62 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
             row.cell.name()
         );
     }
-    if results.rows.iter().any(|row| row.cell == *cell) {
-        return Ok(false);
-    }
-    let architecture = architecture_of(&base)?;
+    Ok(())
+}
+
+/// A cell's network.
+struct Trained {
+    adapted: Adapted,
+    /// Its labels.
+    labels: Vec<String>,
+    /// Languages that share its file: one, unless it was trained for all.
+    served: usize,
+    for_all: bool,
+    /// Digest of what it was made from.
+    digest: String,
+    folder: PathBuf,
+    /// The logs of its stages.
+    logs: Vec<PathBuf>,
+    seconds: f64,
+}
+
+/// Trains a cell's network, from a dense stage that it shares with other cells if it can.
+fn train(
+    cell: &Cell,
+    place: &Place,
+    clips: &mut Clips,
+    base: &Base,
+    results: &Results,
+) -> Result<Trained> {
+    let architecture = architecture_of(base)?;
     let config = AdaptConfig {
         method: cell.method,
         seed: cell.seed,
         ..place.config.clone()
     };
-    let aids = Aids {
-        source: match cell.method {
-            Method::HeadStatistics => Some(clips.source(&cell.tau, &base, &architecture, place)?),
-            _ => None,
-        },
-        density: match cell.method {
-            Method::RandomDensity => density(&results, cell)?,
-            _ => BTreeMap::new(),
-        },
-    };
+    let (mut source, mut density) = (None, None);
+    match cell.method.recipe().needs {
+        Needs::BaseStatistics => {
+            source = Some(clips.source(&cell.tau, base, &architecture, place)?);
+        }
+        Needs::ResultOfSwr => density = Some(density_of_swr(results, cell)?),
+        Needs::Nothing | Needs::AllLanguages => {}
+    }
     let pipeline = Pipeline::of(base.manifest());
     let language = clips.training(cell, &pipeline, place)?;
     let training_clips = language.training_clips();
+
     // A joint network is trained once for all languages that it is judged on, in as many times the bytes.
-    let joint = cell.method == Method::Joint;
-    let served = if joint { place.together.len() } else { 1 };
+    let for_all = cell.is_for_all();
+    let served = if for_all { place.together.len() } else { 1 };
     let trained = Cell {
-        language: match joint {
+        language: match for_all {
             true => place.together.join("+"),
             false => cell.language.clone(),
         },
         budget: match cell.budget.limit() {
             Limit::FileBytes(bytes) => format!("{}B", bytes * served as u64).parse()?,
-            _ => cell.budget.clone(),
+            Limit::ConvolutionShare(_) | Limit::AllShare(_) => cell.budget.clone(),
         },
         ..cell.clone()
     };
@@ -284,24 +137,23 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
     });
     let digest = Digest::of_bytes(resolved.to_string().as_bytes()).to_string();
     let header = DeltaHeader {
-        language: if joint {
-            "mul".into()
-        } else {
-            cell.language.clone()
+        language: match for_all {
+            true => "mul".into(),
+            false => cell.language.clone(),
         },
         model_version: MODEL_VERSION,
         manifest: Some(base.manifest_sha256()),
         labels: language.labels.clone(),
         thresholds: vec![0.7; language.labels.len()],
         calibration: None,
-        budget: Some(trained.budget.clone()),
+        budget: None,
         synthetic: language.synthetic,
         provenance: format!("adapt seed {} run {}", config.seed, &digest[..16]),
     };
-    check_budget(base.tensors(), &header)?;
-    let folder = place
-        .work
-        .join(format!("{}-{}", trained.name(), &digest[..8]));
+    check_budget(base.tensors(), &header, &trained.budget)?;
+
+    let named = format!("{}-{}", trained.name(), &digest[..8]);
+    let folder = place.work.join(named);
     let run = Run::open(&folder, resolved, false)?;
     let job = Adaptation {
         config: &config,
@@ -310,123 +162,136 @@ pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips) -> Result<bool> {
         network: &architecture,
         base: base.tensors(),
         language,
+        budget: &trained.budget,
         header: &header,
         run: &run,
         dense: None,
-        aids: &aids,
+        source: source.as_ref(),
+        density: density.as_ref(),
         progress: place.progress,
     };
-    let dense = if cell.method.starts_dense() && !is_low_rank(cell.method, &config) {
-        let norms = match batch_norms(&job)? {
-            true => "batch",
-            false => "deployed",
-        };
-        let key = json!({
-            "config": dense_settings(&config)?, "norms": norms, "training_clips": training_clips,
-            "base": base.manifest().tensors_sha256, "training": TRAINING_VERSION,
-        });
-        let key_digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
-        let shared = Run::open(
-            &place.work.join(format!("dense-{}", &key_digest[..16])),
-            key,
-            false,
-        )?;
-        crate::adapt::dense_stage(&Adaptation {
-            run: &shared,
-            ..job
-        })?;
-        Some(shared)
-    } else {
-        None
+    let dense = match cell.method.recipe().shares_dense_stage(&config.policy) {
+        true => Some(shared_dense_stage(&job, place, base, training_clips)?),
+        false => None,
     };
     let started = Instant::now();
     let adapted = adapt(&Adaptation {
         dense: dense.as_ref(),
         ..job
     })?;
-    let seconds = started.elapsed().as_secs_f64();
-    let merged = to_package(&adapted.merged)?;
-    // A file for several languages is a share of it for each.
-    let file_bytes = adapted.delta.sizes().total().div_ceil(served);
-    let (allowed, used) = match cell.budget.limit() {
-        Limit::FileBytes(_) => (adapted.allowed / served, file_bytes),
-        _ => (adapted.allowed, adapted.used),
+    let mut logs = vec![run.log_path()];
+    logs.extend(dense.as_ref().map(Run::log_path));
+    Ok(Trained {
+        adapted,
+        labels: language.labels.clone(),
+        served,
+        for_all,
+        digest,
+        folder,
+        logs,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// The run of a dense stage that all cells share which begin alike, finished.
+fn shared_dense_stage(
+    job: &Adaptation,
+    place: &Place,
+    base: &Base,
+    training_clips: serde_json::Value,
+) -> Result<Run> {
+    let norms = match batch_norms(job)? {
+        true => "batch",
+        false => "deployed",
     };
-    let heard = match !joint && cell.split == "test" {
-        true => heard(&adapted.merged, &pipeline, &language.task, cell.seed)?,
+    let key = json!({
+        "config": dense_settings(job.config)?, "norms": norms, "training_clips": training_clips,
+        "base": base.manifest().tensors_sha256, "training": TRAINING_VERSION,
+    });
+    let digest = Digest::of_bytes(key.to_string().as_bytes()).to_string();
+    let folder = place.work.join(format!("dense-{}", &digest[..16]));
+    let run = Run::open(&folder, key, false)?;
+    dense_stage(&Adaptation { run: &run, ..*job })?;
+    Ok(run)
+}
+
+/// What a cell's network hears and knows, and the clips that it was judged on.
+fn judged_row(
+    cell: &Cell,
+    place: &Place,
+    clips: &mut Clips,
+    base: &Base,
+    settings: String,
+    trained: &Trained,
+) -> Result<(ClipRecord, Row)> {
+    let Trained {
+        adapted, served, ..
+    } = trained;
+    let pipeline = Pipeline::of(base.manifest());
+    let heard = match !trained.for_all && cell.split == "test" {
+        true => {
+            let task = &clips.training(cell, &pipeline, place)?.task;
+            heard(&adapted.merged, &pipeline, task, cell.seed)?
+        }
         false => None,
     };
-    let labels = language.labels.clone();
     let (judged, record) = clips.judged(cell, &pipeline, place)?;
-    let labels = judged_labels(&labels, &record)?;
+    let labels = judged_labels(&trained.labels, &record)?;
     let (predictions, keyword_posteriors) = judge(
-        &architecture,
+        &architecture_of(base)?,
         &adapted.merged,
         judged,
         &labels,
         pipeline.window_frames,
     )?;
-    let correct = predictions
-        .iter()
-        .zip(&record.truth)
-        .filter(|(a, b)| a == b)
-        .count();
-    let (mut by_tensor, mut bits) = (BTreeMap::new(), Vec::new());
-    for (name, old) in base
-        .tensors()
-        .iter()
-        .filter(|(name, _)| Group::of(name) != Group::Classifier)
-    {
-        let differ: Vec<bool> = old
-            .data
-            .iter()
-            .zip(&merged[name].data)
-            .map(|(a, b)| a != b)
-            .collect();
-        let count = differ.iter().filter(|differ| **differ).count();
-        if count > 0 {
-            by_tensor.insert(name.clone(), count);
-        }
-        bits.extend(differ);
-    }
-    let mut logs = vec![run.log_path()];
-    logs.extend(dense.as_ref().map(Run::log_path));
-    let (curve, gates) = told(&logs)?;
+    let pairs = predictions.iter().zip(&record.truth);
+    let correct = pairs.filter(|(a, b)| a == b).count();
+
+    // A file for several languages is a share of it for each.
+    let file_bytes = adapted.delta.sizes().total().div_ceil(*served);
+    let (allowed, used) = match cell.budget.limit() {
+        Limit::FileBytes(_) => (adapted.allowed / served, file_bytes),
+        Limit::ConvolutionShare(_) | Limit::AllShare(_) => (adapted.allowed, adapted.used),
+    };
+    let merged = to_package(&adapted.merged)?;
+    let (changed_by_tensor, changed_bits) = differing(base.tensors(), &merged);
+    let (curve, gates) = told(&trained.logs)?;
     let row = Row {
         cell: cell.clone(),
-        run: digest,
+        run: trained.digest.clone(),
         settings,
         allowed,
         used,
         file_bytes,
         changed: changed(base.tensors(), &merged)?,
-        changed_by_tensor: by_tensor,
-        changed_bits: hexadecimal(&bits),
+        changed_by_tensor,
+        changed_bits,
         curve,
         correct,
         clips: judged.len(),
         predictions,
         keyword_posteriors,
         heard,
-        seconds,
+        seconds: trained.seconds,
         gates,
     };
-    append(place.results, record, &row)?;
-    println!(
-        "{}: {:.1} % of {} clips, {} bytes, {} of {}, {:.0} s",
-        cell.name(),
-        100.0 * row.correct as f64 / row.clips.max(1) as f64,
-        row.clips,
-        row.file_bytes,
-        row.used,
-        row.allowed,
-        seconds
-    );
-    // What is kept is the row; the joint network is that of other languages as well.
-    if !joint {
-        std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok((record, row))
+}
+
+/// How many weights of every tensor differ, where any do, and which, but for the classifier's.
+fn differing(base: &Tensors, merged: &Tensors) -> (BTreeMap<String, usize>, String) {
+    let (mut by_tensor, mut bits) = (BTreeMap::new(), Vec::new());
+    let tensors = base.iter();
+    for (name, old) in tensors.filter(|(name, _)| Group::of(name) != Group::Classifier) {
+        let pairs = old.data.iter().zip(&merged[name].data);
+        let differ: Vec<bool> = pairs.map(|(a, b)| a != b).collect();
+        let count = differ.iter().filter(|differ| **differ).count();
+        if count > 0 {
+            by_tensor.insert(name.clone(), count);
+        }
+        bits.extend(differ);
     }
-    Ok(true)
+    (by_tensor, hexadecimal(&bits))
 }
 
 /// What the network hears of TEST, with the thresholds that a release of it would have.
@@ -460,7 +325,7 @@ fn dense_settings(config: &AdaptConfig) -> Result<serde_json::Value> {
 }
 
 /// Changed weights of every tensor in the row of SWR that differs from the cell by its method alone.
-fn density(results: &Results, cell: &Cell) -> Result<BTreeMap<String, usize>> {
+fn density_of_swr(results: &Results, cell: &Cell) -> Result<BTreeMap<String, usize>> {
     let ours = Cell {
         method: Method::Swr,
         ..cell.clone()
@@ -496,15 +361,16 @@ fn judged_labels(trained: &[String], judged: &ClipRecord) -> Result<Vec<u32>> {
 
 /// Label of every clip and posterior of its likeliest keyword, in per mille, where the network's labels count as `labels` of `classes`.
 fn judge(
-    architecture: &Architecture,
+    network: &dyn Network,
     weights: &Weights,
     examples: &Examples,
     labels: &[u32],
     window_frames: usize,
 ) -> Result<(Vec<u32>, Vec<u16>)> {
     let (mut found, mut posteriors) = (Vec::new(), Vec::new());
+    let judge = Judge::new(network, weights, labels.len(), window_frames)?;
     for_each_plain_batch(examples, 100, |batch| {
-        for (label, posterior) in answers(architecture, weights, &batch, window_frames)? {
+        for (label, posterior) in judge.answers(&batch)? {
             found.push(labels[label]);
             posteriors.push((posterior * 1000.0).round() as u16);
         }
@@ -538,9 +404,7 @@ fn told(logs: &[PathBuf]) -> Result<(Vec<Epoch>, Vec<[f64; 2]>)> {
             if stage == "gates" {
                 costs.insert(entry["step"].as_u64(), [value("expected"), value("open")]);
             } else if let Some(epoch) = entry["epoch"].as_u64() {
-                let place = ["dense", "select", "tune", "quantise"]
-                    .iter()
-                    .position(|name| *name == stage);
+                let place = STAGES.iter().position(|name| *name == stage);
                 epochs.insert(
                     (place, epoch),
                     Epoch {

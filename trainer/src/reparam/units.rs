@@ -84,7 +84,7 @@ impl Units {
                     *of = match group.level {
                         Level::Open => open,
                         Level::Closed => closed,
-                        _ => {
+                        Level::Layer | Level::Channel | Level::Weight => {
                             let unit = first + place / share.max(1);
                             costs[unit] += cost(name);
                             sizes[unit] += 1;

@@ -47,7 +47,7 @@ fn map(columns: &[(String, Vec<f64>)], base: &Tensors) -> Result<String> {
 pub(super) fn by_method(methods: &Seeds, base: &Tensors) -> Result<String> {
     let columns: Vec<(String, Vec<f64>)> = methods
         .iter()
-        .filter(|((_, method), rows)| method.is_budgeted() && is_of(rows[0], base))
+        .filter(|((_, method), rows)| method.recipe().is_budgeted() && is_of(rows[0], base))
         .map(|((budget, method), rows)| (format!("{} {budget}", method.name()), shares(rows, base)))
         .collect();
     if columns.is_empty() {

@@ -1,5 +1,6 @@
 //! What a training step costs, alone and with the input made beside it. `benches/pytorch.py` measures PyTorch on the same step.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ Examples:
   swr-train bench --tau 3 --threads 2 --json
   swr-train bench --data ../shared/speech --lang ar"
 )]
-pub(crate) struct BenchArguments {
+pub(super) struct Bench {
     /// Width of the network
     #[arg(long, default_value_t = 1.0)]
     tau: f64,
@@ -74,43 +75,43 @@ pub(crate) struct BenchArguments {
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
-pub struct BenchOptions {
+struct BenchOptions {
     /// Clips a step.
-    pub batch: usize,
+    batch: usize,
     /// Frames a clip.
-    pub frames: usize,
+    frames: usize,
     /// Steps measured, after [`BenchOptions::warmup`] others.
-    pub steps: usize,
+    steps: usize,
     /// Steps before measuring begins.
-    pub warmup: usize,
+    warmup: usize,
 }
 
 /// Cost of a training step: forward, loss, backward and update.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct StepCost {
+struct StepCost {
     /// Median wall time of a step, in milliseconds.
-    pub step_ms_wall: f64,
+    step_ms_wall: f64,
     /// CPU time of all threads per step, mean, in milliseconds.
-    pub step_ms_cpu: f64,
+    step_ms_cpu: f64,
     /// Clips a second at the median step.
-    pub clips_per_s: f64,
+    clips_per_s: f64,
     /// Highest resident memory of the process so far, in MiB.
-    pub peak_rss_mib: f64,
+    peak_rss_mib: f64,
 }
 
 /// Throughput of training with decoding behind it, and augmentation and features made beside the step.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct InputCost {
+struct InputCost {
     /// Clips a second, from the first step of an epoch to its last; median of rounds.
-    pub clips_per_s: f64,
+    clips_per_s: f64,
     /// Clips a second of the steps alone, on one batch of the same size over and over; median of rounds by turns with the others.
-    pub step_only_clips_per_s: f64,
+    step_only_clips_per_s: f64,
     /// The first over the second, median of rounds.
-    pub share_of_step_only: f64,
+    share_of_step_only: f64,
     /// CPU time that making the input takes, in milliseconds per batch, alone on all threads.
-    pub input_ms_cpu: f64,
+    input_ms_cpu: f64,
     /// Share of the time of all threads that the process was computing, 1 if no core ever waited.
-    pub cores_busy: f64,
+    cores_busy: f64,
 }
 
 /// CPU time of all threads of this process, and its highest resident memory in MiB.
@@ -203,7 +204,7 @@ fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
 }
 
 /// Measures steps on a random batch.
-pub fn measure_step(config: &BaseConfig, options: &BenchOptions) -> Result<StepCost> {
+fn measure_step(config: &BaseConfig, options: &BenchOptions) -> Result<StepCost> {
     let batch = random_batch(options.batch, options.frames, config.seed)?;
     measure_on(&mut Training::new(config, CLASSES)?, &batch, options)
 }
@@ -230,7 +231,7 @@ fn measure_on(training: &mut Training, batch: &Batch, options: &BenchOptions) ->
 }
 
 /// Measures epochs of real training on `language` against steps alone. The clips are decoded already, as in training.
-pub fn measure_input(
+fn measure_input(
     config: &BaseConfig,
     language: &Language,
     options: &BenchOptions,
@@ -305,75 +306,79 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Measures and prints what the arguments ask for.
-pub(crate) fn run(a: &BenchArguments, progress: &Progress) -> Result<()> {
-    if let Some(threads) = a.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.into())
-            .build_global()
-            .context("--threads")?;
+impl Bench {
+    pub(super) fn run(&self, out: &mut dyn Write, progress: &Progress) -> Result<()> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.into())
+                .build_global()
+                .context("--threads")?;
+        }
+        let changes = [
+            format!("architecture.tau={}", self.tau),
+            format!("schedule.dropout={}", self.dropout),
+        ];
+        let config: BaseConfig = resolve(None, BASE_DEFAULT, &changes)?;
+        config.check()?;
+        let options = BenchOptions {
+            batch: self.batch as usize,
+            frames: self.frames as usize,
+            steps: self.steps as usize,
+            warmup: self.warmup as usize,
+        };
+        let step = measure_step(&config, &options)?;
+        let input = match &self.data {
+            Some(data) => Some(measure_input(
+                &config,
+                &Language::load(
+                    &Data {
+                        data: data.clone(),
+                        ..Data::default()
+                    },
+                    &self.lang,
+                    config.pipeline().frontend,
+                    1,
+                    progress,
+                )?,
+                &options,
+            )?),
+            None => None,
+        };
+        let threads = rayon::current_num_threads();
+        if self.json {
+            let mut line = serde_json::to_value(step)?;
+            line["tau"] = json!(self.tau);
+            line["threads"] = json!(threads);
+            line["batch"] = json!(self.batch);
+            line["frames"] = json!(self.frames);
+            line["dropout"] = json!(self.dropout);
+            line["with_input"] = json!(input);
+            writeln!(out, "{line}")?;
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "{}, batch {}, {} frames, {threads} threads",
+            config.architecture.name(),
+            self.batch,
+            self.frames
+        )?;
+        writeln!(
+            out,
+            "step: {:.1} ms wall, {:.1} ms CPU, {:.0} clips/s; peak memory {:.0} MiB",
+            step.step_ms_wall, step.step_ms_cpu, step.clips_per_s, step.peak_rss_mib
+        )?;
+        if let Some(input) = input {
+            writeln!(
+                out,
+                "with input: {:.0} clips/s, {:.1} % of {:.0} for steps alone; input {:.1} ms CPU a batch; cores busy {:.1} % of the time",
+                input.clips_per_s,
+                100.0 * input.share_of_step_only,
+                input.step_only_clips_per_s,
+                input.input_ms_cpu,
+                100.0 * input.cores_busy
+            )?;
+        }
+        Ok(())
     }
-    let changes = [
-        format!("architecture.tau={}", a.tau),
-        format!("schedule.dropout={}", a.dropout),
-    ];
-    let config: BaseConfig = resolve(None, BASE_DEFAULT, &changes)?;
-    config.check()?;
-    let options = BenchOptions {
-        batch: a.batch as usize,
-        frames: a.frames as usize,
-        steps: a.steps as usize,
-        warmup: a.warmup as usize,
-    };
-    let step = measure_step(&config, &options)?;
-    let input = match &a.data {
-        Some(data) => Some(measure_input(
-            &config,
-            &Language::load(
-                &Data {
-                    data: data.clone(),
-                    ..Data::default()
-                },
-                &a.lang,
-                config.pipeline().frontend,
-                1,
-                progress,
-            )?,
-            &options,
-        )?),
-        None => None,
-    };
-    let threads = rayon::current_num_threads();
-    if a.json {
-        let mut line = serde_json::to_value(step)?;
-        line["tau"] = json!(a.tau);
-        line["threads"] = json!(threads);
-        line["batch"] = json!(a.batch);
-        line["frames"] = json!(a.frames);
-        line["dropout"] = json!(a.dropout);
-        line["with_input"] = json!(input);
-        println!("{line}");
-        return Ok(());
-    }
-    println!(
-        "{}, batch {}, {} frames, {threads} threads",
-        config.architecture.name(),
-        a.batch,
-        a.frames
-    );
-    println!(
-        "step: {:.1} ms wall, {:.1} ms CPU, {:.0} clips/s; peak memory {:.0} MiB",
-        step.step_ms_wall, step.step_ms_cpu, step.clips_per_s, step.peak_rss_mib
-    );
-    if let Some(input) = input {
-        println!(
-            "with input: {:.0} clips/s, {:.1} % of {:.0} for steps alone; input {:.1} ms CPU a batch; cores busy {:.1} % of the time",
-            input.clips_per_s,
-            100.0 * input.share_of_step_only,
-            input.step_only_clips_per_s,
-            input.input_ms_cpu,
-            100.0 * input.cores_busy
-        );
-    }
-    Ok(())
 }

@@ -5,15 +5,15 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::network::{Network, Pass, Weights, norm, per_clip};
+use swr_trainer::network::{Network, Pass, Weights, norm, per_clip};
 
 /// A DS-CNN.
 #[derive(Clone, Copy, Debug)]
-pub struct DsCnn {
+pub(crate) struct DsCnn {
     /// Channels of all layers.
-    pub channels: usize,
+    pub(crate) channels: usize,
     /// Blocks of a depthwise and a pointwise convolution.
-    pub blocks: usize,
+    pub(crate) blocks: usize,
 }
 
 /// Side of all kernels but the pointwise ones.

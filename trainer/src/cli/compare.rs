@@ -1,6 +1,7 @@
 //! The command `swr-train compare`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,12 +9,15 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use swr_core::package::Budget;
 
-use super::benchmark::{Benchmark, Runs};
-use super::report::report;
-use super::row::read_results;
-use super::run::{Clips, Place, run_cell};
+use super::Settings;
 use crate::baselines::Method;
-use crate::config::{ADAPT_DEFAULT, AdaptConfig, resolve};
+use crate::compare::benchmark::{Benchmark, Runs};
+use crate::compare::clips::Clips;
+use crate::compare::place::Place;
+use crate::compare::report::report;
+use crate::compare::row::read_results;
+use crate::compare::run::run_cell;
+use crate::config::{ADAPT_DEFAULT, AdaptConfig};
 use crate::files::write_atomically;
 use crate::models::{architecture_of, read_base};
 use crate::progress::Progress;
@@ -27,7 +31,7 @@ use crate::progress::Progress;
 
 Every finished run is a row of the results file; started again, the command goes on with the runs that have none.
 With --langs and others beside --benchmark, only those of its runs are done. Several processes, each with other seeds or languages, may add to one file.")]
-pub(crate) struct CompareArguments {
+pub(super) struct Compare {
     /// Folder with speech
     #[arg(long, value_name = "DIR", required_unless_present = "report_only")]
     data: Option<PathBuf>,
@@ -78,18 +82,14 @@ pub(crate) struct CompareArguments {
     /// Folder of checkpoints
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     work: PathBuf,
-    /// Configuration file; the built-in one if absent
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Change to the configuration; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    settings: Settings,
     /// Begin no run after so many minutes
     #[arg(long, value_name = "MINUTES")]
     minutes: Option<f64>,
 }
 
-impl CompareArguments {
+impl Compare {
     /// The benchmark of the file or of the command line; `tau` is the base's width.
     fn benchmark(&self, tau: f64) -> Result<Benchmark> {
         let Some(path) = &self.benchmark else {
@@ -150,71 +150,75 @@ impl CompareArguments {
     }
 }
 
-/// Runs what has no row yet, then makes the report.
-pub(crate) fn run(a: &CompareArguments, progress: &Progress) -> Result<()> {
-    let base = read_base(&a.models)?;
-    if let (Some(data), false) = (&a.data, a.report_only) {
-        let config: AdaptConfig = resolve(a.config.as_deref(), ADAPT_DEFAULT, &a.set)?;
-        config.check()?;
-        let tau = architecture_of(&base)?.tau;
-        let mut benchmark = a.benchmark(tau)?;
-        let together = benchmark.languages_together();
-        a.keep(&mut benchmark);
-        let cells = benchmark.cells();
-        ensure!(
-            !cells.is_empty(),
-            "the benchmark has none of the runs that are asked for: compare --langs, --methods, --budgets and --seeds with it"
-        );
-        let (started, mut clips) = (Instant::now(), Clips::default());
-        for (number, cell) in cells.iter().enumerate() {
-            if a.minutes
-                .is_some_and(|minutes| started.elapsed().as_secs_f64() > 60.0 * minutes)
-            {
-                println!(
-                    "the time is over before run {} of {}; the same command goes on",
+impl Compare {
+    pub(super) fn run(&self, out: &mut dyn Write, progress: &Progress) -> Result<()> {
+        let base = read_base(&self.models)?;
+        if let (Some(data), false) = (&self.data, self.report_only) {
+            let config: AdaptConfig = self.settings.resolve(ADAPT_DEFAULT)?;
+            config.check()?;
+            let tau = architecture_of(&base)?.tau;
+            let mut benchmark = self.benchmark(tau)?;
+            let together = benchmark.languages_together();
+            self.keep(&mut benchmark);
+            let cells = benchmark.cells();
+            ensure!(
+                !cells.is_empty(),
+                "the benchmark has none of the runs that are asked for: compare --langs, --methods, --budgets and --seeds with it"
+            );
+            let (started, mut clips) = (Instant::now(), Clips::default());
+            for (number, cell) in cells.iter().enumerate() {
+                if self
+                    .minutes
+                    .is_some_and(|minutes| started.elapsed().as_secs_f64() > 60.0 * minutes)
+                {
+                    writeln!(
+                        out,
+                        "the time is over before run {} of {}; the same command goes on",
+                        number + 1,
+                        cells.len()
+                    )?;
+                    break;
+                }
+                progress.say(&format!(
+                    "run {} of {}: {}",
                     number + 1,
-                    cells.len()
-                );
-                break;
+                    cells.len(),
+                    cell.name()
+                ));
+                let other = self.models.join(format!("tau{}", cell.tau));
+                let models = if cell.tau == tau.to_string() {
+                    &self.models
+                } else {
+                    &other
+                };
+                let place = Place {
+                    data,
+                    extra: &self.extra,
+                    models,
+                    work: &self.work,
+                    results: &self.results,
+                    together: &together,
+                    benchmark: &benchmark,
+                    config: &config,
+                    progress,
+                };
+                run_cell(cell, &place, &mut clips, out).with_context(|| cell.name())?;
             }
-            progress.say(&format!(
-                "run {} of {}: {}",
-                number + 1,
-                cells.len(),
-                cell.name()
-            ));
-            let other = a.models.join(format!("tau{}", cell.tau));
-            let models = if cell.tau == tau.to_string() {
-                &a.models
-            } else {
-                &other
-            };
-            let place = Place {
-                data,
-                extra: &a.extra,
-                models,
-                work: &a.work,
-                results: &a.results,
-                together: &together,
-                benchmark: &benchmark,
-                config: &config,
-                progress,
-            };
-            run_cell(cell, &place, &mut clips).with_context(|| cell.name())?;
         }
+        let results = read_results(&self.results)?;
+        ensure!(
+            !results.rows.is_empty(),
+            "{}: no results there",
+            self.results.display()
+        );
+        write_atomically(&self.report, report(&results, base.tensors())?.as_bytes())?;
+        writeln!(
+            out,
+            "{}: {} runs in {}",
+            self.report.display(),
+            results.rows.len(),
+            self.results.display()
+        )?;
+        Ok(())
     }
-    let results = read_results(&a.results)?;
-    ensure!(
-        !results.rows.is_empty(),
-        "{}: no results there",
-        a.results.display()
-    );
-    write_atomically(&a.report, report(&results, base.tensors())?.as_bytes())?;
-    println!(
-        "{}: {} runs in {}",
-        a.report.display(),
-        results.rows.len(),
-        a.results.display()
-    );
-    Ok(())
 }

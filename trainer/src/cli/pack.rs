@@ -2,6 +2,7 @@
 //! networks, and merged networks as ONNX and safetensors.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -89,7 +90,7 @@ enum BaseValues {
 
 The labels file has a keyword a line, in the order of the classifier's rows; `_unknown_` and `_silence_` come last and may be left out.
 A tuned network has the base's tensors under the base's names, as safetensors or ONNX; the classifier has a row per label.")]
-pub(crate) struct PackArguments {
+pub(super) struct Pack {
     /// BCP-47 code of the language
     #[arg(long, value_name = "L", required_unless_present = "manifest")]
     lang: Option<String>,
@@ -153,7 +154,7 @@ pub(crate) struct PackArguments {
 
 #[derive(Args)]
 #[command(after_help = "Example:\n  swr-train unpack --lang ar --out ar.safetensors")]
-pub(crate) struct UnpackArguments {
+pub(super) struct Unpack {
     /// Language whose merged weights are written
     #[arg(long, value_name = "L")]
     lang: String,
@@ -172,7 +173,7 @@ pub(crate) struct UnpackArguments {
   swr export --base base.onnx --delta tuned.swr --out again.onnx
 
 Works for any network: the two have the same f32 tensors in the same shapes, whoever trained them.")]
-pub(crate) struct DeltaArguments {
+pub(super) struct MakeDelta {
     /// The network that is there already: .onnx or .safetensors
     #[arg(value_name = "BASE")]
     base: PathBuf,
@@ -274,23 +275,26 @@ fn check_same_integers(base: &Path, tuned: &Path) -> Result<()> {
     }
 }
 
-/// Writes the merged weights of a language as safetensors.
-pub(crate) fn unpack(a: &UnpackArguments) -> Result<()> {
-    let (_, tensors) = merged(&read_base(&a.models)?, &a.models, &a.lang)?;
-    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name.clone(), tensor.shape.clone(), bytes)
-        })
-        .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>>>()?;
-    write_atomically(&a.out, &safetensors::serialize(views, None)?)?;
-    println!("{}: {} tensors", a.out.display(), bytes.len());
-    Ok(())
+impl Unpack {
+    pub(super) fn run(&self, out: &mut dyn Write) -> Result<()> {
+        let (_, tensors) = merged(&read_base(&self.models)?, &self.models, &self.lang)?;
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+                (name.clone(), tensor.shape.clone(), bytes)
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, shape, bytes)| {
+                Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        write_atomically(&self.out, &safetensors::serialize(views, None)?)?;
+        writeln!(out, "{}: {} tensors", self.out.display(), bytes.len())?;
+        Ok(())
+    }
 }
 
 /// The keywords of a labels file, with `_unknown_` and `_silence_` at the end.
@@ -303,94 +307,105 @@ fn read_labels(path: &Path) -> Result<Vec<String>> {
     Ok(labels)
 }
 
-/// Packs weights that were trained anywhere: as a base, or as a delta on the base that is there.
-pub(crate) fn pack(a: &PackArguments) -> Result<()> {
-    match (&a.base, &a.tuned) {
-        (Some(base), _) => pack_base(a, base),
-        (_, Some(tuned)) => pack_language(a, tuned),
-        (None, None) => bail!("give --tuned or --base"),
-    }
-}
-
-fn pack_base(a: &PackArguments, network: &Path) -> Result<()> {
-    let storage = match a.values {
-        BaseValues::F32 => Storage::F32,
-        BaseValues::F16 => Storage::F16,
-        BaseValues::Int8 => Storage::Int8,
-    };
-    let onnx = store(&read(network)?, storage).with_context(|| network.display().to_string())?;
-    let tensors = initializers(&onnx)?;
-    let manifest = match (&a.manifest, &a.lang, &a.labels) {
-        (Some(path), _, _) => {
-            let manifest = Manifest::parse(&read(path)?);
-            let manifest = manifest.with_context(|| path.display().to_string())?;
-            Manifest {
-                model_version: a.model_version.unwrap_or(manifest.model_version),
-                ..manifest
-            }
+impl Pack {
+    pub(super) fn run(&self, out: &mut dyn Write) -> Result<()> {
+        match (&self.base, &self.tuned) {
+            (Some(base), _) => self.base(base, out),
+            (_, Some(tuned)) => self.language(tuned, out),
+            (None, None) => bail!("give --tuned or --base"),
         }
-        (_, Some(lang), Some(labels)) => Manifest {
-            language: lang.clone(),
-            labels: read_labels(labels)?,
-            architecture: a.architecture.clone(),
-            licence: a.licence.clone(),
-            model_version: a.model_version.unwrap_or(MODEL_VERSION),
-            thresholds: Thresholds::ForAll(a.threshold),
-            training: serde_json::Map::from_iter([("provenance".into(), json!(a.provenance))]),
-            ..base_files::manifest(&tensors, &onnx)
-        },
-        _ => bail!("give --lang and --labels, or --manifest"),
-    };
-    base_files::write(&a.models, &onnx, manifest)?;
-    println!(
-        "{}: base of {} tensors, {} bytes",
-        a.models.display(),
-        tensors.len(),
-        onnx.len()
-    );
-    Ok(())
+    }
 }
 
-fn pack_language(a: &PackArguments, tuned: &Path) -> Result<()> {
-    let base = read_base(&a.models)?;
-    let (Some(lang), Some(labels)) = (&a.lang, &a.labels) else {
-        bail!("give --lang and --labels");
-    };
-    let labels = read_labels(labels)?;
-    let header = DeltaHeader {
-        language: lang.clone(),
-        model_version: a.model_version.unwrap_or(MODEL_VERSION),
-        manifest: Some(base.manifest_sha256()),
-        thresholds: vec![a.threshold; labels.len()],
-        labels,
-        calibration: None,
-        budget: a.budget.clone(),
-        synthetic: a.synthetic,
-        provenance: a.provenance.clone(),
-    };
-    let tensors = read_tensors(tuned)?;
-    let precision = a.precision.or(Precision::DEFAULT);
-    let delta = Delta::build(base.tensors(), &tensors, header, precision)
-        .with_context(|| tuned.display().to_string())?;
-    let bytes = delta.write();
-    let merged = merge(base.tensors(), &Delta::read(&bytes)?)?;
-    if let Some(budget) = &a.budget {
-        let used = budget.used(&changed(base.tensors(), &merged)?, bytes.len());
-        let allowed = budget.allowed(&Counts::of(base.tensors()));
-        ensure!(
-            used <= allowed,
-            "--budget {budget}: the delta uses {used} of {allowed}; nothing was written"
-        );
+impl Pack {
+    fn base(&self, network: &Path, out: &mut dyn Write) -> Result<()> {
+        let storage = match self.values {
+            BaseValues::F32 => Storage::F32,
+            BaseValues::F16 => Storage::F16,
+            BaseValues::Int8 => Storage::Int8,
+        };
+        let onnx =
+            store(&read(network)?, storage).with_context(|| network.display().to_string())?;
+        let tensors = initializers(&onnx)?;
+        let manifest = match (&self.manifest, &self.lang, &self.labels) {
+            (Some(path), _, _) => {
+                let manifest = Manifest::parse(&read(path)?);
+                let manifest = manifest.with_context(|| path.display().to_string())?;
+                Manifest {
+                    model_version: self.model_version.unwrap_or(manifest.model_version),
+                    ..manifest
+                }
+            }
+            (_, Some(lang), Some(labels)) => Manifest {
+                language: lang.clone(),
+                labels: read_labels(labels)?,
+                architecture: self.architecture.clone(),
+                licence: self.licence.clone(),
+                model_version: self.model_version.unwrap_or(MODEL_VERSION),
+                thresholds: Thresholds::ForAll(self.threshold),
+                training: serde_json::Map::from_iter([(
+                    "provenance".into(),
+                    json!(self.provenance),
+                )]),
+                ..base_files::manifest(&tensors, &onnx)
+            },
+            _ => bail!("give --lang and --labels, or --manifest"),
+        };
+        base_files::write(&self.models, &onnx, manifest)?;
+        writeln!(
+            out,
+            "{}: base of {} tensors, {} bytes",
+            self.models.display(),
+            tensors.len(),
+            onnx.len()
+        )?;
+        Ok(())
     }
-    let path = delta_path(&a.models, lang);
-    write_package(&path, &bytes)?;
-    println!(
-        "{}: {} bytes; largest error {:e}",
-        path.display(),
-        bytes.len(),
-        largest_error(&tensors, &merged)
-    );
-    Ok(())
+}
+
+impl Pack {
+    fn language(&self, tuned: &Path, out: &mut dyn Write) -> Result<()> {
+        let base = read_base(&self.models)?;
+        let (Some(lang), Some(labels)) = (&self.lang, &self.labels) else {
+            bail!("give --lang and --labels");
+        };
+        let labels = read_labels(labels)?;
+        let header = DeltaHeader {
+            language: lang.clone(),
+            model_version: self.model_version.unwrap_or(MODEL_VERSION),
+            manifest: Some(base.manifest_sha256()),
+            thresholds: vec![self.threshold; labels.len()],
+            labels,
+            calibration: None,
+            budget: self.budget.clone(),
+            synthetic: self.synthetic,
+            provenance: self.provenance.clone(),
+        };
+        let tensors = read_tensors(tuned)?;
+        let precision = self.precision.or(Precision::DEFAULT);
+        let delta = Delta::build(base.tensors(), &tensors, header, precision)
+            .with_context(|| tuned.display().to_string())?;
+        let bytes = delta.write();
+        let merged = merge(base.tensors(), &Delta::read(&bytes)?)?;
+        if let Some(budget) = &self.budget {
+            let used = budget.used(&changed(base.tensors(), &merged)?, bytes.len());
+            let allowed = budget.allowed(&Counts::of(base.tensors()));
+            ensure!(
+                used <= allowed,
+                "--budget {budget}: the delta uses {used} of {allowed}; nothing was written"
+            );
+        }
+        let path = delta_path(&self.models, lang);
+        write_package(&path, &bytes)?;
+        writeln!(
+            out,
+            "{}: {} bytes; largest error {:e}",
+            path.display(),
+            bytes.len(),
+            largest_error(&tensors, &merged)
+        )?;
+        Ok(())
+    }
 }
 
 /// The largest difference between weights of the same name.
@@ -402,62 +417,68 @@ fn largest_error(wanted: &Tensors, found: &Tensors) -> f32 {
     differences.fold(0.0, f32::max)
 }
 
-/// Makes a delta between any two networks of equal tensors.
-pub(crate) fn delta(a: &DeltaArguments) -> Result<()> {
-    let (base, tuned) = (read_tensors(&a.base)?, read_tensors(&a.tuned)?);
-    if [&a.base, &a.tuned].iter().all(|path| !is_safetensors(path)) {
-        check_same_graph(&read(&a.base)?, &read(&a.tuned)?)?;
+impl MakeDelta {
+    pub(super) fn run(&self, out: &mut dyn Write) -> Result<()> {
+        let (base, tuned) = (read_tensors(&self.base)?, read_tensors(&self.tuned)?);
+        if [&self.base, &self.tuned]
+            .iter()
+            .all(|path| !is_safetensors(path))
+        {
+            check_same_graph(&read(&self.base)?, &read(&self.tuned)?)?;
+        }
+        check_same_integers(&self.base, &self.tuned)?;
+        let header = DeltaHeader {
+            language: "und".into(),
+            model_version: self.model_version,
+            manifest: None,
+            labels: Vec::new(),
+            thresholds: Vec::new(),
+            calibration: None,
+            budget: None,
+            synthetic: false,
+            provenance: self.provenance.clone(),
+        };
+        let precision = self.precision.or(Precision::Lossless);
+        let delta = Delta::build(&base, &tuned, header, precision)
+            .with_context(|| format!("from {} to {}", self.base.display(), self.tuned.display()))?;
+        let bytes = delta.write();
+        let merged = merge(&base, &Delta::read(&bytes)?)?;
+        write_atomically(&self.out, &bytes)?;
+        let error = largest_error(&tuned, &merged);
+        let weights = changed(&base, &merged)?.all();
+        if self.json {
+            let sizes = delta.sizes();
+            writeln!(
+                out,
+                "{}",
+                json!({
+                    "file": self.out,
+                    "bytes": bytes.len(),
+                    "changed": weights,
+                    "tensors": sizes.changes.len(),
+                    "positions_bytes": sizes.changes.iter().map(|c| c.positions_bytes).sum::<usize>(),
+                    "values_bytes": sizes.changes.iter().map(|c| c.values_bytes).sum::<usize>(),
+                    "largest_error": error,
+                })
+            )?;
+        } else {
+            writeln!(
+                out,
+                "{}: {} bytes, {weights} weights of {} tensors; largest error {error:e}",
+                self.out.display(),
+                bytes.len(),
+                delta.changes().len()
+            )?;
+        }
+        Ok(())
     }
-    check_same_integers(&a.base, &a.tuned)?;
-    let header = DeltaHeader {
-        language: "und".into(),
-        model_version: a.model_version,
-        manifest: None,
-        labels: Vec::new(),
-        thresholds: Vec::new(),
-        calibration: None,
-        budget: None,
-        synthetic: false,
-        provenance: a.provenance.clone(),
-    };
-    let precision = a.precision.or(Precision::Lossless);
-    let delta = Delta::build(&base, &tuned, header, precision)
-        .with_context(|| format!("from {} to {}", a.base.display(), a.tuned.display()))?;
-    let bytes = delta.write();
-    let merged = merge(&base, &Delta::read(&bytes)?)?;
-    write_atomically(&a.out, &bytes)?;
-    let error = largest_error(&tuned, &merged);
-    let weights = changed(&base, &merged)?.all();
-    if a.json {
-        let sizes = delta.sizes();
-        println!(
-            "{}",
-            json!({
-                "file": a.out,
-                "bytes": bytes.len(),
-                "changed": weights,
-                "tensors": sizes.changes.len(),
-                "positions_bytes": sizes.changes.iter().map(|c| c.positions_bytes).sum::<usize>(),
-                "values_bytes": sizes.changes.iter().map(|c| c.values_bytes).sum::<usize>(),
-                "largest_error": error,
-            })
-        );
-    } else {
-        println!(
-            "{}: {} bytes, {weights} weights of {} tensors; largest error {error:e}",
-            a.out.display(),
-            bytes.len(),
-            delta.changes().len()
-        );
-    }
-    Ok(())
 }
 
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  swr-train export --lang ar --out ar.onnx --audio recording.wav --logits ar.csv"
 )]
-pub(crate) struct ExportArguments {
+pub(super) struct Export {
     /// Language to export
     #[arg(long, value_name = "L")]
     lang: String,
@@ -475,30 +496,37 @@ pub(crate) struct ExportArguments {
     logits: Option<PathBuf>,
 }
 
-/// Writes a language's merged network as plain ONNX, and what the trainer's own passes make of a recording.
-pub(crate) fn export(a: &ExportArguments) -> Result<()> {
-    let (architecture, language, weights) = read_language(&a.models, &a.lang)?;
-    write_atomically(
-        &a.out,
-        &streaming_graph(architecture.tau, &to_package(&weights)?)?,
-    )?;
-    println!("{}: {} labels", a.out.display(), language.labels.len());
-    let (Some(audio), Some(csv)) = (&a.audio, &a.logits) else {
-        return Ok(());
-    };
-    let samples = decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
-    let frames = log_mel(&language.frontend, &samples)?;
-    let logits = stream_logits(&architecture, &weights, &frames)?;
-    let mut text = String::new();
-    for (frame, logits) in frames
-        .chunks_exact(MEL_BINS)
-        .zip(logits.chunks_exact(language.labels.len()))
-    {
-        let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
-        text += &values.join(",");
-        text.push('\n');
+impl Export {
+    pub(super) fn run(&self, out: &mut dyn Write) -> Result<()> {
+        let (architecture, language, weights) = read_language(&self.models, &self.lang)?;
+        write_atomically(
+            &self.out,
+            &streaming_graph(architecture.tau, &to_package(&weights)?)?,
+        )?;
+        writeln!(
+            out,
+            "{}: {} labels",
+            self.out.display(),
+            language.labels.len()
+        )?;
+        let (Some(audio), Some(csv)) = (&self.audio, &self.logits) else {
+            return Ok(());
+        };
+        let samples =
+            decode_16k_mono(&read(audio)?).with_context(|| audio.display().to_string())?;
+        let frames = log_mel(&language.frontend, &samples)?;
+        let logits = stream_logits(&architecture, &weights, &frames)?;
+        let mut text = String::new();
+        for (frame, logits) in frames
+            .chunks_exact(MEL_BINS)
+            .zip(logits.chunks_exact(language.labels.len()))
+        {
+            let values: Vec<String> = frame.iter().chain(logits).map(f32::to_string).collect();
+            text += &values.join(",");
+            text.push('\n');
+        }
+        write_atomically(csv, text.as_bytes())
     }
-    write_atomically(csv, text.as_bytes())
 }
 
 /// Logits `[T, C]` of a long recording's frames `[T, 40]`, both flattened, in pieces that fit into memory.

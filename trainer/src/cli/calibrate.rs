@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use swr_core::frontend::Frontend;
 use swr_core::matching::{Detected, match_detections};
 use swr_core::model::Language;
 use swr_core::network::Network;
@@ -17,9 +17,9 @@ use swr_dataset::{
     Faults, Split, Task, TaskOptions, audio_below, poisson_interval, poisson_upper, stable_hash,
 };
 
-use super::choose::{Accepts, candidates};
-use super::{Ear, TOLERANCE_SAMPLES, development_stream};
 use crate::babble;
+use crate::calibrate::choose::{Accepts, candidates};
+use crate::calibrate::{Ear, TOLERANCE_SAMPLES, development_stream};
 use crate::files::{read, write_package};
 use crate::models::{
     BASE_JSON, Base, delta_path, deltas, merged, read_base, report_path, write_report,
@@ -40,7 +40,7 @@ Only hours prove a rate: without a false accept, 1 an hour takes three hours in 
 Of a keyword, the threshold is the one that misses least on the development clips for its false accepts. The proof takes false accepts as independent,
 and holds once: choosing again until a half is quiet proves nothing.
 A package that is calibrated has lost its signature; sign it again with `swr-train sign`.")]
-pub(crate) struct CalibrateArguments {
+pub(super) struct Calibrate {
     /// Folder with speech, for the words that must still be found
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -112,13 +112,7 @@ struct Listening {
 
 impl Listening {
     fn ear(&self) -> Result<Ear<'_>> {
-        Ok(Ear {
-            network: &self.network,
-            labels: &self.language.labels,
-            settings: &self.language.detector,
-            frontend: Frontend::new(&self.language.frontend)?,
-            context_frames: self.language.context_frames,
-        })
+        Ear::of(&self.network, &self.language)
     }
 
     /// Detections in every file of the sources under each choice.
@@ -146,82 +140,83 @@ fn hours(accepts: &[Accepts]) -> f64 {
     accepts.iter().map(|accepts| accepts.hours).sum()
 }
 
-/// Runs the command.
-pub(crate) fn run(a: &CalibrateArguments, progress: &Progress) -> Result<()> {
-    ensure!(
-        a.per_hour.is_finite() && a.per_hour > 0.0,
-        "--per-hour {}: expected a rate above 0; no audio proves that nothing is ever falsely accepted",
-        a.per_hour
-    );
-    let (language, tensors) = merged(&read_base(&a.models)?, &a.models, &a.lang)?;
-    let network = Network::new(&tensors).with_context(|| {
+impl Calibrate {
+    pub(super) fn run(&self, out: &mut dyn Write, progress: &Progress) -> Result<()> {
+        ensure!(
+            self.per_hour.is_finite() && self.per_hour > 0.0,
+            "--per-hour {}: expected a rate above 0; no audio proves that nothing is ever falsely accepted",
+            self.per_hour
+        );
+        let (language, tensors) = merged(&read_base(&self.models)?, &self.models, &self.lang)?;
+        let network = Network::new(&tensors).with_context(|| {
         format!(
             "`{}` is heard by the device's own pass of the causal BC-ResNet, which this model is not",
-            a.lang
+            self.lang
         )
     })?;
-    let labels = &language.labels;
-    let options = TaskOptions {
-        extra: a.extra.clone(),
-        ..TaskOptions::default()
-    };
-    let mut task = swr_dataset::task(&a.data, &a.lang, &options)?;
-    babble::fill(&mut task)?;
-    ensure!(
-        task.labels == *labels,
-        "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on, --extra included",
-        a.data.display(),
-        a.lang
-    );
-    progress.say(&task.report.to_string());
-    // Before hours of listening: thresholds that all differ must have room.
-    let candidates = candidates();
-    let different = (0..labels.len()).map(|n| candidates[n * 7 % candidates.len()]);
-    let calibration = Calibration {
-        false_accepts_per_hour: a.per_hour,
-        verified: true,
-    };
-    calibrated(a, different.collect(), calibration)?;
-    let listening = Listening { network, language };
-    let negatives = match a.negatives.is_empty() {
-        true => task.negatives_of(Split::Dev),
-        false => a.negatives.clone(),
-    };
-    ensure!(
-        !negatives.is_empty(),
-        "{}: no negatives/dev there; give recordings without keywords with --negatives",
-        a.data.display()
-    );
-    let (choosing, judging) = halves(&negatives, progress)?;
-    let (report, thresholds) = choose(a, &listening, &task, &choosing, &judging, progress)?;
-    if a.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{report}");
-    }
-    if !a.dry_run {
-        let calibration = Calibration {
-            verified: report.verified,
-            ..calibration
+        let labels = &language.labels;
+        let options = TaskOptions {
+            extra: self.extra.clone(),
+            ..TaskOptions::default()
         };
-        // The base first: deltas name its manifest.
-        for (path, bytes) in calibrated(a, thresholds, calibration)? {
-            write_package(&path, &bytes)?;
-            progress.say(&format!("{}: written, without a signature", path.display()));
+        let mut task = swr_dataset::task(&self.data, &self.lang, &options)?;
+        babble::fill(&mut task)?;
+        ensure!(
+            task.labels == *labels,
+            "{}: its labels for `{}` are not the model's; calibrate on the data it was trained on, --extra included",
+            self.data.display(),
+            self.lang
+        );
+        progress.say(&task.report.to_string());
+        // Before hours of listening: thresholds that all differ must have room.
+        let candidates = candidates();
+        let different = (0..labels.len()).map(|n| candidates[n * 7 % candidates.len()]);
+        let calibration = Calibration {
+            false_accepts_per_hour: self.per_hour,
+            verified: true,
+        };
+        calibrated(self, different.collect(), calibration)?;
+        let listening = Listening { network, language };
+        let negatives = match self.negatives.is_empty() {
+            true => task.negatives_of(Split::Dev),
+            false => self.negatives.clone(),
+        };
+        ensure!(
+            !negatives.is_empty(),
+            "{}: no negatives/dev there; give recordings without keywords with --negatives",
+            self.data.display()
+        );
+        let (choosing, judging) = halves(&negatives, progress)?;
+        let (report, thresholds) = choose(self, &listening, &task, &choosing, &judging, progress)?;
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&report)?)?;
+        } else {
+            write!(out, "{report}")?;
         }
-        record(a, &report)?;
-    }
-    if !report.verified {
-        progress.say(&format!(
+        if !self.dry_run {
+            let calibration = Calibration {
+                verified: report.verified,
+                ..calibration
+            };
+            // The base first: deltas name its manifest.
+            for (path, bytes) in calibrated(self, thresholds, calibration)? {
+                write_package(&path, &bytes)?;
+                progress.say(&format!("{}: written, without a signature", path.display()));
+            }
+            record(self, &report)?;
+        }
+        if !report.verified {
+            progress.say(&format!(
             "not verified: {:.2} h without keywords and with {} false accepts leave up to {:.1} an hour possible, {} is wanted; with none, {:.1} h would prove it",
             report.judged_on.hours,
             report.judged_on.false_accepts,
             report.at_most_per_hour,
-            a.per_hour,
-            poisson_upper(0, 1.0, CONFIDENCE) / f64::from(a.per_hour)
+            self.per_hour,
+            poisson_upper(0, 1.0, CONFIDENCE) / f64::from(self.per_hour)
         ));
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Divides the sources into halves of about equal length, the same every time: those to choose on, and those to judge by.
@@ -282,7 +277,7 @@ fn halves(paths: &[PathBuf], progress: &Progress) -> Result<(Vec<Source>, Vec<So
 
 /// Chooses the thresholds on one half and the development clips, and judges them by the other half.
 fn choose(
-    a: &CalibrateArguments,
+    a: &Calibrate,
     listening: &Listening,
     task: &Task,
     choosing: &[Source],
@@ -365,7 +360,7 @@ fn part(sources: &[Source], hours: f64, false_accepts: usize) -> Part {
 }
 
 /// Notes in the record of how the model was made what its thresholds rest on.
-fn record(a: &CalibrateArguments, report: &Report) -> Result<()> {
+fn record(a: &Calibrate, report: &Report) -> Result<()> {
     let path = report_path(&a.models, &a.lang);
     let mut record = serde_json::Map::new();
     if path.exists() {
@@ -379,7 +374,7 @@ fn record(a: &CalibrateArguments, report: &Report) -> Result<()> {
 
 /// The files of the package with other thresholds. The base's are in its manifest, which deltas name, so that those beside it are among them.
 fn calibrated(
-    a: &CalibrateArguments,
+    a: &Calibrate,
     thresholds: Vec<f32>,
     calibration: Calibration,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>> {
@@ -406,7 +401,7 @@ fn calibrated(
 
 /// As [`calibrated`], for the base's own language.
 fn calibrated_base(
-    a: &CalibrateArguments,
+    a: &Calibrate,
     base: Base,
     thresholds: Vec<f32>,
     calibration: Calibration,
