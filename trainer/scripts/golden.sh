@@ -20,8 +20,8 @@ golden de de 130 licht licht
 golden pl pl 120 zero zero
 # What espeak-ng says in Arabic is no keyword to a network that heard recordings alone: that it says so is the trial.
 golden ar ar 110 _unknown_ أعلى
-golden es es 120 abrir abrir
-golden fr fr 120 allumer allumer
-golden it it 120 accendi accendi
-golden ru ru 120 включи включи
+golden es es 120 enciende enciende
+golden fr fr 120 musique musique
+golden it it 120 sinistra sinistra
+golden ru ru 120 свет свет
 golden zh cmn-latn-pinyin+Michael 110 语言 yu3yan2 60
