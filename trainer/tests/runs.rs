@@ -414,7 +414,7 @@ fn a_loss_that_is_not_finite_stops_with_step_and_checkpoint() {
     };
     std::fs::write(at("work").join("checkpoint.safetensors"), of_format("9"))
         .expect("a spoilt file");
-    refused(run(), &["format 9", "reads 3", "--restart"]);
+    refused(run(), &["format 9", "reads 4", "--restart"]);
 }
 
 #[test]

@@ -382,16 +382,17 @@ mod tests {
     fn near_misses_come_with_their_audio() {
         let listen = |threshold: f32, near: Option<f32>| {
             let models = Models::open(MODELS).expect("the released models");
-            let german =
-                Recording::open(format!("{MODELS}/../demo/de.flac"), None).expect("the sample");
+            let english =
+                Recording::open(format!("{MODELS}/../demo/en.flac"), None).expect("the sample");
             let wanted = Wanted {
-                languages: vec!["de".into()],
+                languages: vec!["en".into()],
                 words: WordsArgs::default(),
                 threshold: Some(threshold),
                 near,
             };
-            let mut session = Session::new(models, wanted, Box::new(german), "sample".into(), None)
-                .expect("a session");
+            let mut session =
+                Session::new(models, wanted, Box::new(english), "sample".into(), None)
+                    .expect("a session");
             let (mut found, mut nearly, mut ended) = (Vec::new(), Vec::new(), false);
             while !ended {
                 let heard = session.advance().expect("heard");
@@ -401,9 +402,9 @@ mod tests {
             }
             (found, nearly)
         };
-        // Words between 0.7 and 0.99 are near misses of 0.99, words above it are not.
+        // Words between 0.7 and 0.95 are near misses of 0.95, words above it are not.
         let (low, _) = listen(0.7, None);
-        let (high, nearly) = listen(0.99, Some(0.29));
+        let (high, nearly) = listen(0.95, Some(0.25));
         assert!(
             high.len() < low.len() && !nearly.is_empty(),
             "{} of {}",
@@ -411,7 +412,7 @@ mod tests {
             low.len()
         );
         for (near, samples) in &nearly {
-            assert!((0.69..0.99).contains(&near.score), "{near:?}");
+            assert!((0.7..0.95).contains(&near.score), "{near:?}");
             let close = |event: &&Event| (event.time_s - near.time_s).abs() < 1.0;
             assert!(
                 !high
