@@ -5,10 +5,10 @@ cd "$(dirname "$0")/../.."
 clip=$(mktemp --suffix .wav)
 trap 'rm -f "$clip"' EXIT
 
-# language, voice, words per minute, keyword, what espeak-ng is given for it, pitch
+# language, voice, words per minute, keyword, what espeak-ng is given for it, pitch, size if not all
 golden() {
   espeak-ng -v "$2" -s "$3" -p "${6:-50}" -w "$clip" "$5"
-  for base in models/*/base.json; do
+  for base in models/${7:-*}/base.json; do
     models=$(dirname "$base")
     if [ "$1" = en ] || [ -e "$models/$1.swr" ]; then
       cargo run -q --bin swr-train -- golden --lang "$1" --label "$4" "$clip" --models "$models"
@@ -24,4 +24,5 @@ golden es es 120 enciende enciende
 golden fr fr 120 musique musique
 golden it it 120 sinistra sinistra
 golden ru ru 120 свет свет
-golden zh cmn-latn-pinyin+Michael 110 语言 yu3yan2 60
+golden zh cmn-latn-pinyin+Michael 110 语言 yu3yan2 60 small
+golden zh cmn-latn-pinyin+m3 110 数字 shu4zi4 60 large
