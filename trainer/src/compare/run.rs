@@ -27,18 +27,13 @@ use crate::network::{Network, Weights};
 use crate::weights::to_package;
 
 /// Runs a cell, unless its row is there, and adds its row; what came of it goes to `out`.
-pub fn run_cell(
-    cell: &Cell,
-    place: &Place,
-    clips: &mut Clips,
-    out: &mut dyn Write,
-) -> Result<bool> {
+pub fn run_cell(cell: &Cell, place: &Place, clips: &mut Clips, out: &mut dyn Write) -> Result<()> {
     let results = read_results(place.results)?;
     let base = read_base(place.models)?;
     let settings = place.settings(&base);
     check_settings(&results, cell, &settings, place)?;
     if results.rows.iter().any(|row| row.cell == *cell) {
-        return Ok(false);
+        return Ok(());
     }
     let trained = train(cell, place, clips, &base, &results)?;
     let (record, row) = judged_row(cell, place, clips, &base, settings, &trained)?;
@@ -59,7 +54,7 @@ pub fn run_cell(
         let folder = &trained.folder;
         std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Refuses to mix rows that were made under different settings.
