@@ -11,6 +11,7 @@ use swr_core::{FrontendSettings, GainSettings};
 
 use crate::architecture::{Architecture, WINDOW_FRAMES};
 use crate::augment::Augment;
+use crate::base::AlsoSettings;
 use crate::baselines::Method;
 use crate::loss::LossSettings;
 use crate::models::Pipeline;
@@ -40,6 +41,8 @@ pub struct BaseConfig {
     pub augment: Augment,
     /// The parts of the loss.
     pub loss: LossSettings,
+    /// What is learned from further languages.
+    pub also: AlsoSettings,
     /// The one stage.
     pub schedule: Schedule,
 }
@@ -203,6 +206,7 @@ impl BaseConfig {
         self.scenes.check()?;
         self.augment.check()?;
         self.loss.check()?;
+        self.also.check()?;
         self.schedule.check("schedule")
     }
 }

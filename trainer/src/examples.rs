@@ -127,8 +127,10 @@ pub struct Language {
     running: Vec<(Vec<i16>, f32)>,
 }
 
-/// A batch of scenes.
+/// A batch of scenes, all of one language.
 pub struct Batch {
+    /// Whose, of [`Turns`]: 0 is the language that is trained, `n` the `n`-th of the others.
+    pub language: usize,
     /// Log-mel, `[B, 1, 40, T]`.
     pub log_mel: Tensor,
     /// What is asked of every scene.
@@ -328,6 +330,44 @@ impl Language {
         words
     }
 
+    /// What scenes of this language are made of, keywords drawn as `balance` says.
+    fn material(&self, balance: f64) -> Material<'_> {
+        let keywords = self.task.unknown_label();
+        let background = self.task.background.iter();
+        let background = background.map(|recording| recording.part(Split::Train));
+        Material {
+            clips: &self.train.clips,
+            labels: &self.train.labels,
+            keywords,
+            words: self.words(balance),
+            others: self.clips_where(|label| label == keywords),
+            running: &self.running,
+            background: background.filter(|part| !part.is_empty()).collect(),
+        }
+    }
+}
+
+/// Whose scenes the batches of a training hold: a language's, and in between those of others.
+#[derive(Clone, Copy)]
+pub struct Turns<'a> {
+    /// The language that is trained.
+    pub language: &'a Language,
+    /// Languages that take turns in the share of the batches that is not its own.
+    pub others: &'a [Language],
+    /// That share, 0 to 1.
+    pub share: f64,
+}
+
+impl<'a> Turns<'a> {
+    /// All batches of one language.
+    pub fn of(language: &'a Language) -> Self {
+        Self {
+            language,
+            others: &[],
+            share: 0.0,
+        }
+    }
+
     /// Runs `step` on every batch of an epoch of `count` scenes; the next batches are made on threads of their own meanwhile. A scene depends on its place
     /// alone.
     pub fn for_each_batch(
@@ -338,48 +378,36 @@ impl Language {
         place: [u64; 2],
         mut step: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
-        let parts: Vec<&[f32]> = self
-            .task
-            .background
+        let languages: Vec<&Language> = std::iter::once(self.language).chain(self.others).collect();
+        let material = languages
             .iter()
-            .map(|b| b.part(Split::Train))
-            .filter(|part| !part.is_empty())
-            .collect();
-        let keywords = self.task.unknown_label();
-        let (words, others) = (
-            self.words(scenes.settings.balance),
-            self.clips_where(|label| label == keywords),
-        );
-        let material = Material {
-            clips: &self.train.clips,
-            labels: &self.train.labels,
-            keywords,
-            words: &words,
-            others: &others,
-            running: &self.running,
-            background: &parts,
-        };
+            .map(|l| l.material(scenes.settings.balance));
+        let material: Vec<Material> = material.collect();
+        let before = place[1] as usize * count.div_ceil(batch);
         let workers = input_workers()?;
         std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::sync_channel(BATCHES_AHEAD);
-            let material = &material;
+            let (languages, material) = (&languages, &material);
             scope.spawn(move || {
                 let places: Vec<usize> = (0..count).collect();
-                let compose = |at: &usize| {
-                    let mut rng = generator(seed, &[place[0], place[1], *at as u64]);
-                    let Scenes {
-                        settings,
-                        augment,
-                        window_frames,
-                    } = *scenes;
-                    let (samples, target) =
-                        scene(settings, augment, material, window_frames, &mut rng);
-                    let response = channel(augment, &mut rng);
-                    (samples, response, target)
-                };
-                for places in even_batches(&places, batch) {
-                    let made = workers.install(|| features(&self.train.frontend, places, compose));
-                    let made = made.map(|(log_mel, targets)| Batch { log_mel, targets });
+                for (n, places) in even_batches(&places, batch).enumerate() {
+                    let language = turn(before + n, self.others.len(), self.share);
+                    let compose = |at: &usize| {
+                        let mut rng = generator(seed, &[place[0], place[1], *at as u64]);
+                        let (augment, window) = (scenes.augment, scenes.window_frames);
+                        let material = &material[language];
+                        let (samples, target) =
+                            scene(scenes.settings, augment, material, window, &mut rng);
+                        let response = channel(augment, &mut rng);
+                        (samples, response, target)
+                    };
+                    let frontend = &languages[language].train.frontend;
+                    let made = workers.install(|| features(frontend, places, compose));
+                    let made = made.map(|(log_mel, targets)| Batch {
+                        language,
+                        log_mel,
+                        targets,
+                    });
                     // The receiver hangs up when a step failed; the loop then ends here.
                     if sender.send(made).is_err() {
                         return;
@@ -392,6 +420,16 @@ impl Language {
             Ok(())
         })
     }
+}
+
+/// Whose turn a batch is, counted from the beginning of the training: 0, or the number of one of `others`, which share `share` of the batches evenly.
+fn turn(batch: usize, others: usize, share: f64) -> usize {
+    let of_others = |batches: usize| (batches as f64 * share) as usize;
+    let before = of_others(batch);
+    if others == 0 || of_others(batch + 1) == before {
+        return 0;
+    }
+    1 + before % others
 }
 
 /// How the scenes of a stage are made.
@@ -543,7 +581,21 @@ fn transpose(frames: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::even_batches;
+    use super::{even_batches, turn};
+
+    #[test]
+    fn languages_take_turns_in_their_share() {
+        for (others, share, own) in [(0, 0.0, 100), (1, 0.5, 50), (3, 0.3, 70), (2, 1.0, 0)] {
+            let mut turns = vec![0; 1 + others];
+            (0..100).for_each(|batch| turns[turn(batch, others, share)] += 1);
+            assert_eq!(turns[0], own, "{share}");
+            let rest = &turns[1..];
+            assert!(
+                rest.iter().max() <= rest.iter().min().map(|least| least + 1).as_ref(),
+                "{turns:?}"
+            );
+        }
+    }
 
     #[test]
     fn no_batch_is_a_small_rest() {

@@ -60,13 +60,13 @@ pub struct Material<'a> {
     /// Number of keywords; their labels come first.
     pub keywords: usize,
     /// The clips of every keyword, and how often it is to be drawn: the sum of the shares up to it, which ends at 1.
-    pub words: &'a [(Vec<usize>, f64)],
+    pub words: Vec<(Vec<usize>, f64)>,
     /// The clips of other words.
-    pub others: &'a [usize],
+    pub others: Vec<usize>,
     /// Running speech without keywords, each recording with the mean power of its speech.
     pub running: &'a [(Vec<i16>, f32)],
     /// Background recordings, their training parts.
-    pub background: &'a [&'a [f32]],
+    pub background: Vec<&'a [f32]>,
 }
 
 /// A scene under construction.
@@ -156,7 +156,7 @@ impl Scene<'_> {
                 self.run(at.max(0), until.min(end), rng);
                 until
             } else if !self.material.others.is_empty() {
-                let clip = pick(self.material.others, rng);
+                let clip = pick(&self.material.others, rng);
                 self.say_at(clip, at, rng)
             } else {
                 at + samples(0.5) as i64
@@ -168,7 +168,7 @@ impl Scene<'_> {
     /// A clip of a keyword, drawn by keyword.
     fn a_word(&self, rng: &mut ChaCha8Rng) -> usize {
         let place = rng.random::<f64>();
-        let words = self.material.words;
+        let words = &self.material.words;
         let word = words.partition_point(|(_, until)| *until <= place);
         pick(&words[word.min(words.len() - 1)].0, rng)
     }
@@ -186,7 +186,7 @@ impl Scene<'_> {
         } else if kind < running + others && !self.material.others.is_empty() {
             let mut at = -(rng.random_range(0..samples(1.0)) as i64);
             while at < self.samples.len() as i64 {
-                let clip = pick(self.material.others, rng);
+                let clip = pick(&self.material.others, rng);
                 at = self.say_at(clip, at, rng) + self.gap(rng);
             }
         } else if kind < running + others + fragments {
@@ -314,7 +314,7 @@ impl Scene<'_> {
     }
 
     fn add_noise(&mut self, augment: &Augment, speaks: bool, rng: &mut ChaCha8Rng) {
-        let recordings = self.material.background;
+        let recordings = &self.material.background;
         let recording = recordings[rng.random_range(0..recordings.len())];
         let loudness = if !speaks {
             Loudness::Amplitude(rng.random::<f32>())

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::checkpoint::{Position, Run, epoch_entry};
-use crate::examples::{Batch, Language, Scenes};
+use crate::examples::{Batch, Scenes, Turns};
 use crate::fused::Statistics;
 use crate::learner::{Learner, Update};
 use crate::loss::Score;
@@ -110,7 +110,7 @@ pub struct Stage<'a> {
 pub fn run_stage(
     stage: &Stage,
     run: &Run,
-    language: &Language,
+    turns: Turns,
     learner: &mut Learner,
     reached: Position,
     mut begin_epoch: impl FnMut(&mut Learner, usize) -> Result<()>,
@@ -133,7 +133,7 @@ pub fn run_stage(
         let started = Instant::now();
         begin_epoch(learner, epoch)?;
         let (mut loss_sum, mut score, mut step) = (0f64, Score::default(), epoch * steps);
-        language.for_each_batch(&stage.scenes, (schedule.scenes, schedule.batch), stage.seed, [stage.index as u64, epoch as u64], |batch| {
+        turns.for_each_batch(&stage.scenes, (schedule.scenes, schedule.batch), stage.seed, [stage.index as u64, epoch as u64], |batch| {
             let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
             let (loss, known) = objective(learner, &batch, moment)?;
             let value: f32 = loss.to_scalar()?;

@@ -72,7 +72,11 @@ impl Adapt {
         config.check()?;
         let base = read_base(&common.models)?;
         let own = &base.manifest().language;
-        let codes = languages::named(&self.lang, &common.data.data, &common.data.extra, own)?;
+        let codes = languages::named(
+            ("--lang", &self.lang),
+            (&common.data.data, &common.data.extra),
+            own,
+        )?;
         if let ([_, _, ..], 2..) = (&codes[..], self.jobs) {
             let (jobs, work) = (self.jobs.into(), common.work.as_deref());
             return languages::side_by_side(&codes, jobs, work, arguments, out, progress);

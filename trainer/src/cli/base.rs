@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use swr_core::labels::check_labels;
 use swr_core::package::{Counts, Thresholds};
 
+use super::languages::named;
 use super::{Common, DEFAULT_THRESHOLD, EVALUATION_BATCH, describe};
 use crate::architecture::TimePadding;
 use crate::base::{Beginning, Teacher, train_base};
@@ -24,6 +25,7 @@ use crate::progress::Progress;
 #[derive(Args)]
 #[command(after_help = "Examples:
   swr-train base --data ../shared/speech --extra target/synth --set architecture.tau=3 --models /tmp/tau3
+  swr-train base --data ../shared/speech --extra target/synth --from models/small --also zh,de,pl --set schedule.epochs=20 --models /tmp/changeable
   swr-train base --data my-words --lang nl --from models --set schedule.epochs=40 --models dutch
   swr-train base --data ../shared/speech --extra target/synth --from models/small --teacher models/large --set schedule.epochs=30 --models /tmp/taught")]
 pub(super) struct Base {
@@ -32,6 +34,9 @@ pub(super) struct Base {
     /// Language of the base
     #[arg(long, value_name = "L", default_value = "en")]
     lang: String,
+    /// Further languages that it learns from under the budget of a delta, with commas between, so that deltas have less to change
+    #[arg(long, value_name = "L,L", default_value = "")]
+    also: String,
     /// Begin with what another run learned, or with a base: the folder of that run, or of models, of the same network
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
@@ -46,8 +51,20 @@ impl Base {
         let config: BaseConfig = common.settings.resolve(BASE_DEFAULT)?;
         config.check()?;
         let pipeline = config.pipeline();
-        let language = Language::load(&common.data, &self.lang, pipeline.frontend, 1, progress)?;
+        let load = |code: &str| Language::load(&common.data, code, pipeline.frontend, 1, progress);
+        let language = load(&self.lang)?;
         check_labels(&language.labels)?;
+        let folders = (&*common.data.data, &*common.data.extra);
+        let also = match self.also.as_str() {
+            "" => Vec::new(),
+            also => named(("--also", also), folders, &self.lang)?,
+        };
+        let also = also.iter().map(|code| load(code));
+        let also = also.collect::<Result<Vec<Language>>>()?;
+        let heard: Vec<Value> = also
+            .iter()
+            .map(|l| json!({"language": l.code, "labels": l.labels, "training_clips": l.training_clips()}))
+            .collect();
         let beginning = |folder: &PathBuf| Beginning::read(folder, &config, &language);
         let beginning = self.from.as_ref().map(beginning).transpose()?;
         let from = beginning.as_ref().map(|beginning| beginning.digest);
@@ -61,6 +78,7 @@ impl Base {
                 "language": self.lang,
                 "labels": language.labels,
                 "training_clips": language.training_clips(),
+                "also": heard,
                 "from": from,
                 "teacher": taught_by,
             }),
@@ -68,7 +86,7 @@ impl Base {
         )?;
         let weights = train_base(
             &config,
-            &language,
+            (&language, &also),
             &run,
             beginning.as_ref(),
             teacher.as_ref(),
@@ -91,7 +109,7 @@ impl Base {
             )?;
             return Ok(());
         }
-        let training = json!({"config": config, "training_clips": language.training_clips(), "development": dev.summary(), "calibration": calibrated, "from": from, "teacher": taught_by});
+        let training = json!({"config": config, "training_clips": language.training_clips(), "also": heard, "development": dev.summary(), "calibration": calibrated, "from": from, "teacher": taught_by});
         let Value::Object(training) = training else {
             bail!("the training record is no object")
         };

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::architecture::MEL_BINS;
 use crate::base::{base_learner, base_loss};
 use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
-use crate::examples::{Batch, Data, Language, Scenes};
+use crate::examples::{Batch, Data, Language, Scenes, Turns};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
 use crate::loss::{Heard, Target, Word};
@@ -159,7 +159,7 @@ impl<'a> Training<'a> {
         let mode = NormMode::batch_into(&self.statistics);
         let (loss, _) = base_loss(
             self.config,
-            &self.learner,
+            &self.learner.weights(),
             batch,
             &mode,
             (self.step, 1.0),
@@ -198,6 +198,7 @@ fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
     };
     let targets: Vec<Target> = (0..batch).map(target).collect();
     Ok(Batch {
+        language: 0,
         log_mel: Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?,
         targets,
     })
@@ -243,7 +244,7 @@ fn measure_input(
         window_frames: config.window_frames,
     };
     let epoch = |place, step: &mut dyn FnMut(Batch) -> Result<()>| {
-        language.for_each_batch(
+        Turns::of(language).for_each_batch(
             &scenes,
             (BENCH_SCENES, options.batch),
             config.seed,

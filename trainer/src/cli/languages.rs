@@ -13,8 +13,12 @@ use swr_dataset::TaskOptions;
 
 use crate::progress::Progress;
 
-/// The languages that `--lang` names: codes with commas between, or `all` that `data` and `extra` hold but the base's own.
-pub(super) fn named(lang: &str, data: &Path, extra: &[PathBuf], base: &str) -> Result<Vec<String>> {
+/// The languages that `flag`, such as `--lang`, names: codes with commas between, or `all` that `data` and `extra` hold but the base's own.
+pub(super) fn named(
+    (flag, lang): (&str, &str),
+    (data, extra): (&Path, &[PathBuf]),
+    base: &str,
+) -> Result<Vec<String>> {
     let codes: Vec<String> = if lang == "all" {
         let options = TaskOptions {
             extra: extra.to_vec(),
@@ -30,21 +34,21 @@ pub(super) fn named(lang: &str, data: &Path, extra: &[PathBuf], base: &str) -> R
     };
     ensure!(
         !codes.is_empty(),
-        "--lang {lang}: {} holds no language with two keywords but the base's",
+        "{flag} {lang}: {} holds no language with two keywords but the base's",
         data.display()
     );
     for (i, code) in codes.iter().enumerate() {
         ensure!(
             !code.is_empty(),
-            "--lang {lang}: expected codes with commas between, such as ar,zh"
+            "{flag} {lang}: expected codes with commas between, such as ar,zh"
         );
         ensure!(
             !codes[..i].contains(code),
-            "--lang {lang}: `{code}` stands there twice"
+            "{flag} {lang}: `{code}` stands there twice"
         );
         ensure!(
             code != base,
-            "--lang {lang}: `{code}` is the base's own language; a delta adds another"
+            "{flag} {lang}: `{code}` is the base's own language; name others"
         );
     }
     Ok(codes)

@@ -31,19 +31,15 @@ fn clip(from: usize, to: usize) -> Spoken {
 }
 
 /// Scenes of one keyword's clips and nothing else.
-fn one_word<'a>(
-    clips: &'a [Spoken],
-    words: &'a [(Vec<usize>, f64)],
-    background: &'a [&'a [f32]],
-) -> Material<'a> {
+fn one_word<'a>(clips: &'a [Spoken], noise: &'a [f32]) -> Material<'a> {
     Material {
         clips,
         labels: &[0],
         keywords: 1,
-        words,
-        others: &[],
+        words: vec![((0..clips.len()).collect(), 1.0)],
+        others: Vec::new(),
         running: &[],
-        background,
+        background: vec![noise],
     }
 }
 
@@ -51,9 +47,7 @@ fn one_word<'a>(
 fn words_are_where_they_sound_and_due_when_they_end() {
     let clips = [clip(4_000, 12_000)];
     let noise = vec![0f32; 100_000];
-    let words = [(vec![0], 1.0)];
-    let background = [&noise[..]];
-    let material = one_word(&clips, &words, &background);
+    let material = one_word(&clips, &noise);
     let settings = SceneSettings {
         words: 1.0,
         density: 1.0,
@@ -115,9 +109,7 @@ fn words_are_where_they_sound_and_due_when_they_end() {
 fn a_bang_is_where_no_keyword_sounds() {
     let clips = [clip(4_000, 12_000)];
     let noise = vec![0f32; 100_000];
-    let words = [(vec![0], 1.0)];
-    let background = [&noise[..]];
-    let material = one_word(&clips, &words, &background);
+    let material = one_word(&clips, &noise);
     let of = |bang_probability: f32, seed: u64| {
         let settings = SceneSettings {
             words: 1.0,
@@ -159,10 +151,10 @@ fn scenes_without_a_keyword_ask_for_none() {
         clips: &clips,
         labels: &[0, 1],
         keywords: 1,
-        words: &[(vec![0], 1.0)],
-        others: &[1],
+        words: vec![(vec![0], 1.0)],
+        others: vec![1],
         running: &running,
-        background: &[&noise],
+        background: vec![&noise],
     };
     let settings = SceneSettings {
         words: 0.0,
@@ -188,10 +180,10 @@ fn keywords_are_drawn_by_their_shares() {
         clips: &clips,
         labels: &[0, 1, 1],
         keywords: 2,
-        words: &[(vec![0], 0.25), (vec![1, 2], 1.0)],
-        others: &[],
+        words: vec![(vec![0], 0.25), (vec![1, 2], 1.0)],
+        others: Vec::new(),
         running: &[],
-        background: &[&noise],
+        background: vec![&noise],
     };
     let mut said = [0usize; 2];
     for seed in 0..400 {

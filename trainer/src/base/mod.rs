@@ -1,16 +1,20 @@
 //! Training of the base network, from its first random weight to its deployed tensors.
 
+mod also;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 use swr_core::package::Digest;
 
+pub use also::AlsoSettings;
+
 use crate::adapt::{CLASSIFIER, Frame, observe};
 use crate::architecture::Architecture;
 use crate::checkpoint::{Run, learned_by};
 use crate::config::BaseConfig;
-use crate::examples::{Batch, Language, Scenes};
+use crate::examples::{Batch, Language, Scenes, Turns};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule, fold, state_of, unfold};
 use crate::loss::{Score, stream_loss};
@@ -139,10 +143,10 @@ pub(crate) fn base_learner(weights: &Weights) -> Result<Learner> {
     Ok(learner)
 }
 
-/// The loss of a batch, and how many of its words are known, at a step and a share of the training.
+/// The loss of a batch under `weights`, and how many of its words are known, at a step and a share of the training.
 pub(crate) fn base_loss(
     config: &BaseConfig,
-    learner: &Learner,
+    weights: &Weights,
     batch: &Batch,
     mode: &NormMode,
     (step, done): (usize, f64),
@@ -157,12 +161,7 @@ pub(crate) fn base_loss(
             seed: mix(config.seed, step as u64),
         }),
     };
-    let logits = frame_logits(
-        &config.architecture,
-        &learner.weights(),
-        &batch.log_mel,
-        &pass,
-    )?;
+    let logits = frame_logits(&config.architecture, weights, &batch.log_mel, &pass)?;
     let taught = teacher.map(|teacher| teacher.logits(&batch.log_mel));
     Ok(stream_loss(
         &logits,
@@ -173,11 +172,11 @@ pub(crate) fn base_loss(
     )?)
 }
 
-/// Trains a base on a language's clips, from where `run` stands, at first from a beginning, and by a teacher, if they are given; gives its weights in
-/// deployed form.
+/// Trains a base on a language's clips, `also` on those of others, from where `run` stands, at first from a beginning, and by a teacher, if they are given;
+/// gives its weights in deployed form.
 pub fn train_base(
     config: &BaseConfig,
-    language: &Language,
+    (language, also): (&Language, &[Language]),
     run: &Run,
     beginning: Option<&Beginning>,
     teacher: Option<&Teacher>,
@@ -189,6 +188,11 @@ pub fn train_base(
         config.seed,
     )?)?;
     if let Some(beginning) = beginning {
+        learner.take_up(&beginning.state)?;
+    }
+    also::add(&mut learner, config, also)?;
+    if let Some(beginning) = beginning {
+        // Again, since a run on the same languages has left what they have of their own as well.
         let taken = learner.take_up(&beginning.state)?;
         progress.say(&format!("{taken} tensors begin as they were left"));
     }
@@ -208,19 +212,32 @@ pub fn train_base(
         progress,
     };
     let mode = NormMode::batch_into(&statistics);
+    // What the base's norms standardise by is its own language's.
+    let elsewhere = NormMode::batch_into(&Statistics::default());
+    let turns = Turns {
+        language,
+        others: also,
+        share: config.also.share,
+    };
     run_stage(
         &stage,
         run,
-        language,
+        turns,
         &mut learner,
         reached,
         |_, _| Ok(()),
         |learner, batch, moment| {
-            let place = (moment.step, moment.done);
-            base_loss(config, learner, batch, &mode, place, teacher)
+            let (place, learned) = ((moment.step, moment.done), learner.weights());
+            let Some(other) = batch.language.checked_sub(1) else {
+                let weights = also::of_the_base(&learned);
+                return base_loss(config, &weights, batch, &mode, place, teacher);
+            };
+            let code = &also[other].code;
+            let weights = also::of_a_language(&learned, code, config.also.change)?;
+            base_loss(config, &weights, batch, &elsewhere, place, None)
         },
     )?;
-    let mut weights = learner.weights();
+    let mut weights = also::of_the_base(&learner.weights());
     fold(&mut weights, &learner.running)?;
     Ok(weights
         .into_iter()
