@@ -90,6 +90,8 @@ struct Report {
     verified: bool,
     /// The largest rate that the judging negatives leave possible, at 95 % confidence, one-sided.
     at_most_per_hour: f64,
+    /// What was heard where it was chosen, at these thresholds and at lower ones, lets expect so many.
+    expected_per_hour: f64,
     chosen_on: Part,
     judged_on: Part,
     /// Development words found, of all, and false alarms between them.
@@ -300,11 +302,11 @@ fn choose(
     let hours_chosen_on = hours(&together);
     let wanted = f64::from(a.per_hour);
     let kept = |at: &usize| sum(&together, *at) as f64 <= wanted * hours_chosen_on;
-    // Minutes of audio hold too little to expect a low rate of anything: then what was heard decides.
     let expected = |at: &usize| choices[*at].per_hour <= wanted;
-    let mut all = 0..choices.len();
+    let all = 0..choices.len();
     let chosen = all.clone().find(|at| kept(at) && expected(at));
-    let Some(chosen) = chosen.or_else(|| all.find(kept)) else {
+    // Minutes of audio hold too little to expect a low rate of anything: then the strictest, so that who asks for less never gets more.
+    let Some(chosen) = chosen.or_else(|| all.rev().find(kept)) else {
         let last = choices.len() - 1;
         bail!(
             "no thresholds keep {} false accepts an hour on these negatives: {} in {hours_chosen_on:.2} h even with the highest; listen to what they are \
@@ -313,6 +315,14 @@ fn choose(
             sum(&together, last)
         );
     };
+    let expected_per_hour = choices[chosen].per_hour;
+    if expected_per_hour > wanted {
+        progress.say(&format!(
+            "{hours_chosen_on:.2} h are too short to choose thresholds for {} an hour by: {expected_per_hour:.2} are expected even at the highest, which are taken; \
+             give more recordings with --negatives, or a higher --per-hour",
+            a.per_hour
+        ));
+    }
     let thresholds = ear.for_labels(&tried[chosen]);
     let chosen_on = part(choosing, hours_chosen_on, sum(&together, chosen));
     // With them, and with those that the package has now.
@@ -334,6 +344,7 @@ fn choose(
         wanted_per_hour: a.per_hour,
         verified: at_most <= f64::from(a.per_hour),
         at_most_per_hour: at_most,
+        expected_per_hour,
         chosen_on,
         judged_on,
         words: stream.events.len(),
@@ -443,6 +454,10 @@ impl fmt::Display for Report {
             ("chosen on", &self.chosen_on),
             ("judged on", &self.judged_on),
         ] {
+            if part.sources == 0 {
+                writeln!(f, "  {what} nothing")?;
+                continue;
+            }
             writeln!(
                 f,
                 "  {what} {:.3} h of {} sources: {} false accepts, {:.2} an hour ({:.2} - {:.2})",
@@ -454,6 +469,11 @@ impl fmt::Display for Report {
                 part.interval.1
             )?;
         }
+        writeln!(
+            f,
+            "  expected by how false accepts fall off: {:.2} an hour",
+            self.expected_per_hour
+        )?;
         writeln!(
             f,
             "  with the thresholds before: {} false accepts where it is judged",
