@@ -36,6 +36,18 @@ impl DetectorSettings {
             thresholds,
         }
     }
+
+    /// Moves the log-odds of all thresholds by `shift`: up, and less is reported, rightly and falsely; down, and more. What differs between keywords stays, where
+    /// one threshold for all would be lax for some and strict for others. 0 changes nothing.
+    pub fn move_thresholds(&mut self, shift: f32) {
+        if shift == 0.0 {
+            return;
+        }
+        let odds = libm::expf(shift);
+        for t in &mut self.thresholds {
+            *t = (odds * *t / (odds * *t + (1.0 - *t))).clamp(0.0, 1.0);
+        }
+    }
 }
 
 /// Why a detector was not made, or a mean not taken.

@@ -197,6 +197,23 @@ proptest! {
     }
 
     #[test]
+    fn thresholds_move_in_log_odds(thresholds in vec(0.01f32..0.9999, CLASSES), shift in -3.0f32..3.0) {
+        let mut settings = DetectorSettings::new(thresholds.clone());
+        settings.move_thresholds(shift);
+        let odds = |t: &f32| (f64::from(*t) / (1.0 - f64::from(*t))).ln();
+        for (before, after) in thresholds.iter().zip(&settings.thresholds) {
+            prop_assert!((odds(after) - odds(before) - f64::from(shift)).abs() < 0.01, "{before} {after}");
+        }
+        // What nothing passes, and what everything does, stays so.
+        let mut ends = DetectorSettings::new(vec![0.0, 1.0]);
+        ends.move_thresholds(shift);
+        prop_assert_eq!(ends.thresholds, [0.0, 1.0]);
+        let mut still = DetectorSettings::new(thresholds.clone());
+        still.move_thresholds(0.0);
+        prop_assert_eq!(still.thresholds, thresholds);
+    }
+
+    #[test]
     fn posteriors_are_the_softmax_of_the_mean(logits in vec(-9.0f32..9.0, CLASSES * 150)) {
         let timing = Timing { smoothing_frames: 1, ..Timing::default() };
         let settings = DetectorSettings { timing, ..DetectorSettings::new(vec![0.6; CLASSES]) };

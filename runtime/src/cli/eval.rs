@@ -11,7 +11,7 @@ use swr_core::detector::clip_answer;
 use swr_dataset::{Clip, DatasetError, Faults, Source, Split, StreamOptions, Task, TaskOptions};
 
 use super::hearing::{Ear, Heard, Hearing, plot};
-use super::words::WordsArgs;
+use super::words::{WordsArgs, one_threshold};
 use super::{ModelsArgs, Outcome, json_line};
 use crate::clip::ClipRunner;
 use crate::files::write_atomically;
@@ -210,11 +210,29 @@ struct StreamLine<'a> {
 
 impl Eval {
     pub(super) fn run(&self, out: &mut dyn Write) -> anyhow::Result<Outcome> {
+        ensure!(
+            self.stream || self.words.words.is_empty(),
+            "--words {}: what is reported is measured in a stream; give --stream as well",
+            self.words.words.join(",")
+        );
         let models = self.models.open()?;
         let all = self.languages == ["all"];
         let mut curves = Vec::new();
-        for language in self.named(&models)? {
-            let model = models.load(&language)?;
+        let languages = self.named(&models)?;
+        let loaded = languages.iter().map(|language| models.load(language));
+        let loaded = loaded.collect::<Result<Vec<Model>, _>>()?;
+        let labels = |model: &Model| (model.language.code.clone(), model.language.labels.clone());
+        let labels: Vec<(String, Vec<String>)> = loaded.iter().map(labels).collect();
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(l, labels)| (&l[..], &labels[..]))
+            .collect();
+        let reported = self.words.among(&labels)?;
+        for ((language, model), reported) in languages.into_iter().zip(loaded).zip(reported) {
+            if !reported.contains(&true) {
+                eprintln!("swr: {language} left out, none of the words wanted is one of its own");
+                continue;
+            }
             let task = match task_of(&self.data, &model) {
                 Err(error) if all && has_none(&error) => {
                     eprintln!(
@@ -226,7 +244,8 @@ impl Eval {
                 task => task?,
             };
             if self.stream {
-                curves.push((language, self.stream(&model, &task, out)?.points));
+                let hearing = self.stream((&model, reported), &task, out)?;
+                curves.push((language, hearing.points));
             } else {
                 self.clips(&model, &task, out)?;
             }
@@ -254,14 +273,7 @@ impl Eval {
         if !faults.is_empty() {
             eprintln!("swr: {faults}");
         }
-        let keywords = task.unknown_label();
-        ensure!(
-            clips.iter().any(|clip| clip.label < keywords),
-            "{}: no {} clips of keywords of `{}`; give --split all for all that is there (if nothing of it was trained on), or add recordings of more speakers (about one in ten goes to DEV, one to TEST)",
-            self.data.display(),
-            self.split.name(),
-            model.language.code
-        );
+        self.check(&clips, task)?;
         let labels: Vec<String> = model.language.labels.iter().map(|l| nfc(l)).collect();
         let mut tallies = vec![Tally::default(); model.language.labels.len()];
         let window_frames = model.language.detector.window_frames;
@@ -323,8 +335,33 @@ impl Eval {
         Ok(())
     }
 
-    fn stream(&self, model: &Model, task: &Task, out: &mut dyn Write) -> anyhow::Result<Hearing> {
+    /// Refuses clips without keywords, which nothing can be measured on.
+    fn check(&self, clips: &[Clip], task: &Task) -> anyhow::Result<()> {
+        let keywords = task.unknown_label();
+        ensure!(
+            clips.iter().any(|clip| clip.label < keywords),
+            "{}: no {} clips of keywords of `{}`; give --split all for all that is there (if nothing of it was trained on), or add recordings of more speakers (about one in ten goes to DEV, one to TEST)",
+            self.data.display(),
+            self.split.name(),
+            task.language
+        );
+        Ok(())
+    }
+
+    /// Measures a model of whose labels those marked are reported.
+    fn stream(
+        &self,
+        (model, reported): (&Model, Vec<bool>),
+        task: &Task,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Hearing> {
         let (clips, language) = (self.split.clips(task), &model.language.code);
+        self.check(&clips, task)?;
+        if !self.words.words.is_empty()
+            && let Some(told) = one_threshold(language, &model.language.detector.thresholds)
+        {
+            eprintln!("swr: {told}");
+        }
         let options = StreamOptions {
             minutes: self.minutes,
             seed: self.seed,
@@ -349,8 +386,6 @@ impl Eval {
                 self.seed,
             )?),
         };
-        let labels = &model.language.labels[..];
-        let reported = self.words.among(&[(language, labels)])?.swap_remove(0);
         for stream in [Some(&mut stream), sentences.as_mut()]
             .into_iter()
             .flatten()

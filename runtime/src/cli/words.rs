@@ -16,8 +16,9 @@ pub(super) struct WordsArgs {
     pub(super) words: Vec<String>,
 }
 
-/// What is to be told of a language whose package has one threshold for all `keywords`, as those of older versions do.
-fn one_threshold(language: &str, keywords: &[f32]) -> Option<String> {
+/// What is to be told of a language whose package has one threshold for all keywords, as those of older versions do; `thresholds` are of all labels.
+pub(super) fn one_threshold(language: &str, thresholds: &[f32]) -> Option<String> {
+    let keywords = &thresholds[..thresholds.len() - NOT_KEYWORDS];
     let (first, others) = keywords.split_first()?;
     let alike = !others.is_empty() && others.iter().all(|threshold| threshold == first);
     alike.then(|| {
@@ -51,8 +52,7 @@ impl WordsArgs {
             .collect();
         let wanted = self.among(&named)?;
         for (listener, wanted) in listeners.iter_mut().zip(wanted) {
-            let keywords = listener.labels().len() - NOT_KEYWORDS;
-            let thresholds = &listener.settings().thresholds[..keywords];
+            let thresholds = &listener.settings().thresholds;
             told.extend(match wanted.contains(&true) {
                 true if !own_thresholds => None,
                 true => one_threshold(listener.language(), thresholds),

@@ -441,6 +441,32 @@ fn eval_measures_clips_and_streams() {
     let one = measured(&["--words", "tief"]);
     assert_eq!(one["keywords"].as_array().unwrap().len(), 1);
     assert!(one["expected"].as_u64() < line["expected"].as_u64());
+    // Keywords make up the whole, and each has what it finds at every rate that all together have.
+    let keywords = line["keywords"].as_array().unwrap();
+    for name in ["found", "expected"] {
+        let sum: u64 = keywords.iter().map(|k| k[name].as_u64().unwrap()).sum();
+        assert_eq!(Some(sum), line[name].as_u64(), "{name}: {line}");
+    }
+    for keyword in keywords {
+        let own = keyword["at_rates"].as_array().unwrap();
+        let rate = |at: &serde_json::Value| at["false_accepts_per_hour"].as_f64();
+        assert!(own.iter().map(rate).eq(rates.iter().map(rate)), "{keyword}");
+        let found = own.iter().map(|at| at["found"].as_u64());
+        assert!(
+            found.is_sorted(),
+            "more may be found at higher rates: {keyword}"
+        );
+    }
+    // A word of one of several languages leaves the others out; one of none is refused, and so are words where there is no stream.
+    let eval = |languages: &str, further: &[&str]| {
+        let start = ["eval", "--data", data, "--lang", languages, "--json"];
+        swr(directory.path(), &[&start, further].concat())
+    };
+    let short = ["--stream", "--minutes", "0.5", "--words"];
+    let (code, out) = eval("en,de", &[&short[..], &["tief"]].concat());
+    assert!(code == 0 && json(&out).len() == 1, "{out}");
+    assert_eq!(eval("de", &[&short[..], &["tiff"]].concat()).0, 2);
+    assert_eq!(eval("de", &["--words", "tief"]).0, 2);
 
     let (code, out) = swr(
         directory.path(),

@@ -340,7 +340,7 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
         "lang = [\"en\"]\nthreshold = 0.5\nmodels = '{}'\n",
         directory.path().display()
     );
-    fs::write(&settings, text).unwrap();
+    fs::write(&settings, &text).unwrap();
     let configured = |more: &[&str]| {
         let mut arguments = vec!["swr", "listen", "--json", "--file", audio.to_str().unwrap()];
         arguments.extend(["--config", settings.to_str().unwrap()]);
@@ -359,6 +359,11 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
         (0, vec!["de".to_string(); 2])
     );
     assert_eq!(configured(&["--threshold", "1"]).0, 1);
+    // Thresholds moved up as far as that goes let nothing pass; so they do from the file.
+    assert_eq!(configured(&["--shift", "20"]).0, 1);
+    fs::write(&settings, format!("shift = 20\n{text}")).unwrap();
+    assert_eq!(configured(&[]).0, 1);
+    assert_eq!(configured(&["--shift", "-1"]).0, 0);
     let one = "lang = [\"de\"]\nwords = [\"hoch\"]\nmodels = ";
     fs::write(
         &settings,
@@ -366,7 +371,13 @@ fn listen_runs_a_program_for_every_keyword_and_keeps_what_was_nearly_heard() {
     )
     .unwrap();
     assert_eq!(configured(&[]), (0, vec!["de".to_string()]));
-    for bad in ["lang = 3", "treshold = 0.5", "threshold = 1.5"] {
+    for bad in [
+        "lang = 3",
+        "treshold = 0.5",
+        "threshold = 1.5",
+        "shift = 21",
+        "shift = nan",
+    ] {
         fs::write(&settings, bad).unwrap();
         assert_eq!(configured(&[]).0, 2, "{bad}");
     }

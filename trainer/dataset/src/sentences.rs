@@ -12,7 +12,8 @@ use swr_core::matching::Spoken;
 use crate::error::DatasetError;
 use crate::load::{CLIP_SAMPLES, Faults};
 use crate::stream::{
-    ACTIVE_RANGE_DB, Audible, Deck, Stream, active_span, audible, fade, mean_power, ratio,
+    ACTIVE_RANGE_DB, Audible, Deck, NO_KEYWORD, Stream, active_span, audible, fade, mean_power,
+    ratio,
 };
 use crate::task::{Clip, Task};
 
@@ -25,6 +26,8 @@ const SEARCH_SAMPLES: usize = CLIP_SAMPLES / 2;
 const MARGIN_SAMPLES: usize = CLIP_SAMPLES / 20;
 /// Word over speech, in dB: as loud, or nearly.
 const LEVEL_DB: (f32, f32) = (-3.0, 3.0);
+/// Recordings that are named where none can be heard.
+const NAMED: usize = 3;
 /// What is joined is faded over 10 ms.
 const FADE_SAMPLES: usize = 160;
 
@@ -52,13 +55,17 @@ pub fn sentences(
         .filter_map(|path| faults.decode(path))
         .filter(|samples| active_span(samples, ACTIVE_RANGE_DB).is_some())
         .collect();
-    if keywords.is_empty() || recordings.is_empty() {
-        let what = if keywords.is_empty() {
-            "no keyword clip with audible speech"
-        } else {
-            "no running speech that can be read"
-        };
-        return Err(DatasetError::Stream(what.to_owned()));
+    if keywords.is_empty() {
+        return Err(DatasetError::Stream(NO_KEYWORD.to_owned()));
+    }
+    if recordings.is_empty() {
+        let named = running.iter().map(|path| path.display().to_string());
+        let named: Vec<String> = named.take(NAMED).collect();
+        return Err(DatasetError::Stream(format!(
+            "{}{}: no running speech that can be read and heard",
+            named.join(", "),
+            if running.len() > NAMED { ", …" } else { "" }
+        )));
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut words = Deck::new(keywords);

@@ -15,6 +15,10 @@ use crate::load::{CLIP_SAMPLES, Faults, load_readable};
 use crate::noise::Background;
 use crate::task::{Clip, Task};
 
+/// What is wrong with clips that no stream can be made of.
+pub(crate) const NO_KEYWORD: &str =
+    "no keyword clip with audible speech; give it the clips of a split that has some";
+
 /// How a stream is put together.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamOptions {
@@ -83,10 +87,7 @@ pub fn stream(
     let mut powers: Vec<f64> = keywords.iter().map(|clip| clip.power).collect();
     powers.sort_by(f64::total_cmp);
     let Some(median_power) = powers.get(powers.len() / 2).copied() else {
-        return Err(DatasetError::Stream(
-            "no keyword clip with audible speech; give it the clips of a split that has some"
-                .to_owned(),
-        ));
+        return Err(DatasetError::Stream(NO_KEYWORD.to_owned()));
     };
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let noise_power = median_power / ratio(0.5 * (options.snr_db.0 + options.snr_db.1));

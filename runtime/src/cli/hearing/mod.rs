@@ -1,6 +1,7 @@
 //! What a person hears of a language: words found in noise and in sentences, how late, at which level; and what is falsely reported in running speech, in
 //! sound and music, and of sounds made in code. At the package's thresholds, and with all of them moved together.
 
+mod made;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,17 +9,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use swr_core::detector::{Detection, DetectorSettings, Posteriors, Trigger};
+use swr_core::detector::{Detection, Posteriors, Trigger};
 use swr_core::frontend::Frontend;
+use swr_core::labels::NOT_KEYWORDS;
 use swr_core::matching::{Detected, Matched, match_detections};
 use swr_core::model::Language;
 use swr_core::package::Digest;
 use swr_core::spotter::detect_in_recording;
 use swr_core::{HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES};
-use swr_dataset::{
-    Made, Stream, audio_below, binomial_interval, household, pink_noise, poisson_interval,
-    steady_tones, white_noise,
-};
+use swr_dataset::{Stream, audio_below, binomial_interval, poisson_interval};
 
 use super::script::TOLERANCE_SAMPLES;
 use super::stream::{CONFIDENCE, Measured};
@@ -33,20 +32,8 @@ const SHIFTS: std::ops::RangeInclusive<i32> = -20..=20;
 const SHIFT_STEP: f32 = 0.25;
 /// False accepts an hour at which words found are told.
 const RATES: [f64; 3] = [1.0, 5.0, 20.0];
-/// Levels at which the stream is heard, in dB.
-const LEVELS_DB: [f32; 6] = [0.0, -6.0, -12.0, -18.0, -24.0, -30.0];
-/// A door that slams before every word: how long before it, its length, its fall to a third, its loudest, and the level of the words in dB.
-const BANG_BEFORE_S: f32 = 0.5;
-const BANG_S: f32 = 0.2;
-const BANG_FALL_S: f32 = 0.05;
-const BANG_PEAK: f32 = 0.5;
-const BANG_LEVEL_DB: f32 = -24.0;
-/// Seconds of a sound made in code.
-const MADE_S: usize = 10;
 /// How much longer than the stream each kind of noise made in code is: half an hour for ten minutes.
 const NOISE_LENGTH: usize = 3;
-/// Its seed.
-const NOISE_SEED: u64 = 7;
 
 /// A network with a trigger for every choice of thresholds; the first one has the package's.
 pub(super) struct Ear {
@@ -133,7 +120,23 @@ pub(super) struct ByKeyword {
     threshold: f32,
     found: usize,
     expected: usize,
+    /// Exact interval of the share found.
+    found_interval: (f64, f64),
     false_accepts: usize,
+    /// Of the words found; none if there are none.
+    delay: Option<Delay>,
+    /// Words found where this keyword alone keeps each of [`RATES`].
+    at_rates: Vec<KeywordAtRate>,
+}
+
+/// A keyword's words found where its threshold is moved just so far that it keeps a rate of false accepts by itself.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct KeywordAtRate {
+    false_accepts_per_hour: f64,
+    /// None where no distance keeps it.
+    found: Option<usize>,
+    /// Exact interval of the share found.
+    found_interval: Option<(f64, f64)>,
 }
 
 /// Milliseconds from a word's end to its event.
@@ -185,16 +188,8 @@ impl Ear {
     pub(super) fn new(model: &Model, reported: Vec<bool>) -> anyhow::Result<Self> {
         let (labels, package) = (&model.language.labels, &model.language.detector);
         let moved = |shift: i32| {
-            let odds = (shift as f32 * SHIFT_STEP).exp();
-            let threshold = |t: &f32| match shift {
-                0 => *t,
-                _ => (odds * t / (odds * t + (1.0 - t))).clamp(0.0, 1.0),
-            };
-            let thresholds = package.thresholds.iter().map(threshold).collect();
-            let settings = DetectorSettings {
-                thresholds,
-                ..package.clone()
-            };
+            let mut settings = package.clone();
+            settings.move_thresholds(shift as f32 * SHIFT_STEP);
             Trigger::new(labels, &settings)
         };
         let triggers: Result<Vec<Trigger>, _> = [0].into_iter().chain(SHIFTS).map(moved).collect();
@@ -296,13 +291,20 @@ impl Ear {
                 .find(|point| point.false_accepts_per_hour <= rate)
                 .copied(),
         });
-        let accepts: BTreeMap<usize, usize> = match &negatives {
-            Some((accepts, _)) => count(accepts[0].iter().map(|detection| detection.label)),
-            None => count(matched[0].false_alarms.iter().map(|at| found[0][*at].label)),
+        // Under every choice of thresholds, what is falsely accepted.
+        let labels = |at: usize| -> Vec<usize> {
+            let alarms = &matched[at].false_alarms;
+            match &negatives {
+                Some((accepts, _)) => accepts[at].iter().map(|found| found.label).collect(),
+                None => alarms.iter().map(|place| found[at][*place].label).collect(),
+            }
         };
+        let accepts: Vec<_> = (0..found.len()).map(|at| count(labels(at))).collect();
+        let hours = negatives.as_ref().map_or(stream.hours(), |(_, q)| q.hours);
+        let keywords = self.by_keyword(stream, (&found[0], &matched), &accepts, hours);
         Ok(Hearing {
             measured: measured(stream, &matched[0]),
-            delay: delay(stream, &found[0], &matched[0]),
+            delay: delay(stream, &found[0], &matched[0], |_| true),
             sentences: sentences.map(|(stream, matched)| measured(stream, &matched[0])),
             negatives: negatives.map(|(_, quiet)| quiet),
             sounds: sounds.map(|(_, quiet)| quiet),
@@ -310,30 +312,51 @@ impl Ear {
             levels,
             at_rates: at_rates.to_vec(),
             points,
-            keywords: self.by_keyword(stream, &matched[0], &accepts),
+            keywords,
         })
     }
 
+    /// By what was `found` at the package's thresholds, and what `matched` and was falsely accepted under every choice of them.
     fn by_keyword(
         &self,
         stream: &Stream,
-        matched: &Matched,
-        accepts: &BTreeMap<usize, usize>,
+        (heard, matched): (&[Detection], &[Matched]),
+        accepts: &[BTreeMap<usize, usize>],
+        hours: f64,
     ) -> Vec<ByKeyword> {
         let expected = count(stream.events.iter().map(|event| event.label));
-        let found = count(matched.hits.iter().map(|(at, _)| stream.events[*at].label));
+        let hits =
+            |matched: &Matched| count(matched.hits.iter().map(|hit| stream.events[hit.0].label));
+        let found: Vec<_> = matched.iter().map(hits).collect();
         let of = |counts: &BTreeMap<usize, usize>, label| counts.get(&label).copied().unwrap_or(0);
-        let keywords = &self.language.labels[..self.language.labels.len() - 2];
+        let at_rates = |label: usize, said: usize| {
+            RATES.map(|rate| {
+                let keeps = |at: &usize| of(&accepts[*at], label) as f64 <= rate * hours;
+                let found = (1..found.len()).find(keeps).map(|at| of(&found[at], label));
+                KeywordAtRate {
+                    false_accepts_per_hour: rate,
+                    found,
+                    found_interval: found.map(|found| binomial_interval(found, said, CONFIDENCE)),
+                }
+            })
+        };
+        let keywords = &self.language.labels[..self.language.labels.len() - NOT_KEYWORDS];
         let by_keyword = keywords
             .iter()
             .enumerate()
             .filter(|(label, _)| self.reported[*label])
-            .map(|(label, keyword)| ByKeyword {
-                keyword: keyword.clone(),
-                threshold: self.language.detector.thresholds[label],
-                found: of(&found, label),
-                expected: of(&expected, label),
-                false_accepts: of(accepts, label),
+            .map(|(label, keyword)| {
+                let (expected, hits) = (of(&expected, label), of(&found[0], label));
+                ByKeyword {
+                    keyword: keyword.clone(),
+                    threshold: self.language.detector.thresholds[label],
+                    found: hits,
+                    expected,
+                    found_interval: binomial_interval(hits, expected, CONFIDENCE),
+                    false_accepts: of(&accepts[0], label),
+                    delay: delay(stream, heard, &matched[0], |word| word == label),
+                    at_rates: at_rates(label, expected).to_vec(),
+                }
             });
         by_keyword.collect()
     }
@@ -411,89 +434,13 @@ impl Ear {
             poisson_interval(quiet.false_accepts as u64, quiet.hours, CONFIDENCE);
         Ok(Some((accepts, quiet)))
     }
-
-    fn hear_made(&mut self, noise_samples: usize) -> anyhow::Result<Vec<MadeSounds>> {
-        let tones = self.hear_sounds("steady tones", &steady_tones())?;
-        let household = self.hear_sounds("household sounds", &household())?;
-        let mut noise = MadeSounds {
-            kind: "noise",
-            sounds: 2,
-            hours: 2.0 * noise_samples as f64 / f64::from(SAMPLE_RATE_HZ) / 3_600.0,
-            heard: Vec::new(),
-        };
-        for (name, mut samples) in [
-            ("pink noise", pink_noise(NOISE_SEED, noise_samples)),
-            ("white noise", white_noise(NOISE_SEED, noise_samples)),
-        ] {
-            // At the level of a recorded household.
-            samples.iter_mut().for_each(|sample| *sample *= 0.05);
-            let found = self.hear_once(&samples)?;
-            noise.heard.extend(self.named(name, &found));
-        }
-        Ok(vec![tones, household, noise])
-    }
-
-    fn hear_sounds(&mut self, kind: &'static str, sounds: &[Made]) -> anyhow::Result<MadeSounds> {
-        let mut heard = Vec::new();
-        for made in sounds {
-            let found = self.hear_once(&made.samples(MADE_S))?;
-            heard.extend(self.named(&made.name, &found));
-        }
-        Ok(MadeSounds {
-            kind,
-            sounds: sounds.len(),
-            hours: (sounds.len() * MADE_S) as f64 / 3_600.0,
-            heard,
-        })
-    }
-
-    fn named(&self, name: &str, found: &[Detection]) -> Vec<(String, String, f32)> {
-        let labels = &self.language.labels;
-        let named = |d: &Detection| (name.to_owned(), labels[d.label].clone(), d.score);
-        found.iter().map(named).collect()
-    }
-
-    /// The stream at every level, and softly with a bang before every word, which a front end that adapts must not be deaf after.
-    fn hear_levels(&mut self, stream: &Stream) -> anyhow::Result<Vec<Level>> {
-        let mut levels = Vec::new();
-        let plain = LEVELS_DB.map(|level_db| (level_db, false));
-        for (level_db, bang) in plain.into_iter().chain([(BANG_LEVEL_DB, true)]) {
-            let gain = 10f32.powf(level_db / 20.0);
-            let mut softer: Vec<f32> = stream.samples.iter().map(|sample| gain * sample).collect();
-            if bang {
-                add_bangs(&mut softer, stream);
-            }
-            let found = self.hear_once(&softer)?;
-            let matched = &matches(stream, &[found])[0];
-            levels.push(Level {
-                level_db,
-                bang,
-                found: matched.hits.len(),
-                false_accepts: matched.false_alarms.len(),
-            });
-        }
-        Ok(levels)
-    }
 }
 
-/// Adds a burst of noise that falls off, always the same, before every word of `stream`.
-fn add_bangs(samples: &mut [f32], stream: &Stream) {
-    let rate = SAMPLE_RATE_HZ as f32;
-    let burst = white_noise(NOISE_SEED, (BANG_S * rate) as usize);
-    let fall = |at: usize| (-(at as f32) / (BANG_FALL_S * rate)).exp();
-    let peak = burst.iter().fold(0.0, |most: f32, s| most.max(s.abs()));
-    for word in &stream.events {
-        let from = word
-            .start_samples
-            .saturating_sub((BANG_BEFORE_S * rate) as usize);
-        let heard = samples[from..].iter_mut().zip(&burst).enumerate();
-        heard.for_each(|(at, (sample, noise))| *sample += BANG_PEAK / peak * fall(at) * noise);
-    }
-}
-
-fn count(labels: impl Iterator<Item = usize>) -> BTreeMap<usize, usize> {
+fn count(labels: impl IntoIterator<Item = usize>) -> BTreeMap<usize, usize> {
     let mut counts = BTreeMap::new();
-    labels.for_each(|label| *counts.entry(label).or_default() += 1);
+    for label in labels {
+        *counts.entry(label).or_default() += 1;
+    }
     counts
 }
 
@@ -514,14 +461,21 @@ fn matches(stream: &Stream, found: &[Vec<Detection>]) -> Vec<Matched> {
     found.iter().map(matched).collect()
 }
 
-/// From the end of each word that was found to the sample with which its event is given out: the last one of its frame.
-fn delay(stream: &Stream, found: &[Detection], matched: &Matched) -> Option<Delay> {
+/// From the end of each word that was found, of the labels that are wanted, to the sample with which its event is given out: the last one of its frame.
+fn delay(
+    stream: &Stream,
+    found: &[Detection],
+    matched: &Matched,
+    wanted: impl Fn(usize) -> bool,
+) -> Option<Delay> {
+    let hits = matched.hits.iter();
+    let hits = hits.filter(|(word, _)| wanted(stream.events[*word].label));
     let delay = |(word, detection): &(usize, usize)| {
         let given = found[*detection].given as usize * HOP_SAMPLES + WINDOW_SAMPLES;
         let samples = given as f64 - stream.events[*word].end_samples as f64;
         1_000.0 * samples / f64::from(SAMPLE_RATE_HZ)
     };
-    let mut delays: Vec<f64> = matched.hits.iter().map(delay).collect();
+    let mut delays: Vec<f64> = hits.map(delay).collect();
     delays.sort_by(f64::total_cmp);
     let at = |share: f64| delays.get(((delays.len() as f64 - 1.0) * share).round() as usize);
     Some(Delay {
@@ -556,7 +510,7 @@ mod tests {
         };
         let found = [event(105), event(310)];
         let matched = &matches(&stream, &[found.to_vec()])[0];
-        let delay = delay(&stream, &found, matched).unwrap();
+        let delay = delay(&stream, &found, matched, |_| true).unwrap();
         // Frame 115 ends with sample 18,880, frame 320 with 51,680.
         assert_eq!((delay.median_ms, delay.late_ms), (230.0, 230.0));
     }

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use plotters::prelude::*;
+use swr_dataset::poisson_interval;
 
-use super::{AtRate, Hearing, MadeSounds, Point, Quiet};
+use super::{AtRate, ByKeyword, CONFIDENCE, Hearing, MadeSounds, Point, Quiet, RATES};
 
 /// Events that are named where nothing should be heard.
 const NAMED: usize = 5;
@@ -48,7 +49,26 @@ impl fmt::Display for Hearing {
                 level.level_db, level.found, level.false_accepts
             )?;
         }
+        write!(
+            f,
+            "\nby keyword: words found, false alarms, threshold, delay; words found where it alone keeps "
+        )?;
+        write!(
+            f,
+            "{} false alarms an hour",
+            RATES.map(|r| r.to_string()).join(", ")
+        )?;
+        for keyword in &self.keywords {
+            write!(f, "\n  {keyword}")?;
+        }
         write!(f, "\nwith all thresholds moved together")?;
+        if let Some(quiet) = &self.negatives {
+            let most = poisson_interval(0, quiet.hours, CONFIDENCE).1;
+            write!(
+                f,
+                " (by these hours themselves: without any false alarm they leave {most:.0} an hour possible)"
+            )?;
+        }
         for at_rate in &self.at_rates {
             write!(f, "\n  {at_rate}")?;
         }
@@ -121,6 +141,33 @@ impl fmt::Display for MadeSounds {
             write!(f, "; and {} more", self.heard.len() - NAMED)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for ByKeyword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (low, high) = self.found_interval;
+        write!(
+            f,
+            "{:3} of {:<3} ({:3.0} - {:3.0} %) {:3}  {:<7}",
+            self.found,
+            self.expected,
+            100.0 * low,
+            100.0 * high,
+            self.false_accepts,
+            self.threshold
+        )?;
+        match self.delay {
+            Some(delay) => write!(f, " {:4.0} ms ", delay.median_ms)?,
+            None => write!(f, "    -    ")?,
+        }
+        for at_rate in &self.at_rates {
+            match at_rate.found {
+                Some(found) => write!(f, " {found:3}")?,
+                None => write!(f, "   -")?,
+            }
+        }
+        write!(f, "  {}", self.keyword)
     }
 }
 

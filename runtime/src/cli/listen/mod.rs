@@ -61,6 +61,9 @@ pub(super) struct Listen {
     /// Posterior from 0 to 1 that every keyword must reach [default: the packages' thresholds]
     #[arg(long, value_name = "P", value_parser = super::share)]
     threshold: Option<f32>,
+    /// Move the log-odds of all thresholds: 1 for fewer false alarms, -1 for fewer words missed (`swr eval --stream` tells what each step does)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = shift)]
+    shift: Option<f32>,
     /// Program to run for every keyword, with keyword, language, score and time as its arguments
     #[arg(long, value_name = "PROGRAM")]
     exec: Option<PathBuf>,
@@ -70,7 +73,7 @@ pub(super) struct Listen {
     /// How far below its threshold a keyword is a near miss [default: 0.25]
     #[arg(long, value_name = "P", value_parser = super::share)]
     near_margin: Option<f32>,
-    /// Settings as TOML, for a service: lang = ["de"], words = ["licht"], device, channel, threshold, exec, record-near-misses, near-margin, models, size, key; what is given here counts more
+    /// Settings as TOML, for a service: lang = ["de"], words = ["licht"], device, channel, shift, threshold, exec, record-near-misses, near-margin, models, size, key; what is given here counts more
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Lines, even on a terminal
@@ -94,6 +97,7 @@ struct Settings {
     device: Option<String>,
     channel: Option<NonZeroU16>,
     threshold: Option<f32>,
+    shift: Option<f32>,
     exec: Option<PathBuf>,
     record_near_misses: Option<PathBuf>,
     near_margin: Option<f32>,
@@ -105,6 +109,22 @@ struct Settings {
 
 /// How far below its threshold a keyword is a near miss.
 const NEAR_MARGIN: f32 = 0.25;
+
+/// Farthest that thresholds can be moved, in log-odds: beyond, all or nothing is heard.
+const MOST_SHIFT: f32 = 20.0;
+
+/// A shift as it is written.
+fn shift(text: &str) -> Result<f32, String> {
+    let shift = text.parse().map_err(|_| "expected a number".to_owned())?;
+    checked(shift)
+}
+
+fn checked(shift: f32) -> Result<f32, String> {
+    match (-MOST_SHIFT..=MOST_SHIFT).contains(&shift) {
+        true => Ok(shift),
+        false => Err(format!("expected -{MOST_SHIFT} to {MOST_SHIFT}")),
+    }
+}
 
 impl Listen {
     /// Takes what is not given on the command line from the settings of a file.
@@ -121,6 +141,9 @@ impl Listen {
                 "{}: {name}: expected a number from 0 to 1",
                 path.display()
             );
+        }
+        if let Some(Err(error)) = settings.shift.map(checked) {
+            bail!("{}: shift: {error}", path.display());
         }
         fn or<T>(given: &mut Option<T>, setting: Option<T>) {
             *given = given.take().or(setting);
@@ -142,6 +165,7 @@ impl Listen {
             settings.channel.map(NonZeroU16::get),
         );
         or(&mut self.threshold, settings.threshold);
+        or(&mut self.shift, settings.shift);
         or(&mut self.exec, settings.exec);
         or(&mut self.record_near_misses, settings.record_near_misses);
         or(&mut self.near_margin, settings.near_margin);
@@ -164,6 +188,7 @@ impl Listen {
             languages: languages(&models, &self.languages)?,
             words: self.words.clone(),
             threshold: self.threshold,
+            shift: self.shift.unwrap_or_default(),
             near: self
                 .record_near_misses
                 .as_ref()
@@ -333,7 +358,8 @@ mod tests {
         assert_eq!(settings.near_margin, Some(super::NEAR_MARGIN));
         assert!(settings.exec.is_some() && settings.record_near_misses.is_some());
         assert!(!settings.words.is_empty());
-        assert!(settings.device.is_some() && settings.threshold.is_some());
+        assert!(settings.device.is_some() && settings.shift.is_some());
+        assert!(settings.threshold.is_some());
         assert!(!settings.key.is_empty());
         toml::from_str::<Settings>(packaged).expect("the settings as they are installed");
     }

@@ -13,6 +13,7 @@ use swr_core::MEL_BINS;
 use swr_core::labels::NOT_KEYWORDS;
 
 use super::super::words::WordsArgs;
+use super::MOST_SHIFT;
 use super::session::{Heard, Session, Wanted};
 use crate::cpu::CpuClock;
 use crate::spotter::{Event, Listener};
@@ -27,8 +28,8 @@ const BRIGHTEST: f32 = 2.0;
 const DRAWN: f32 = 14.0;
 /// The level meter's range.
 const QUIETEST_DB: f32 = -60.0;
-/// By how much a key changes the threshold.
-const THRESHOLD_STEP: f32 = 0.05;
+/// By how much a key moves the log-odds of all thresholds: a step of `swr eval --stream`.
+const SHIFT_STEP: f32 = 0.25;
 const LAST_EVENTS: usize = 50;
 
 /// What is shown beside the spotter's own state.
@@ -133,20 +134,17 @@ fn press(key: KeyCode, session: &mut Session, view: &mut View) -> anyhow::Result
             ..wanted
         }),
         KeyCode::Char('+' | '=' | '-') => {
-            let listener = session.spotter().listeners().first();
-            let first = listener.map_or(0.5, |listener| listener.settings().thresholds[0]);
             let step = if key == KeyCode::Char('-') {
-                -THRESHOLD_STEP
+                -SHIFT_STEP
             } else {
-                THRESHOLD_STEP
+                SHIFT_STEP
             };
-            session.change(Wanted {
-                threshold: Some((wanted.threshold.unwrap_or(first) + step).clamp(0.05, 0.99)),
-                ..wanted
-            });
+            let shift = (wanted.shift + step).clamp(-MOST_SHIFT, MOST_SHIFT);
+            session.change(Wanted { shift, ..wanted });
         }
         KeyCode::Char('0') => session.change(Wanted {
             threshold: None,
+            shift: 0.0,
             ..wanted
         }),
         KeyCode::Char('w') => {
@@ -216,10 +214,13 @@ fn draw(frame: &mut Frame, session: &Session, view: &View) {
     ])
     .areas(frame.area());
     let wanted = session.wanted();
-    let threshold = match wanted.threshold {
+    let mut threshold = match wanted.threshold {
         Some(threshold) => format!("{threshold:.2}"),
         None => "of the packages".into(),
     };
+    if wanted.shift != 0.0 {
+        threshold += &format!(", moved by {:+.2}", wanted.shift);
+    }
     let words = match &wanted.words.words[..] {
         [] => "all words".into(),
         words => words.join(" "),

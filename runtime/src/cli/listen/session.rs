@@ -31,6 +31,8 @@ pub(super) struct Wanted {
     pub(super) words: WordsArgs,
     /// Posterior that every keyword must reach, in the place of the packages' thresholds.
     pub(super) threshold: Option<f32>,
+    /// By how much the log-odds of all thresholds are moved.
+    pub(super) shift: f32,
     /// How far below its threshold a posterior's peak is a near miss, if these are looked for.
     pub(super) near: Option<f32>,
 }
@@ -43,6 +45,7 @@ impl Wanted {
             if let Some(threshold) = self.threshold {
                 model.language.detector.thresholds.fill(threshold);
             }
+            model.language.detector.move_thresholds(self.shift);
             let mut listener = model.listener(DEFAULT_STEP_FRAMES)?;
             if let Some(margin) = self.near {
                 listener.look_for_near_misses(margin)?;
@@ -280,6 +283,7 @@ mod tests {
             languages: vec!["pl".into()],
             words: WordsArgs::default(),
             threshold: None,
+            shift: 0.0,
             near: None,
         };
         let german =
@@ -358,6 +362,7 @@ mod tests {
             languages: vec!["de".into()],
             words: WordsArgs::default(),
             threshold: None,
+            shift: 0.0,
             near: None,
         };
         let models = Models::open(MODELS).expect("the released models");
@@ -388,6 +393,7 @@ mod tests {
                 languages: vec!["en".into()],
                 words: WordsArgs::default(),
                 threshold: Some(threshold),
+                shift: 0.0,
                 near,
             };
             let mut session =
