@@ -9,10 +9,14 @@ zstd --patch-from, bsdiff and xdelta3 work on the two ONNX files. The others are
 without labels, thresholds, digests and signature, which our delta holds; low rank is cut to the least rank whose accuracy on development clips is that of the delta (needs --data), its factors in
 int8, norms and classifier as in our delta.
 
-Needs the programs (apt-get install zstd bsdiff xdelta3 time) and `cargo build`; installs numpy, onnx and safetensors into a throw-away environment.
+nncodec (ISO/IEC 15938-17) codes the integers of our grids, so that it is the same network to the bit: as it takes a model, a tensor at a time, and as four
+tensors of all convolutions, scales, shifts and the classifier, put together by hand, which leaves out names and shapes. Both leave out the step of every tensor.
+
+Needs the programs (apt-get install zstd bsdiff xdelta3 time) and `cargo build`; installs numpy, onnx and safetensors into a throw-away environment, with
+--nncodec that too, and with it PyTorch: 6 GB.
 
     trainer/benches/deltas.py
-    trainer/benches/deltas.py --data ../shared/speech --json
+    trainer/benches/deltas.py --data ../shared/speech --nncodec --json
 """
 import argparse
 import json
@@ -198,9 +202,55 @@ def low_rank(base, wanted, data, labels, folder):
     return {"case": "language", "way": f"low rank {rank}, merged, int8 factors", "bytes": rest + values}
 
 
+def on_grids(base, wanted):
+    """The integers of a delta that was trained on grids: a change is so many times a power of two, in a norm's scales so many times the share of the base's weight."""
+    import numpy as np
+    old, integers = tensors_of(base), {}
+    for name, new in wanted.items():
+        before = old[name] if old[name].shape == new.shape else np.zeros_like(new)
+        change = (new.astype(np.float64) - before).reshape(-1)
+        if not change.any():
+            continue
+        if name.endswith(".norm.scale"):
+            size = np.abs(before.reshape(-1)).astype(np.float64)
+            change /= size + 2 ** np.round(np.log2(0.25 * size.mean()))
+        for step in (2.0 ** power for power in range(10, -40, -1)):
+            multiples = change / step
+            if np.abs(multiples[change != 0]).min() > 0.5 and np.abs(multiples - np.round(multiples)).max() < 0.02:
+                integers[name] = np.round(multiples).astype(np.int32)
+                break
+        else:
+            raise SystemExit(f"{name}: its change is on no grid")
+    return integers
+
+
+def nncodec(base, wanted, folder):
+    import contextlib
+    import io
+    import numpy as np
+    from nncodec.nn import decode, encode
+
+    def size(tensors):
+        with contextlib.redirect_stdout(io.StringIO()):
+            stream = encode(tensors, args={"verbose": False, "results": str(folder)})
+            back = decode(stream)
+        if any(not np.array_equal(np.asarray(back[name]).reshape(-1), values) for name, values in tensors.items()):
+            raise SystemExit("nncodec does not give the integers back")
+        return len(stream)
+
+    integers, kinds = on_grids(base, wanted), {}
+    for name, values in integers.items():
+        kind = "classifier" if name.startswith("classifier") else name.rsplit(".", 1)[1]
+        kinds.setdefault(kind, []).append(values)
+    together = {kind: np.concatenate(values) for kind, values in kinds.items()}
+    return [{"case": "language", "way": f"nncodec, {len(integers)} tensors", "bytes": size(integers)},
+            {"case": "language", "way": f"nncodec, put together as {len(together)}", "bytes": size(together)}]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder with speech, for low rank of equal accuracy")
+    parser.add_argument("--nncodec", action="store_true", help="compare with nncodec, which brings PyTorch")
     parser.add_argument("--env", default=ROOT / "target/deltas-env", type=Path, help="environment that the Python packages go to")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
@@ -208,7 +258,8 @@ def main():
     if Path(sys.prefix) != arguments.env.resolve():
         if not python.exists():
             venv.create(arguments.env, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "numpy", "onnx", "safetensors"], check=True)
+        packages = ["numpy", "onnx", "safetensors", *(["nncodec==2.1.3"] if arguments.nncodec else [])]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         os.execv(python, [str(python), *sys.argv])
     for program in (SWR, TRAIN):
         if not program.exists():
@@ -226,6 +277,8 @@ def main():
         labels = folder / "labels.txt"
         labels.write_text("\n".join(json.loads((ROOT / "models/small/ar.training.json").read_text())["resolved"]["labels"]))
         rows.append(even_steps(wanted, labels, folder))
+        if arguments.nncodec:
+            rows += nncodec(base, wanted, folder)
         if arguments.data:
             rows.append(low_rank(base, wanted, arguments.data, labels, folder))
         random = np.random.default_rng(0)
