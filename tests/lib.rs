@@ -10,9 +10,14 @@ pub fn project() -> PathBuf {
         .to_path_buf()
 }
 
-/// The released models.
+/// The released models, the small ones.
 pub fn models() -> PathBuf {
     project().join("models/small")
+}
+
+/// The released models of both sizes.
+pub fn sizes() -> [PathBuf; 2] {
+    [models(), project().join("models/large")]
 }
 
 /// The recordings beside the project; says loudly on stderr when they are not there, so that nobody takes a skipped test for a

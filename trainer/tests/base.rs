@@ -12,9 +12,9 @@ use swr_trainer::models::read_base;
 fn base(arguments: &[&str], at: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_swr-train"))
         .args(["--quiet", "base"])
-        .args(arguments)
         .args(["--set", "schedule.epochs=1", "--set", "schedule.scenes=32"])
         .args(["--set", "schedule.batch=16"])
+        .args(arguments)
         .current_dir(at)
         .output()
         .expect("swr-train runs")
@@ -76,13 +76,18 @@ fn a_base_learns_from_further_languages() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     let (high, deep) = (("high", [1_500.0; 2]), ("deep", [200.0; 2]));
-    tones::speech(&at.join("speech"), None, &[("low", [300.0; 2]), high], 12);
+    let english = at.join("speech/gsc");
+    tones::speech(&english, None, &[("low", [300.0; 2]), high], 40);
     tones::speech(&at.join("speech"), Some("xx"), &[deep, high], 40);
-    let alone = trained("alone", &[], at);
-    let also = trained("also", &["--also", "xx"], at);
-    let again = trained("again", &["--also", "xx"], at);
-    let sparser = ["--also", "xx", "--set", "also.change=0.01"];
-    let sparser = trained("sparser", &sparser, at);
+    // Six batches, four of them of the other language, whose difference counts from its second one on.
+    let train = |name: &str, more: &[&str]| {
+        let three = ["--set", "schedule.epochs=3", "--set", "also.share=0.7"];
+        trained(name, &[&three, more].concat(), at)
+    };
+    let alone = train("alone", &[]);
+    let also = train("also", &["--also", "xx"]);
+    let again = train("again", &["--also", "xx"]);
+    let sparser = train("sparser", &["--also", "xx", "--set", "also.change=0.01"]);
 
     let digest = |base: &Base| base.manifest().tensors_sha256;
     assert_eq!(digest(&also), digest(&again));
