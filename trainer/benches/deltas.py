@@ -12,7 +12,7 @@ int8, norms and classifier as in our delta.
 nncodec (ISO/IEC 15938-17) codes the integers of our grids, so that it is the same network to the bit: as it takes a model, a tensor at a time, and as four
 tensors of all convolutions, scales, shifts and the classifier, put together by hand, which leaves out names and shapes. Both leave out the step of every tensor.
 
-Needs the programs (apt-get install zstd bsdiff xdelta3 time) and `cargo build`; installs numpy, onnx and safetensors into a throw-away environment, with
+Needs the programs (apt-get install zstd bsdiff xdelta3 time) and `cargo build --release`, or `cargo build`; installs numpy, onnx and safetensors into a throw-away environment, with
 --nncodec that too, and with it PyTorch: 6 GB.
 
     trainer/benches/deltas.py
@@ -31,7 +31,8 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SWR, TRAIN = ROOT / "target/debug/swr", ROOT / "target/debug/swr-train"
+BUILT = next((folder for folder in (ROOT / "target/release", ROOT / "target/debug") if (folder / "swr-train").exists()), ROOT / "target/debug")
+SWR, TRAIN = BUILT / "swr", BUILT / "swr-train"
 ROUNDS = 7
 
 
