@@ -7,6 +7,7 @@ pub mod augment;
 pub mod babble;
 pub mod base;
 pub mod baselines;
+pub mod batches;
 pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::batches::{Batch, Scenes, Turns};
 use crate::checkpoint::{Position, Run, epoch_entry};
-use crate::examples::{Batch, Scenes, Turns};
 use crate::fused::Statistics;
 use crate::learner::{Learner, Update};
 use crate::loss::Score;

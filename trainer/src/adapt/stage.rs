@@ -8,7 +8,7 @@ use swr_core::package::Group as Kind;
 use super::Fold;
 use super::plan::{DELTA, Plan, flat, mask};
 use super::stages::{DENSE, STAGES, Trained};
-use crate::examples::{Batch, Scenes, Turns};
+use crate::batches::{Batch, Scenes, Turns};
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule};
 use crate::loss::stream_loss;

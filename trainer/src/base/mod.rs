@@ -12,9 +12,10 @@ pub use also::AlsoSettings;
 
 use crate::adapt::{CLASSIFIER, Frame, observe};
 use crate::architecture::Architecture;
+use crate::batches::{Batch, Scenes, Turns};
 use crate::checkpoint::{Run, learned_by};
 use crate::config::BaseConfig;
-use crate::examples::{Batch, Language, Scenes, Turns};
+use crate::examples::Language;
 use crate::fused::{Dropout, NormMode, Statistics};
 use crate::learner::{Learner, Rule, fold, state_of, unfold};
 use crate::loss::{Score, stream_loss};

@@ -14,8 +14,9 @@ use serde_json::json;
 
 use crate::architecture::MEL_BINS;
 use crate::base::{base_learner, base_loss};
+use crate::batches::{Batch, Scenes, Turns};
 use crate::config::{BASE_DEFAULT, BaseConfig, resolve};
-use crate::examples::{Batch, Data, Language, Scenes, Turns};
+use crate::examples::{Data, Language};
 use crate::fused::{NormMode, Statistics};
 use crate::learner::{Learner, Update};
 use crate::loss::{Heard, Target, Word};
