@@ -204,17 +204,10 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
         manifest
     );
 
-    // Who asks for less gets no lower threshold, however little audio there is to expect it by.
+    // What seconds let nobody expect is told.
     let quietest = run("0.000001", &["--negatives", &radio, "--dry-run"]);
     let expected = quietest["expected_per_hour"].as_f64().expect("a rate");
-    assert!(
-        expected > 1e-6,
-        "seconds let nobody expect that: {quietest}"
-    );
-    for (keyword, threshold) in copied["thresholds"].as_object().expect("thresholds") {
-        let lower = quietest["thresholds"][keyword].as_f64() < threshold.as_f64();
-        assert!(!lower, "{keyword}: {quietest} {copied}");
-    }
+    assert!(expected > 1e-6, "{quietest}");
 
     // One source cannot choose and judge.
     let one = run(

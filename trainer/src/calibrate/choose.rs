@@ -45,6 +45,18 @@ pub(crate) struct Choice {
     pub per_hour: f64,
 }
 
+/// Which of the choices, from lax to strict, to take for a rate: the first that is expected to keep it and has `kept` it where it was heard. Minutes of audio
+/// hold too little to expect a low rate of anything: then the strictest that has, so that who asks for less never gets more.
+pub(crate) fn keeping(
+    choices: &[Choice],
+    per_hour: f64,
+    kept: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let mut all = (0..choices.len()).filter(|at| kept(*at));
+    let expected = all.clone().find(|at| choices[*at].per_hour <= per_hour);
+    expected.or_else(|| all.next_back())
+}
+
 /// Detections in one recording without keywords.
 pub(crate) struct Accepts {
     /// Its length.
@@ -246,6 +258,21 @@ mod tests {
         for pair in choices.windows(2) {
             assert!(pair[0].per_hour >= pair[1].per_hour, "{pair:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_less_never_gets_more() {
+        let choice = |(level, per_hour)| Choice {
+            thresholds: vec![level],
+            per_hour,
+        };
+        let choices = [(0.5, 9.0), (0.7, 4.0), (0.9, 2.0), (0.99, 1.0)].map(choice);
+        // The laxest was falsely triggered more often than may be.
+        let taken = |rate: f64| keeping(&choices, rate, |at| at > 0);
+        assert_eq!(taken(20.0), Some(1));
+        assert_eq!(taken(2.0), Some(2));
+        assert_eq!(taken(0.1), Some(3));
+        assert_eq!(keeping(&choices, 2.0, |_| false), None);
     }
 
     #[test]

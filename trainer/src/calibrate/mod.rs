@@ -24,7 +24,7 @@ use swr_dataset::{Background, Split, Stream, StreamOptions, Task, decode_file, s
 use crate::models::Pipeline;
 use crate::network::Weights;
 use crate::weights::to_package;
-use choose::{Accepts, Choice, Evidence};
+use choose::{Accepts, Choice, Evidence, keeping};
 
 /// Minutes of the stream.
 const MINUTES: f64 = 60.0;
@@ -331,15 +331,13 @@ pub fn hear_test(
 /// The first choice that is expected to keep the rate, or the strictest.
 fn kept(evidence: &Evidence) -> (Vec<f32>, Option<String>) {
     let mut choices = evidence.choices();
-    let kept = choices
-        .iter()
-        .position(|choice| choice.per_hour <= f64::from(PER_HOUR));
-    let place = kept.unwrap_or(choices.len() - 1);
+    let rate = f64::from(PER_HOUR);
+    let place = keeping(&choices, rate, |_| true).unwrap_or_default();
     let Choice {
         thresholds,
         per_hour,
     } = choices.swap_remove(place);
-    let note = kept.is_none().then(|| {
+    let note = (per_hour > rate).then(|| {
         format!("no thresholds keep {PER_HOUR} false accepts an hour: {per_hour:.0} are expected at the highest")
     });
     (thresholds, note)

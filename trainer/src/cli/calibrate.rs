@@ -18,7 +18,7 @@ use swr_dataset::{
 };
 
 use crate::babble;
-use crate::calibrate::choose::{Accepts, candidates};
+use crate::calibrate::choose::{Accepts, candidates, keeping};
 use crate::calibrate::{Ear, TOLERANCE_SAMPLES, development_stream};
 use crate::files::{read, write_package};
 use crate::models::{
@@ -301,12 +301,8 @@ fn choose(
     let together = listening.accepts(choosing, &tried, progress, "listening again")?;
     let hours_chosen_on = hours(&together);
     let wanted = f64::from(a.per_hour);
-    let kept = |at: &usize| sum(&together, *at) as f64 <= wanted * hours_chosen_on;
-    let expected = |at: &usize| choices[*at].per_hour <= wanted;
-    let all = 0..choices.len();
-    let chosen = all.clone().find(|at| kept(at) && expected(at));
-    // Minutes of audio hold too little to expect a low rate of anything: then the strictest, so that who asks for less never gets more.
-    let Some(chosen) = chosen.or_else(|| all.rev().find(kept)) else {
+    let kept = |at: usize| sum(&together, at) as f64 <= wanted * hours_chosen_on;
+    let Some(chosen) = keeping(&choices, wanted, kept) else {
         let last = choices.len() - 1;
         bail!(
             "no thresholds keep {} false accepts an hour on these negatives: {} in {hours_chosen_on:.2} h even with the highest; listen to what they are \
