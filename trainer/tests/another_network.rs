@@ -184,6 +184,7 @@ fn a_ds_cnn_is_adapted_as_bc_resnet_is() {
             language,
             budget: &budget,
             header: &header,
+            kept_free: 0,
             run: &run,
             dense: None,
             source: None,

@@ -257,3 +257,80 @@ fn a_rate_is_kept_where_it_was_chosen_and_proven_only_by_hours() {
     assert!(refused.contains("--set calibration_bytes="), "{refused}");
     assert_eq!(read().expect("a delta"), before);
 }
+
+/// A delta whose thresholds are its own, one a keyword, keeps its budget in bytes: they are not known before it is packed.
+#[test]
+fn thresholds_by_keyword_fit_into_a_budget_in_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let hz = |n: usize| [300.0 + 90.0 * n as f32, 2_500.0 - 80.0 * n as f32];
+    let names: Vec<String> = (0..20)
+        .map(|n| format!("word{}", char::from(b'a' + n)))
+        .collect();
+    let words: Vec<(&str, [f32; 2])> = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (&name[..], hz(n)))
+        .collect();
+    tones::speech(folder.path().join("en").as_path(), None, &words[..3], 30);
+    tones::speech(folder.path().join("sv").as_path(), None, &words, 30);
+    // A quarter of an hour: enough to choose thresholds by.
+    let spoken = tones::speech(
+        folder.path().join("others").as_path(),
+        None,
+        &[("a", [750.0; 2])],
+        8,
+    );
+    let radio = folder.path().join("more/negatives/sv/dev");
+    negatives(&radio, &spoken, &["a"]);
+    for copy in 1..113 {
+        std::fs::copy(radio.join("a.wav"), radio.join(format!("a{copy}.wav"))).expect("a copy");
+    }
+    let stages = ["dense", "select", "tune", "quantise"];
+    let short = stages.iter().flat_map(|stage| {
+        ["epochs=1", "scenes=32", "batch=16"].map(|set| format!("{stage}.{set}"))
+    });
+    let short: Vec<String> = short
+        .chain([
+            "probe.epochs=5".to_owned(),
+            "grids.settle_epochs=0".to_owned(),
+        ])
+        .collect();
+    let set: Vec<&str> = short.iter().flat_map(|set| ["--set", set]).collect();
+    let (models, english, swedish, more) = (at("models"), at("en"), at("sv"), at("more"));
+    succeeds(&[
+        "base",
+        "--data",
+        &english,
+        "--models",
+        &models,
+        "--work",
+        &at("base"),
+        "--set",
+        "schedule.epochs=1",
+        "--set",
+        "schedule.scenes=32",
+        "--set",
+        "schedule.batch=16",
+    ]);
+    let adapt = [
+        "adapt",
+        "--data",
+        &swedish,
+        "--extra",
+        &more,
+        "--lang",
+        "sv",
+        "--models",
+        &models,
+        "--work",
+        &at("work"),
+        "--budget",
+        "900B",
+    ];
+    succeeds(&[&adapt[..], &set[..]].concat());
+    let file = std::fs::read(at("models/sv.swr")).expect("a delta");
+    let header = Delta::read(&file).expect("a delta").header().clone();
+    assert!(header.calibration.is_some(), "{header:?}");
+    assert!((850..=900).contains(&file.len()), "{} bytes", file.len());
+}

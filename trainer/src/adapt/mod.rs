@@ -57,7 +57,9 @@ pub struct Adaptation<'a> {
     pub budget: &'a Budget,
     /// Everything that the delta says beside the weights and this budget.
     pub header: &'a DeltaHeader,
-    /// Where the run stands.
+    /// Bytes of a budget in bytes that are kept free, for a header that will be longer than this one.
+    pub kept_free: usize,
+    /// Where the run stands. One that has ended packs again what it trained.
     pub run: &'a Run,
     /// Where a finished dense stage lies that this one would repeat.
     pub dense: Option<&'a Run>,
@@ -188,12 +190,12 @@ pub fn adapt(job: &Adaptation) -> Result<Adapted> {
 /// Bytes of the budget that are kept free for thresholds.
 fn kept_free(job: &Adaptation, allowed: usize) -> Result<usize> {
     let kept_free = match job.budget.limit() {
-        Limit::FileBytes(_) => job.config.calibration_bytes,
+        Limit::FileBytes(_) => job.kept_free,
         Limit::ConvolutionShare(_) | Limit::AllShare(_) => 0,
     };
     ensure!(
         kept_free < allowed / 2,
-        "calibration_bytes = {kept_free}: expected less than half of the budget, {}",
+        "{kept_free} bytes are to be kept free for thresholds: expected less than half of the budget, {}",
         job.budget
     );
     Ok(kept_free)

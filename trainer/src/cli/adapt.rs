@@ -5,17 +5,18 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use swr_core::package::{
     Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
 };
+use swr_dataset::Split;
 
 use super::{Common, DEFAULT_THRESHOLD, EVALUATION_BATCH, describe, languages};
-use crate::adapt::{Adaptation, TRAINING_VERSION, adapt, check_budget};
+use crate::adapt::{Adaptation, Adapted, TRAINING_VERSION, adapt, check_budget};
 use crate::baselines::{Method, Needs};
-use crate::calibrate::calibrate;
+use crate::calibrate::{Calibrated, calibrate};
 use crate::checkpoint::Run;
 use crate::config::{ADAPT_DEFAULT, AdaptConfig};
 use crate::evaluate::evaluate;
@@ -28,6 +29,11 @@ use crate::models::{
 use crate::network::Network;
 use crate::progress::Progress;
 use crate::weights::to_package;
+
+/// Times that a delta is packed, each with more bytes kept free for thresholds: new ones may take a byte more than those before.
+const MOST_PACKINGS: usize = 8;
+/// Bytes of the rate that thresholds were chosen for.
+const RATE_BYTES: usize = 4;
 
 /// Add a language to the base and write its delta
 #[derive(Args)]
@@ -132,7 +138,7 @@ impl Adapt {
             )?;
             return Ok(());
         }
-        let mut header = DeltaHeader {
+        let header = DeltaHeader {
             language: lang.to_string(),
             model_version: MODEL_VERSION,
             manifest: Some(base.manifest_sha256()),
@@ -148,7 +154,7 @@ impl Adapt {
         let whole = Counts::of(base.tensors());
         check_method(config.method, &self.budget, &architecture, &whole)?;
         let run = Run::open(work, resolved.clone(), common.restart)?;
-        let adapted = adapt(&Adaptation {
+        let job = Adaptation {
             config,
             method: config.method,
             network: &architecture,
@@ -157,22 +163,18 @@ impl Adapt {
             language: &language,
             budget: &self.budget,
             header: &header,
+            kept_free: config.calibration_bytes + thresholds_bytes(&language),
             run: &run,
             dense: None,
             source: None,
             density: None,
             progress,
-        })?;
-
-        let calibrated = calibrate(&adapted.merged, &pipeline, &language.task, config.seed)?;
-        match &calibrated {
-            Some(calibrated) => header.thresholds.clone_from(&calibrated.thresholds),
-            None => header.thresholds.fill(DEFAULT_THRESHOLD),
-        }
-        header.calibration = calibrated.as_ref().and_then(|c| c.calibration);
-        header.budget = Some(self.budget.clone());
-        let delta = adapted.delta.with_header(header)?;
-        let bytes = delta.write();
+        };
+        let Packed {
+            adapted,
+            calibrated,
+            bytes,
+        } = packed(job, &pipeline)?;
         let dev = evaluate(
             &architecture,
             &adapted.merged,
@@ -226,6 +228,59 @@ impl Adapt {
         )?;
         writeln!(out, "{}: {} bytes", path.display(), bytes.len())?;
         Ok(())
+    }
+}
+
+/// A delta with thresholds of its own.
+struct Packed {
+    adapted: Adapted,
+    calibrated: Option<Calibrated>,
+    /// The file.
+    bytes: Vec<u8>,
+}
+
+/// Adapts, and chooses thresholds for what the file then holds. Their bytes are the file's too: where they leave it too long, what was trained is packed again
+/// with so many more kept free.
+fn packed(mut job: Adaptation, pipeline: &Pipeline) -> Result<Packed> {
+    for _ in 0..MOST_PACKINGS {
+        let adapted = adapt(&job)?;
+        let task = &job.language.task;
+        let calibrated = calibrate(&adapted.merged, pipeline, task, job.config.seed)?;
+        let mut header = job.header.clone();
+        if let Some(calibrated) = &calibrated {
+            header.thresholds.clone_from(&calibrated.thresholds);
+            header.calibration = calibrated.calibration;
+        }
+        header.budget = Some(job.budget.clone());
+        let bytes = adapted.delta.clone().with_header(header)?.write();
+        let over = match job.budget.limit() {
+            Limit::FileBytes(_) => bytes.len().saturating_sub(adapted.allowed),
+            Limit::ConvolutionShare(_) | Limit::AllShare(_) => 0,
+        };
+        if over == 0 {
+            return Ok(Packed {
+                adapted,
+                calibrated,
+                bytes,
+            });
+        }
+        job.kept_free += over;
+        job.progress.say(&format!(
+            "with its thresholds the delta is {over} bytes longer than its budget; packed again"
+        ));
+    }
+    bail!(
+        "--budget {}: packed {MOST_PACKINGS} times, and with thresholds always too long; nothing was written. Give --set calibration_bytes={}, which keeps more free",
+        job.budget,
+        job.kept_free
+    )
+}
+
+/// About as many bytes as thresholds of their own for every label take, where there is running speech to choose them by.
+fn thresholds_bytes(language: &Language) -> usize {
+    match language.task.negatives_of(Split::Dev).is_empty() {
+        true => 0,
+        false => RATE_BYTES + (7 * language.labels.len()).div_ceil(8),
     }
 }
 

@@ -159,6 +159,7 @@ fn train(
         language,
         budget: &trained.budget,
         header: &header,
+        kept_free: config.calibration_bytes,
         run: &run,
         dense: None,
         source: source.as_ref(),
