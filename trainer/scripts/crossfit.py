@@ -61,8 +61,11 @@ def judged(a, fold):
     if not (models / "base.json").exists():
         command = [a.swr_train, *a.training, "--extra", str(a.out / f"speech{fold}"), "--models", str(models), "--work", str(a.out / f"work{fold}")]
         environment = {**os.environ, "RAYON_NUM_THREADS": str(max(1, os.cpu_count() // a.jobs))}
-        with open(a.out / f"training{fold}.log", "a") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, env=environment)
+        told = a.out / f"training{fold}.log"
+        with open(told, "a") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}; {told} tells why. What is finished is kept: run this again when it is mended")
     calibration = json.loads((models / "base.json").read_text())["training"]["calibration"]
     row = {"fold": fold, "hours": calibration["running_hours"], "false_accepts": calibration["false_accepts"], "found": calibration["hits"], "words": calibration["words"]}
     return row
