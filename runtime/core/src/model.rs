@@ -309,14 +309,16 @@ impl Base {
         Ok((language, tensors))
     }
 
-    /// The tensors that a delta makes of the base's. Of one without labels, which is no language, there is nothing else, and it need not name a manifest.
+    /// The tensors that a delta makes of the base's. Of one without labels, which is no language, there is nothing else, and it need not name a manifest;
+    /// nor need one for a base whose manifest is from before deltas named any.
     ///
     /// # Errors
     /// [`ModelError::Package`] for a delta of another base, or one that does not give what it promises.
     pub fn merged_tensors(&self, delta: &Delta) -> Result<Tensors, ModelError> {
         // The tensors' digest first: a base that was trained anew differs in both, and weights are what people know it by.
         let merged = merge(&self.tensors, delta).map_err(refused(Part::Delta))?;
-        if delta.header().manifest.is_some() || !delta.header().labels.is_empty() {
+        let is_language = !delta.header().labels.is_empty();
+        if delta.header().manifest.is_some() || is_language && self.manifest.deltas_name_it() {
             delta
                 .check_manifest(self.manifest_sha256)
                 .map_err(refused(Part::Delta))?;

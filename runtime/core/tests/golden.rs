@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use swr_core::package::{
-    Calibration, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor, Tensors,
-    digest, merge, merge_into, onnx::initializers,
+    Calibration, Delta, DeltaHeader, Digest, Edit, Precision, Steps, Tensor, Tensors, digest,
+    merge, merge_into, onnx::initializers,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -207,16 +207,64 @@ fn a_new_header_makes_an_old_file_a_new_one() {
     assert_eq!(new.write(), read(&named(4, "calibrated")));
 }
 
-/// What FORMAT.md promises of a reader: older files are told from damaged ones.
+/// Written by the programs of versions 1 and 2 (commits ab714d9 and 6603c29), with the digest that their merge gave. Together they have every kind of change.
+const EARLY: [(u16, &str, &str); 4] = [
+    (
+        1,
+        "int8",
+        "122fca87131bed9b2b9371fe3c2c21fb9ebcf63fccaaeb2e6c4668401f79eab5",
+    ),
+    (
+        1,
+        "sparse",
+        "6543435d9aff7deaffccbbf2b9b81ab1e159b8523e20f46e058afb3be4328765",
+    ),
+    (
+        2,
+        "int8",
+        "5a26cb2c19a431cb296d776f17e4909ec9806d3ca4e2953159d9eafe54c6542a",
+    ),
+    (
+        2,
+        "sparse",
+        "4e7077ec73daf8f770161fea876f96828422b20c7e0d9726d6100372b0825d7b",
+    ),
+];
+
 #[test]
-fn older_versions_are_refused_as_such() {
-    let error = Delta::read(&read(&golden("delta-v2.swr"))).unwrap_err();
-    let expected = PackageError::UnsupportedVersion {
-        what: "delta",
-        found: 2,
-        supported: 4,
-    };
-    assert_eq!(error, expected);
+fn files_of_the_first_versions_merge_to_the_bits_of_their_time() {
+    for (version, kind, merged) in EARLY {
+        let bytes = read(&named(version.into(), kind));
+        let delta = Delta::read(&bytes).unwrap_or_else(|error| panic!("{version} {kind}: {error}"));
+        assert_eq!(delta.format(), version);
+        let expected = DeltaHeader {
+            // "1.0.0-rc2" is no number.
+            model_version: if kind == "int8" { 7 } else { 1 },
+            synthetic: kind == "int8",
+            manifest: None,
+            ..header(&LABELS)
+        };
+        assert_eq!(delta.header(), &expected, "{version} {kind}");
+        let found = merge(&network(1, 4), &delta).unwrap();
+        assert_eq!(digest(&found).to_string(), merged, "{version} {kind}");
+        // Written again, it is a file of today with the same contents.
+        let written = delta.write();
+        let again = Delta::read(&written).unwrap();
+        assert_eq!(
+            (again.format(), again.write()),
+            (4, written),
+            "{version} {kind}"
+        );
+        assert_eq!(
+            (again.header(), again.changes()),
+            (delta.header(), delta.changes())
+        );
+        assert_eq!(again.merged_digest(), delta.merged_digest());
+    }
+    // A released one.
+    let polish = Delta::read(&read(&golden("delta-v2.swr"))).unwrap();
+    let header = polish.header();
+    assert_eq!((header.language.as_str(), header.labels.len()), ("pl", 22));
 }
 
 /// A merge is refused unless its result has the digest that was found when the delta was made, on x86_64.

@@ -66,8 +66,27 @@ fn the_old_format_is_read_and_has_no_timing() {
     let json = old.to_json().unwrap();
     assert!(!json.contains("timing"));
     assert_eq!(Manifest::parse(json.as_bytes()).unwrap(), old);
+    // In the first one, the model version was a text.
+    for (text, number) in [("\"3\"", 3), ("\"1.0.0\"", 1), ("\"0\"", 1), ("3", 3)] {
+        let early = json.replacen("\"format\": 2", "\"format\": 1", 1);
+        let early = early.replacen(
+            "\"model_version\": 1",
+            &format!("\"model_version\": {text}"),
+            1,
+        );
+        let read =
+            Manifest::parse(early.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!((read.format, read.model_version), (1, number), "{text}");
+        let again = read.to_json().unwrap();
+        assert_eq!(Manifest::parse(again.as_bytes()).unwrap(), read);
+    }
+    assert!(parse_with("\"model_version\": 1", "\"model_version\": \"1\"").is_err());
     // Each format with what belongs to it.
-    for (format, timing) in [(2, manifest().timing), (MANIFEST_VERSION, None)] {
+    for (format, timing) in [
+        (1, manifest().timing),
+        (2, manifest().timing),
+        (MANIFEST_VERSION, None),
+    ] {
         let mixed = Manifest {
             format,
             timing,

@@ -128,6 +128,39 @@ fn a_delta_of_another_language_base_manifest_or_without_labels_is_refused() {
 }
 
 #[test]
+fn a_delta_without_a_manifest_fits_a_base_from_before_deltas_named_one() {
+    let base_of = |format: u32| {
+        let mut json: serde_json::Value = serde_json::from_slice(MANIFEST).unwrap();
+        json["format"] = format.into();
+        json["model_version"] = match format {
+            1 => "1".into(),
+            _ => 1.into(),
+        };
+        json.as_object_mut().unwrap().remove("timing");
+        let json = json.to_string();
+        Base::verify(unsigned(json.as_bytes()), NETWORK, Trust::Anyone).unwrap()
+    };
+    let arabic = Delta::read(ARABIC).unwrap();
+    let header = DeltaHeader {
+        manifest: None,
+        ..arabic.header().clone()
+    };
+    let unnamed = arabic.clone().with_header(header).unwrap().write();
+    let merge = |format, file| base_of(format).merge("ar", unsigned(file), Trust::Anyone);
+    let (language, tensors) = merge(1, &unnamed).unwrap();
+    assert_eq!(digest(&tensors), arabic.merged_digest());
+    assert_eq!(language.labels, arabic.header().labels);
+    // One that names another manifest fits neither.
+    for (format, file) in [(2, unnamed.as_slice()), (2, ARABIC), (1, ARABIC)] {
+        let Err(ModelError::Package { source, .. }) = merge(format, file) else {
+            panic!("taken over format {format}");
+        };
+        let wrong = matches!(*source, PackageError::WrongManifest { .. });
+        assert!(wrong, "format {format}: {source}");
+    }
+}
+
+#[test]
 fn only_what_a_trusted_key_signed_is_taken() {
     let key: PublicKey = KEY.parse().unwrap();
     let other: PublicKey = "RWSljMQRfsfhmQbnl8AhHmCwm/kx8GiWLlUtIXpoNifkYu2p4NzXznsg"

@@ -381,7 +381,7 @@ fn files_of_other_versions_are_told_from_damaged_ones() {
         bytes[place] = value;
         Delta::read(&resealed(bytes)).unwrap_err()
     };
-    for found in [1, 2, 5] {
+    for found in [0, 5] {
         let error = PackageError::UnsupportedVersion {
             what: "delta",
             found: found.into(),

@@ -36,6 +36,8 @@ pub(super) struct Inspect {
 struct Report {
     lang: String,
     file: PathBuf,
+    /// Version of the file's format.
+    format: u16,
     model_version: u32,
     /// Whether a signature is embedded; `swr verify --key` tells whose.
     signed: bool,
@@ -54,6 +56,7 @@ struct Report {
     /// Weights of the base, by group.
     base_weights: Counts,
     file_bytes: usize,
+    /// Of formats 1 and 2, as the file would be if it were written again.
     parts: Vec<Part>,
 }
 
@@ -142,6 +145,7 @@ impl Report {
         Ok(Report {
             lang: header.language.clone(),
             file: file.path.clone(),
+            format: file.delta.format(),
             model_version: header.model_version,
             signed: file.delta.has_signature(),
             synthetic: header.synthetic,
@@ -176,9 +180,10 @@ impl Report {
         };
         writeln!(
             out,
-            "\n{} (model version {}{synthetic}{})",
+            "\n{} (model version {}, format {}{synthetic}{})",
             self.file.display(),
             self.model_version,
+            self.format,
             if self.signed { ", signed" } else { "" }
         )?;
         let Counts {
@@ -211,7 +216,15 @@ impl Report {
             }
             writeln!(out)?;
         }
-        writeln!(out, "  {:>8} B  together", self.file_bytes)?;
+        let parts_bytes: usize = self.parts.iter().map(|part| part.bytes).sum();
+        match parts_bytes == self.file_bytes {
+            true => writeln!(out, "  {:>8} B  together", self.file_bytes)?,
+            false => writeln!(
+                out,
+                "  {parts_bytes:>8} B  together, written again; the file's older format takes {} B",
+                self.file_bytes
+            )?,
+        }
         Ok(())
     }
 }

@@ -1,12 +1,15 @@
 //! A language's delta: what turns a base into the network of that language, in memory and as the bytes of a `.swr` file.
 //! Reading checks the whole file before it returns anything; FORMAT.md describes the layout byte by byte.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
+use core::ops::RangeInclusive;
 
 use super::{
     Budget, Change, ChangeBytes, Digest, PackageError,
+    bytes::Fields,
     coder::{Bit, Coder, Number, Reader, Text, Writer},
     coding::Models,
+    early,
     fields::{
         MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels, check_language, check_model_version,
         check_text, check_thresholds,
@@ -21,6 +24,8 @@ const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
 pub const DELTA_VERSION: u16 = 4;
 /// The one before it, which is read as well, and written again as it was: its flags are one byte, its thresholds hundredths.
 const OLD_DELTA_VERSION: u16 = 3;
+/// The ones before that, which are read, and written as the newest.
+const EARLY_DELTA_VERSIONS: RangeInclusive<u16> = 1..=2;
 /// Largest delta that is read.
 pub const MAX_DELTA_BYTES: usize = 16 << 20;
 
@@ -82,7 +87,7 @@ impl DeltaHeader {
 /// What turns a base into the network of one language; made by [`Delta::build`] or [`Delta::read`] and valid from then on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delta {
-    /// Of the format, the one that it was read from.
+    /// Of the format, the one that it was read in.
     pub(super) version: u16,
     pub(super) header: DeltaHeader,
     pub(super) base: Digest,
@@ -130,6 +135,19 @@ impl Delta {
     /// What the delta says about itself.
     pub fn header(&self) -> &DeltaHeader {
         &self.header
+    }
+
+    /// Version of the format that the delta was read in, or else [`DELTA_VERSION`].
+    pub fn format(&self) -> u16 {
+        self.version
+    }
+
+    /// The version of the format that it is written in.
+    fn written_version(&self) -> u16 {
+        match EARLY_DELTA_VERSIONS.contains(&self.version) {
+            true => DELTA_VERSION,
+            false => self.version,
+        }
     }
 
     /// The same change under another header, such as one with calibrated thresholds. The signature is dropped.
@@ -187,9 +205,13 @@ impl Delta {
         self.signature != [0; SIGNATURE_BYTES]
     }
 
-    /// The delta with an embedded signature, 64 bytes of Ed25519 over the form without one.
+    /// The delta with an embedded signature, 64 bytes of Ed25519 over [`Delta::write_unsigned`].
     pub fn with_signature(self, signature: [u8; SIGNATURE_BYTES]) -> Self {
-        Self { signature, ..self }
+        Self {
+            version: self.written_version(),
+            signature,
+            ..self
+        }
     }
 
     /// Reads a delta from the bytes of its file. Reading n bytes takes at most 128 n + 1 MiB of memory, whatever they claim.
@@ -211,9 +233,11 @@ impl Delta {
         }
         // Checked before the version: every version ends with this checksum, so that a damaged file is never called a new one.
         let (rest, signature) = split_end(unsealed(bytes)?)?;
-        let mut fields = Fields { rest, offset: 0 };
-        fields.take::<4>()?;
-        let version = u16::from_le_bytes(fields.take()?);
+        let mut fields = Fields::new(rest);
+        let version = version(&mut fields)?;
+        if EARLY_DELTA_VERSIONS.contains(&version) {
+            return early::read(version, fields, signature);
+        }
         if ![OLD_DELTA_VERSION, DELTA_VERSION].contains(&version) {
             return Err(PackageError::UnsupportedVersion {
                 what: "delta",
@@ -240,12 +264,12 @@ impl Delta {
                 verified,
             }),
         };
-        let base = Digest(fields.take()?);
+        let base = fields.digest()?;
         let manifest = match flags & FLAG_MANIFEST {
             0 => None,
-            _ => Some(Digest(fields.take()?)),
+            _ => Some(fields.digest()?),
         };
-        let merged = Digest(fields.take()?);
+        let merged = fields.digest()?;
         let mut reader = Reader::new(fields.rest, fields.offset);
         let (header, changes) = code(&mut reader, None, calibration, &mut |_, _| {})?;
         reader.finish()?;
@@ -266,7 +290,7 @@ impl Delta {
         })
     }
 
-    /// The bytes of the delta's file, in the format that it was read from or the newest; equal deltas give equal bytes.
+    /// The bytes of the delta's file; equal deltas give equal bytes. One that was read in version 3 is written in it, any other in [`DELTA_VERSION`].
     pub fn write(&self) -> Vec<u8> {
         self.encode().0
     }
@@ -291,7 +315,8 @@ impl Delta {
         let header = &self.header;
         let mut bytes = Vec::new();
         bytes.extend(MAGIC);
-        bytes.extend(self.version.to_le_bytes());
+        let version = self.written_version();
+        bytes.extend(version.to_le_bytes());
         let verified = header.calibration.is_some_and(|c| c.verified);
         let flags = [
             (FLAG_SYNTHETIC, header.synthetic),
@@ -301,7 +326,7 @@ impl Delta {
         ];
         let set = flags.iter().filter(|(_, set)| *set);
         let flags: u16 = set.map(|(flag, _)| flag).sum();
-        let flag_bytes = match self.version {
+        let flag_bytes = match version {
             OLD_DELTA_VERSION => 1,
             _ => 2,
         };
@@ -473,27 +498,6 @@ fn code<C: Coder>(
     Ok((header, changes))
 }
 
-/// The fields of fixed length at a file's start.
-struct Fields<'a> {
-    rest: &'a [u8],
-    offset: usize,
-}
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], PackageError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(PackageError::Damaged {
-                what: "the end of the file",
-                offset: self.offset,
-            })?;
-        self.rest = rest;
-        self.offset += N;
-        Ok(*taken)
-    }
-}
-
 /// The first eight bytes of the SHA-256 of `bytes`: against damage, not against forgery.
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut first = [0; CHECKSUM_BYTES];
@@ -521,6 +525,12 @@ fn unsealed(bytes: &[u8]) -> Result<&[u8], PackageError> {
         })
 }
 
+/// The magic number, which the caller has looked at, and the version behind it.
+fn version(fields: &mut Fields<'_>) -> Result<u16, PackageError> {
+    fields.take::<{ MAGIC.len() }>()?;
+    Ok(u16::from_le_bytes(fields.take()?))
+}
+
 /// The bytes before the signature, and the signature.
 fn split_end(body: &[u8]) -> Result<(&[u8], [u8; SIGNATURE_BYTES]), PackageError> {
     body.split_last_chunk::<SIGNATURE_BYTES>()
@@ -534,7 +544,7 @@ fn split_end(body: &[u8]) -> Result<(&[u8], [u8; SIGNATURE_BYTES]), PackageError
 /// A delta's file with another embedded signature: 64 bytes of Ed25519 over its form without one. All else stays byte for byte.
 ///
 /// # Errors
-/// [`PackageError::NotADelta`] and [`PackageError::Damaged`] for other bytes.
+/// [`PackageError::NotADelta`] and [`PackageError::Damaged`] for other bytes, [`PackageError::BadField`] for a delta of versions 1 and 2.
 pub fn embed_signature(
     file: &[u8],
     signature: [u8; SIGNATURE_BYTES],
@@ -543,6 +553,15 @@ pub fn embed_signature(
         return Err(PackageError::NotADelta);
     }
     let (body, _) = split_end(unsealed(file)?)?;
+    let version = version(&mut Fields::new(body))?;
+    if EARLY_DELTA_VERSIONS.contains(&version) {
+        return Err(PackageError::BadField {
+            field: "signature",
+            reason: format!(
+                "a delta of version {version} has none in it; keep the .minisig beside the file"
+            ),
+        });
+    }
     Ok(sealed(body.to_vec(), signature))
 }
 

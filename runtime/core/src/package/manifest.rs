@@ -2,12 +2,14 @@
 //! Bytes come in and are checked, deterministic JSON goes out; the ONNX file itself is not touched here.
 
 use alloc::{format, string::String, string::ToString, vec, vec::Vec};
+use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     Digest, PackageError,
+    early::early_model_version,
     fields::{check_labels, check_language, check_model_version, check_name, check_thresholds},
 };
 use crate::FrontendSettings;
@@ -16,8 +18,10 @@ use crate::settings::Timing;
 
 /// The manifest format that is written.
 pub const MANIFEST_VERSION: u32 = 4;
-/// The one before it, which is read as well: its networks are detected with [`Timing::default`].
-pub(super) const OLD_MANIFEST_VERSION: u32 = 2;
+/// The ones before it, which are read as well: their networks are detected with [`Timing::default`].
+const OLD_MANIFEST_VERSIONS: RangeInclusive<u32> = 1..=2;
+/// The one whose model version is a text.
+const EARLY_MANIFEST_VERSION: u32 = 1;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Bits of a calibrated threshold's step.
@@ -33,7 +37,7 @@ const MAX_FRAMES: usize = 60_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Format of the manifest, [`MANIFEST_VERSION`] or 2.
+    /// Format of the manifest: [`MANIFEST_VERSION`], 2 or 1.
     pub format: u32,
     /// Version of the model, from 1; it rises with every release.
     pub model_version: u32,
@@ -174,7 +178,7 @@ impl Manifest {
                 limit: MAX_MANIFEST_BYTES,
             });
         }
-        let value: Value = serde_json::from_slice(bytes).map_err(bad_manifest)?;
+        let mut value: Value = serde_json::from_slice(bytes).map_err(bad_manifest)?;
         let format = value
             .get("format")
             .and_then(Value::as_u64)
@@ -182,7 +186,7 @@ impl Manifest {
             .ok_or_else(|| PackageError::BadManifest {
                 reason: "it has no field \"format\" with the number of its format".into(),
             })?;
-        if ![OLD_MANIFEST_VERSION, MANIFEST_VERSION].contains(&format) {
+        if format != MANIFEST_VERSION && !OLD_MANIFEST_VERSIONS.contains(&format) {
             return Err(PackageError::UnsupportedVersion {
                 what: "manifest",
                 found: format,
@@ -199,9 +203,19 @@ impl Manifest {
         if let Some(settings) = value.get("frontend") {
             check_frontend(settings)?;
         }
+        if format == EARLY_MANIFEST_VERSION
+            && let Some(Value::String(text)) = value.get("model_version")
+        {
+            value["model_version"] = early_model_version(text)?.into();
+        }
         let manifest: Self = serde_json::from_value(value).map_err(bad_manifest)?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// Whether languages' deltas name the manifest's digest: those for a manifest of format 1 know of the base's tensors alone.
+    pub fn deltas_name_it(&self) -> bool {
+        self.format != EARLY_MANIFEST_VERSION
     }
 
     /// The manifest as JSON, indented by two spaces and ended by a line break; equal manifests give equal bytes.
@@ -231,17 +245,17 @@ impl Manifest {
         check_name("licence", &self.licence)?;
         check_frames("window_frames", self.window_frames, 1)?;
         check_frames("context_frames", self.context_frames, 0)?;
-        match (self.format, &self.timing) {
-            (OLD_MANIFEST_VERSION, None) => Ok(()),
-            (OLD_MANIFEST_VERSION, Some(_)) => Err(PackageError::BadField {
+        match (OLD_MANIFEST_VERSIONS.contains(&self.format), &self.timing) {
+            (true, None) => Ok(()),
+            (true, Some(_)) => Err(PackageError::BadField {
                 field: "timing",
-                reason: format!("expected none in format {OLD_MANIFEST_VERSION}"),
+                reason: format!("expected none in format {}", self.format),
             }),
-            (_, None) => Err(PackageError::BadField {
+            (false, None) => Err(PackageError::BadField {
                 field: "timing",
                 reason: format!("format {} needs it, and it is not there", self.format),
             }),
-            (_, Some(timing)) => {
+            (false, Some(timing)) => {
                 check_frames("timing.smoothing_frames", timing.smoothing_frames, 1)?;
                 check_frames("timing.confirm_frames", timing.confirm_frames, 0)?;
                 check_frames("timing.refractory_frames", timing.refractory_frames, 0)

@@ -30,10 +30,12 @@
 //! ```
 
 mod budget;
+mod bytes;
 mod change;
 mod coder;
 mod coding;
 mod delta;
+mod early;
 mod error;
 mod fields;
 mod index;
