@@ -134,7 +134,7 @@ fn verify_tells_why() {
     assert_eq!(verdict("cut.swr", &[]), is("damaged"));
     fs::write(at("foreign.swr"), delta(&random(4, 1), "10%").write()).unwrap();
     assert_eq!(verdict("foreign.swr", &[]), is("wrong base"));
-    for (version, kind) in [(2, "too old a format"), (5, "too new a format")] {
+    for (version, kind) in [(0, "too old a format"), (5, "too new a format")] {
         let mut other = good.clone();
         other[4] = version;
         let body = other.len() - 8;

@@ -44,17 +44,15 @@ impl Plan<'_> {
                 let pairs = standard.iter().zip(&base);
                 Evidence::Changes(pairs.map(|(w, b)| w - b).collect())
             }
-            Score::Fisher => {
-                let first = fold.standard(&self.before_training()?);
-                Evidence::Curvature(self.curvature(&fold, &first)?)
-            }
+            Score::Fisher => Evidence::Curvature(self.first_curvature(&fold)?),
+            Score::FisherForWeights => Evidence::CurvatureForWeights(self.first_curvature(&fold)?),
             Score::Taylor => Evidence::ChangesAndCurvature(
                 fold.differences(&standard, &frame.base),
                 self.curvature(&fold, &standard)?,
             ),
-            Score::FirstGradient => {
-                Evidence::Gradient(self.mean_gradient(&self.before_training()?)?)
-            }
+            Score::FirstGradient => Evidence::Gradient(self.first_gradient()?),
+            Score::Snip => Evidence::GradientTimesWeight(self.first_gradient()?, &frame.base),
+            Score::Gallop => Evidence::GradientOverWeight(self.first_gradient()?, &frame.base),
             Score::Rise => Evidence::Rise(self.rises(&fold, &standard)?),
         })
     }
@@ -66,6 +64,14 @@ impl Plan<'_> {
             first[self.frame.layout.slot(name)?.range.clone()].copy_from_slice(&values);
         }
         Ok(first)
+    }
+
+    fn first_curvature(&self, fold: &Fold) -> Result<Vec<f32>> {
+        self.curvature(fold, &fold.standard(&self.before_training()?))
+    }
+
+    fn first_gradient(&self) -> Result<Vec<f32>> {
+        self.mean_gradient(&self.before_training()?)
     }
 
     /// The Fisher information in every weight, as stored: the mean square of the gradient of a label's log-likelihood, labels drawn as the network

@@ -51,6 +51,12 @@ pub enum Method {
     Taylor,
     /// The largest gradients before any training (SIFT)
     FirstGradient,
+    /// The largest products of gradient and weight before any training (SNIP, as SHiRA takes it)
+    Snip,
+    /// The largest gradients for the size of their weights before any training (GaLLoP)
+    Gallop,
+    /// Whole channels, those with the most Fisher information for their weights (as TinyTrain chooses)
+    Channels,
     /// Hard-concrete gates on single weights and a penalty on their number (diff pruning)
     DiffPruning,
     /// Layer gates by a threshold and a penalty on their sum (TAPS)
@@ -112,6 +118,8 @@ pub enum Gated {
     Nothing,
     /// What the configuration's `[units]` say: weights, unless something else is to be tried.
     AsConfigured,
+    /// The weights of an output channel of a convolution; of the rest as configured.
+    Channels,
     /// The weights of a layer, but for the classifier's, which cannot be left out.
     Layers,
 }
@@ -155,8 +163,14 @@ pub enum Score {
     Fisher,
     /// The size of the change, weighed by the Fisher information.
     Taylor,
+    /// The Fisher information in the base for each weight of a unit.
+    FisherForWeights,
     /// The gradient before any training.
     FirstGradient,
+    /// Its product with the weight (Lee et al., SNIP, arXiv 1810.02340, equation 6; Bhardwaj et al., SHiRA, arXiv 2406.13175, section 3.1).
+    Snip,
+    /// Its size over that of the weight (Choudhary et al., GaLLoP, arXiv 2510.19778).
+    Gallop,
     /// The rise of the loss without the change.
     Rise,
 }
@@ -277,6 +291,12 @@ impl Method {
             Self::Fisher => ranked(Score::Fisher),
             Self::Taylor => ranked(Score::Taylor),
             Self::FirstGradient => ranked(Score::FirstGradient),
+            Self::Snip => ranked(Score::Snip),
+            Self::Gallop => ranked(Score::Gallop),
+            Self::Channels => Recipe {
+                gated: Gated::Channels,
+                ..ranked(Score::FisherForWeights)
+            },
             Self::DiffPruning => gates(Gated::AsConfigured, Gates::HardConcrete),
             Self::Taps => gates(Gated::Layers, Gates::Threshold),
             Self::LowRank => Recipe {
@@ -367,6 +387,7 @@ impl Recipe {
         let [convolutions, norms, classifier] = match self.gated {
             Gated::Nothing => [Level::Open; 3],
             Gated::AsConfigured => [units.convolutions, units.norms, units.classifier],
+            Gated::Channels => [Level::Channel, units.norms, units.classifier],
             Gated::Layers => [Level::Layer, Level::Layer, Level::Open],
         };
         let norms = if always_norms { Level::Open } else { norms };

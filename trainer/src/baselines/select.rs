@@ -10,6 +10,9 @@ use crate::random::generator;
 use crate::reparam::choose::{choose, knapsack};
 use crate::reparam::{Layout, Units};
 
+/// Added to the size of a weight that a gradient is divided by, so that a weight of 0 does not come first whatever its gradient.
+const SMALL_WEIGHT: f32 = 1e-3;
+
 /// What a score is computed from: one kind of evidence for every [`Score`].
 pub enum Evidence<'a> {
     /// Nothing: chance.
@@ -29,8 +32,14 @@ pub enum Evidence<'a> {
     Curvature(Vec<f32>),
     /// What the dense stage changed, in the size in which it is stored, and the loss's curvature there.
     ChangesAndCurvature(Vec<f32>, Vec<f32>),
+    /// The same, for each weight of a unit.
+    CurvatureForWeights(Vec<f32>),
     /// The loss's gradient by every weight of the base, as stored.
     Gradient(Vec<f32>),
+    /// The same gradient, times the weight.
+    GradientTimesWeight(Vec<f32>, &'a [f32]),
+    /// The same gradient, over the weight.
+    GradientOverWeight(Vec<f32>, &'a [f32]),
     /// How much the loss rises when a unit is the base's again.
     Rise(Vec<f64>),
 }
@@ -51,11 +60,24 @@ pub fn scores(units: &Units, evidence: Evidence) -> Vec<f32> {
         Evidence::Rise(rise) => return rise.iter().map(|rise| *rise as f32).collect(),
         Evidence::Changes(changes) => squares(changes),
         Evidence::Curvature(curvature) => curvature,
+        Evidence::CurvatureForWeights(curvature) => {
+            let weights = units.sum(&vec![1.0; curvature.len()]);
+            let sums = units.sum(&curvature).into_iter().zip(weights);
+            return sums.map(|(sum, weights)| (sum / weights) as f32).collect();
+        }
         Evidence::ChangesAndCurvature(changes, curvature) => {
             let pairs = changes.iter().zip(&curvature);
             pairs.map(|(d, c)| d * d * c).collect()
         }
         Evidence::Gradient(gradient) => squares(gradient),
+        Evidence::GradientTimesWeight(gradient, weights) => {
+            let pairs = gradient.iter().zip(weights);
+            squares(pairs.map(|(g, w)| g * w).collect())
+        }
+        Evidence::GradientOverWeight(gradient, weights) => {
+            let pairs = gradient.iter().zip(weights);
+            squares(pairs.map(|(g, w)| g / (w.abs() + SMALL_WEIGHT)).collect())
+        }
     };
     units.sum(&by_weight).iter().map(|s| *s as f32).collect()
 }
@@ -73,7 +95,8 @@ pub fn open_units(selection: Selection, scores: &[f32], costs: &[f64], allowed: 
         Selection::Scores(score) | Selection::ScoresAtTheEnd(score) => match score {
             Score::Rise => Some(scores.iter().map(|rise| f64::from(*rise)).collect()),
             Score::Random | Score::RandomAsSwr | Score::Magnitude => None,
-            Score::Fisher | Score::Taylor | Score::FirstGradient => None,
+            Score::Fisher | Score::FisherForWeights | Score::Taylor => None,
+            Score::FirstGradient | Score::Snip | Score::Gallop => None,
         },
         Selection::Everything => None,
     };
@@ -125,6 +148,7 @@ fn random_as_dense(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reparam::choose::ranking;
     use crate::reparam::{Group, Level};
 
     #[test]
@@ -151,12 +175,37 @@ mod tests {
                 [0.0, 1.0, 4.0, 1.0],
             ),
             (
+                Evidence::GradientTimesWeight(vec![0.0, 1.0, -2.0, 1.0], &[9.0, 3.0, 0.5, -2.0]),
+                [0.0, 9.0, 1.0, 4.0],
+            ),
+            (
                 Evidence::Rise(vec![0.5, -0.5, 0.0, 1.0]),
                 [0.5, -0.5, 0.0, 1.0],
             ),
         ] {
             assert_eq!(scores(&units, evidence), expected);
         }
+        let weights = [1.0, -0.1, 0.0, 0.5];
+        let gradient = vec![1.0, 1.0, 0.0, 2.0];
+        let found = scores(&units, Evidence::GradientOverWeight(gradient, &weights));
+        // The smallest of equal gradients' weights, then twice the gradient at half the weight; no gradient, no matter how small the weight.
+        assert_eq!(ranking(&found), [1, 3, 0, 2]);
+    }
+
+    #[test]
+    fn channels_are_ranked_by_what_they_hold_for_each_weight() {
+        let layout = Layout::new([
+            ("a.conv.weight".to_string(), vec![2, 3]),
+            ("b.conv.weight".to_string(), vec![2, 1]),
+        ]);
+        let groups = ["a.conv.weight", "b.conv.weight"].map(|name| Group {
+            tensors: vec![name.into()],
+            level: Level::Channel,
+        });
+        let units = Units::new(&layout, &groups, |_| 1.0).unwrap();
+        let curvature = vec![1.0, 2.0, 3.0, 0.0, 0.0, 9.0, 2.5, 0.5];
+        let found = scores(&units, Evidence::CurvatureForWeights(curvature));
+        assert_eq!(found, [2.0, 3.0, 2.5, 0.5]);
     }
 
     #[test]
