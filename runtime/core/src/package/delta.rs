@@ -300,7 +300,7 @@ impl Delta {
         sealed(self.encode_body().0, [0; SIGNATURE_BYTES])
     }
 
-    /// What each part of the file costs.
+    /// What each part of the file costs, as [`Delta::write`] writes it.
     pub fn sizes(&self) -> Sizes {
         self.encode().1
     }
