@@ -55,7 +55,7 @@ pub enum Method {
     Snip,
     /// The largest gradients for the size of their weights before any training (GaLLoP)
     Gallop,
-    /// Whole channels, those with the most Fisher information for their weights (as TinyTrain chooses)
+    /// Whole channels, those with the most Fisher information for their weights (after TinyTrain, which weighs multiply-adds and memory too)
     Channels,
     /// Hard-concrete gates on single weights and a penalty on their number (diff pruning)
     DiffPruning,
@@ -167,9 +167,9 @@ pub enum Score {
     FisherForWeights,
     /// The gradient before any training.
     FirstGradient,
-    /// Its product with the weight (Lee et al., SNIP, arXiv 1810.02340, equation 6; Bhardwaj et al., SHiRA, arXiv 2406.13175, section 3.1).
+    /// That gradient times the weight (Lee et al., SNIP, arXiv 1810.02340, as Bhardwaj et al., SHiRA, arXiv 2406.13175, use it).
     Snip,
-    /// Its size over that of the weight (Choudhary et al., GaLLoP, arXiv 2510.19778).
+    /// The size of that gradient over that of the weight: the abstract of GaLLoP (Choudhary et al., arXiv 2510.19778) wants large and small ones, as one ratio.
     Gallop,
     /// The rise of the loss without the change.
     Rise,

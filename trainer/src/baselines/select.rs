@@ -32,7 +32,7 @@ pub enum Evidence<'a> {
     Curvature(Vec<f32>),
     /// What the dense stage changed, in the size in which it is stored, and the loss's curvature there.
     ChangesAndCurvature(Vec<f32>, Vec<f32>),
-    /// The same, for each weight of a unit.
+    /// The loss's curvature in every weight, as stored, of which a unit has the mean.
     CurvatureForWeights(Vec<f32>),
     /// The loss's gradient by every weight of the base, as stored.
     Gradient(Vec<f32>),
