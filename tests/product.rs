@@ -135,10 +135,11 @@ fn released_deltas_are_near_the_entropy_of_what_they_hold() {
         let header = file.delta.header();
         // Digests, signature, checksum, versions and flags are as random as they are long.
         let mut bits = 8.0 * (3.0 * 32.0 + 64.0 + 8.0 + 11.0) + 32.0;
-        let texts = [&header.language, &header.provenance]
+        let labels = header.labels_over(&base.manifest().labels).expect("labels");
+        let texts = [header.language.clone(), header.provenance.clone()]
             .into_iter()
-            .chain(&header.labels[..header.labels.len() - 2]);
-        bits += entropy_bits(texts.flat_map(|text| text.bytes().chain([0])));
+            .chain(labels[..labels.len() - 2].iter().cloned());
+        bits += entropy_bits(texts.flat_map(|text| text.into_bytes().into_iter().chain([0])));
         let (mut values, mut exponents) = (Vec::new(), Vec::new());
         let mut float = |value: f32| {
             let fraction = value.to_bits() & 0x7f_ffff;

@@ -4,7 +4,7 @@ mod ds_cnn;
 mod tones;
 
 use ds_cnn::DsCnn;
-use swr_core::package::{Budget, Delta, DeltaHeader, Tensors, changed, merge};
+use swr_core::package::{Budget, Delta, DeltaHeader, Label, Tensors, changed, merge};
 use swr_trainer::adapt::{Adaptation, Adapted, adapt};
 use swr_trainer::baselines::Method;
 use swr_trainer::checkpoint::Run;
@@ -19,7 +19,7 @@ fn header(language: &Language) -> DeltaHeader {
         language: "und".into(),
         model_version: 1,
         manifest: None,
-        labels: language.labels.clone(),
+        labels: Label::over(&language.labels, &[]),
         thresholds: vec![0.5; language.labels.len()],
         calibration: None,
         budget: None,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use swr_core::package::{
-    Delta, DetachedSignature, Index, Manifest, PublicKey, Tensor, Tensors, digest, merge,
+    Delta, DetachedSignature, Index, Label, Manifest, PublicKey, Tensor, Tensors, digest, merge,
     onnx::{GraphProto, ModelProto, TensorProto, initializers},
 };
 
@@ -64,7 +64,11 @@ fn weights_unpacked_and_packed_again_are_the_same_network() {
         models,
     ]);
     let before = Delta::read(&fs::read(at("ar.swr")).unwrap()).unwrap();
-    fs::write(at("labels.txt"), before.header().labels.join("\n")).unwrap();
+    fs::write(
+        at("labels.txt"),
+        before.header().labels_over(&[]).unwrap().join("\n"),
+    )
+    .unwrap();
     let pack = |more: &[&str]| {
         let (tuned, labels) = (at("ar.safetensors"), at("labels.txt"));
         let command = [
@@ -91,6 +95,23 @@ fn weights_unpacked_and_packed_again_are_the_same_network() {
     let lossless = size();
     assert!(run(&["--budget", "10%"]).status.success());
     assert!(2 * size() < lossless, "{} of {lossless} bytes", size());
+    // A word that the base knows as well is the base's.
+    let (own, manifest) = (
+        fs::read_to_string(at("labels.txt")).unwrap(),
+        at("base.json"),
+    );
+    let (_, rest) = own.split_once('\n').unwrap();
+    fs::write(at("labels.txt"), format!("yes\n{rest}")).unwrap();
+    assert!(run(&[]).status.success());
+    let shared = Delta::read(&fs::read(at("ar.swr")).unwrap()).unwrap();
+    let base = Manifest::parse(&fs::read(manifest).unwrap()).unwrap();
+    let place = base.labels.iter().position(|label| label == "yes").unwrap();
+    let labels = &shared.header().labels;
+    assert_eq!(labels[0], Label::OfBase(place as u16));
+    assert_eq!(labels[1..], before.header().labels[1..]);
+    let texts = shared.header().labels_over(&base.labels).unwrap();
+    assert_eq!(texts[0], "yes");
+    fs::write(at("labels.txt"), own).unwrap();
     // A budget that it exceeds, and labels that do not fit.
     let kept = fs::read(at("ar.swr")).unwrap();
     let refused = run(&["--budget", "1%"]);

@@ -300,7 +300,9 @@ impl Base {
         let language = Language {
             code: header.language.clone(),
             model_version: header.model_version,
-            labels: header.labels.clone(),
+            labels: header
+                .labels_over(&self.manifest.labels)
+                .map_err(refused(Part::Delta))?,
             detector: self.detector(header.thresholds.clone()),
             frontend: self.manifest.frontend,
             context_frames: self.manifest.context_frames,

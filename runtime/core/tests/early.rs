@@ -154,7 +154,7 @@ proptest! {
 
         let delta = Delta::read(&bytes).unwrap();
         prop_assert_eq!(delta.format(), u16::from(version));
-        prop_assert_eq!(&delta.header().labels, &LABELS);
+        prop_assert_eq!(&delta.header().labels_over(&[]).unwrap(), &LABELS);
         prop_assert_eq!(delta.header().model_version, 12);
         prop_assert!(delta.header().synthetic);
         let Edit::Add { positions, .. } = &delta.changes()[0].edit else {

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use swr_core::package::{
-    Calibration, Delta, DeltaHeader, Digest, Edit, Precision, Steps, Tensor, Tensors, digest,
-    merge, merge_into, onnx::initializers,
+    Calibration, Delta, DeltaHeader, Digest, Edit, Label, Precision, Steps, Tensor, Tensors,
+    digest, merge, merge_into, onnx::initializers,
 };
 
 fn golden(name: &str) -> PathBuf {
@@ -86,7 +86,7 @@ fn header(labels: &[&str]) -> DeltaHeader {
         language: if labels.is_empty() { "und" } else { "pt-BR" }.into(),
         model_version: 7,
         manifest: (!labels.is_empty()).then_some(Digest([0xa5; 32])),
-        labels: labels.iter().map(|label| label.to_string()).collect(),
+        labels: labels.iter().map(|label| Label::from(*label)).collect(),
         thresholds: vec![0.75; labels.len()],
         calibration: None,
         budget: (!labels.is_empty()).then(|| "12.5%".parse().unwrap()),
@@ -163,6 +163,25 @@ fn calibrated() -> Delta {
     delta.unwrap()
 }
 
+/// One of whose keywords two are the base's.
+fn over_a_base() -> Delta {
+    let base = ["yes", "não", "no", "sim"].map(String::from);
+    let base = [
+        base.as_slice(),
+        &LABELS[4..]
+            .iter()
+            .map(|l| l.to_string())
+            .collect::<Vec<_>>(),
+    ]
+    .concat();
+    let labels = LABELS.map(String::from);
+    let header = DeltaHeader {
+        labels: Label::over(&labels, &base),
+        ..header(&LABELS)
+    };
+    Delta::build(&network(1, 4), &tuned(6), header, Precision::DEFAULT).unwrap()
+}
+
 /// The golden file of a version.
 fn named(version: u32, kind: &str) -> PathBuf {
     golden(&format!("delta-v{version}-{kind}.swr"))
@@ -193,9 +212,11 @@ fn golden_files_are_read_written_and_merged_to_the_bit() {
     let lossless = Delta::read(&read(&named(4, "lossless"))).unwrap();
     let merged = merge(&network(1, 4), &lossless).unwrap();
     assert_eq!(digest(&merged), digest(&tuned(4)));
-    let bytes = read(&named(4, "calibrated"));
-    assert_eq!(Delta::read(&bytes).unwrap(), calibrated());
-    assert_eq!(calibrated().write(), bytes);
+    for (kind, built) in [("calibrated", calibrated()), ("over-a-base", over_a_base())] {
+        let bytes = read(&named(4, kind));
+        assert_eq!(Delta::read(&bytes).unwrap(), built, "{kind}");
+        assert_eq!(built.write(), bytes, "{kind}");
+    }
 }
 
 /// With another header, a delta is one of this version: thresholds may be finer than the old one holds.
@@ -370,8 +391,11 @@ fn example_text(delta: &Delta) -> String {
 #[test]
 #[ignore = "writes the golden files of a new version, and prints their digests and the example"]
 fn write_golden_files() {
-    let calibrated = ("calibrated", calibrated(), "");
-    for (kind, delta, _) in cases().into_iter().chain([calibrated]) {
+    let others = [
+        ("calibrated", calibrated(), ""),
+        ("over-a-base", over_a_base(), ""),
+    ];
+    for (kind, delta, _) in cases().into_iter().chain(others) {
         let path = named(4, kind);
         if !path.exists() {
             std::fs::write(&path, delta.write()).unwrap();

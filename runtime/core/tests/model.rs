@@ -2,7 +2,7 @@
 
 use swr_core::model::{Base, ModelError, Part, Signed, Trust};
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, Manifest, PackageError, Precision, PublicKey, digest, merge,
+    Delta, DeltaHeader, Digest, Label, Manifest, PackageError, Precision, PublicKey, digest, merge,
 };
 
 const MANIFEST: &[u8] = include_bytes!("../../../models/small/base.json");
@@ -38,7 +38,8 @@ fn a_base_and_a_delta_become_a_language() {
     let delta = Delta::read(ARABIC).unwrap();
     assert_eq!(tensors, merge(base.tensors(), &delta).unwrap());
     assert_eq!(arabic.tensors_sha256, digest(&tensors));
-    assert_eq!(arabic.labels, delta.header().labels);
+    let said = delta.header().labels_over(&own.labels).unwrap();
+    assert_eq!(arabic.labels, said);
     assert_eq!(arabic.detector.thresholds, delta.header().thresholds);
     assert_eq!(arabic.context_frames, own.context_frames);
 
@@ -128,6 +129,33 @@ fn a_delta_of_another_language_base_manifest_or_without_labels_is_refused() {
 }
 
 #[test]
+fn labels_of_the_base_are_the_bases_words() {
+    let (base, arabic) = (base(), Delta::read(ARABIC).unwrap());
+    let with = |number: u16| {
+        let mut header = arabic.header().clone();
+        header.labels[0] = Label::OfBase(number);
+        let file = arabic.clone().with_header(header).unwrap().write();
+        base.merge("ar", unsigned(&file), Trust::Anyone)
+    };
+    let words = &base.manifest().labels;
+    let (language, _) = with(3).unwrap();
+    assert_eq!(language.labels[0], words[3]);
+    assert_eq!(
+        language.labels[1..],
+        arabic.header().labels_over(words).unwrap()[1..]
+    );
+    let beyond = words.len() as u16 - 2;
+    let refused = with(beyond).unwrap_err();
+    assert!(matches!(
+        refused,
+        ModelError::Package {
+            part: Part::Delta,
+            ..
+        }
+    ));
+}
+
+#[test]
 fn a_delta_without_a_manifest_fits_a_base_from_before_deltas_named_one() {
     let base_of = |format: u32| {
         let mut json: serde_json::Value = serde_json::from_slice(MANIFEST).unwrap();
@@ -149,7 +177,7 @@ fn a_delta_without_a_manifest_fits_a_base_from_before_deltas_named_one() {
     let merge = |format, file| base_of(format).merge("ar", unsigned(file), Trust::Anyone);
     let (language, tensors) = merge(1, &unnamed).unwrap();
     assert_eq!(digest(&tensors), arabic.merged_digest());
-    assert_eq!(language.labels, arabic.header().labels);
+    assert_eq!(language.labels, arabic.header().labels_over(&[]).unwrap());
     // One that names another manifest fits neither.
     for (format, file) in [(2, unnamed.as_slice()), (2, ARABIC), (1, ARABIC)] {
         let Err(ModelError::Package { source, .. }) = merge(format, file) else {

@@ -2,15 +2,15 @@
 
 use proptest::{collection::vec, prelude::*};
 use swr_core::package::{
-    Change, Counts, Delta, DeltaHeader, Digest, Edit, PackageError, Precision, Steps, Tensor,
-    Tensors, Values, changed, digest, merge, merge_into, quantise,
+    Change, Counts, Delta, DeltaHeader, Digest, Edit, Label, PackageError, Precision, Steps,
+    Tensor, Tensors, Values, changed, digest, merge, merge_into, quantise,
 };
 
 const INT8: Precision = Precision::DEFAULT;
 
-fn labels(count: usize) -> Vec<String> {
-    let keywords = (2..count).map(|number| format!("wort {number}"));
-    let others = ["_unknown_", "_silence_"].map(String::from);
+fn labels(count: usize) -> Vec<Label> {
+    let keywords = (2..count).map(|number| format!("wort {number}").into());
+    let others = ["_unknown_", "_silence_"].map(Label::from);
     keywords.chain(others).collect()
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use swr_core::package::{Change, Delta, Edit};
+use swr_core::package::{Change, Delta, Edit, Label};
 
 use super::{ModelsArgs, Outcome, json_line};
 use crate::models::{DeltaFile, Models};
@@ -111,7 +111,7 @@ fn header(a: &Delta, b: &Delta) -> Vec<Field> {
                 "budget",
                 header.budget.as_ref().map_or("-".into(), |b| b.to_string()),
             ),
-            ("labels", header.labels.join(", ")),
+            ("labels", joined(&header.labels)),
             ("thresholds", format!("{:?}", header.thresholds)),
             ("synthetic", header.synthetic.to_string()),
             ("provenance", header.provenance.clone()),
@@ -123,6 +123,11 @@ fn header(a: &Delta, b: &Delta) -> Vec<Field> {
         .filter(|((_, a), (_, b))| a != b)
         .map(|((field, a), (_, b))| Field { field, a, b })
         .collect()
+}
+
+fn joined(labels: &[Label]) -> String {
+    let texts: Vec<String> = labels.iter().map(Label::to_string).collect();
+    texts.join(", ")
 }
 
 fn rows(a: &Delta, b: &Delta, names: &[String]) -> Vec<Row> {

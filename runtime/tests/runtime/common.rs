@@ -11,8 +11,8 @@ use swr_core::package::onnx::{
     AttributeProto, Dimension, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 use swr_core::package::{
-    Delta, DeltaHeader, Digest, MANIFEST_VERSION, Manifest, Precision, Tensor, Tensors, Thresholds,
-    digest,
+    Delta, DeltaHeader, Digest, Label, MANIFEST_VERSION, Manifest, Precision, Tensor, Tensors,
+    Thresholds, digest,
 };
 
 pub(crate) const BASE_LABELS: [&str; 4] = ["low", "high", "_unknown_", "_silence_"];
@@ -247,7 +247,7 @@ pub(crate) fn delta(base: &Tensors, budget: &str) -> Delta {
         language: "de".into(),
         model_version: 3,
         manifest: Some(manifest_sha256(base)),
-        labels: labels(&DELTA_LABELS),
+        labels: labels(&DELTA_LABELS).into_iter().map(Label::from).collect(),
         thresholds: vec![0.8; DELTA_LABELS.len()],
         calibration: None,
         budget: Some(budget.parse().unwrap()),

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use swr_core::package::{
-    Budget, Counts, DeltaHeader, Digest, Group, Limit, Tensor, Tensors, changed,
+    Budget, Counts, DeltaHeader, Digest, Group, Label, Limit, Tensor, Tensors, changed,
 };
 use swr_dataset::Split;
 
@@ -142,7 +142,7 @@ impl Adapt {
             language: lang.to_string(),
             model_version: MODEL_VERSION,
             manifest: Some(base.manifest_sha256()),
-            labels: language.labels.clone(),
+            labels: Label::over(&language.labels, &base.manifest().labels),
             thresholds: vec![DEFAULT_THRESHOLD; language.labels.len()],
             calibration: None,
             budget: None,

@@ -15,8 +15,8 @@ use swr_core::audio::decode_16k_mono;
 use swr_core::frontend::log_mel;
 use swr_core::labels::{SILENCE, UNKNOWN};
 use swr_core::package::{
-    Budget, Counts, Delta, DeltaHeader, MAX_QUANTISED_BITS, Manifest, Precision, Steps, Tensor,
-    Tensors, Thresholds, changed, merge,
+    Budget, Counts, Delta, DeltaHeader, Label, MAX_QUANTISED_BITS, Manifest, Precision, Steps,
+    Tensor, Tensors, Thresholds, changed, merge,
     onnx::{Storage, check_same_graph, initializers, store},
 };
 use swr_dataset::nfc;
@@ -375,7 +375,7 @@ impl Pack {
             model_version: self.model_version.unwrap_or(MODEL_VERSION),
             manifest: Some(base.manifest_sha256()),
             thresholds: vec![self.threshold; labels.len()],
-            labels,
+            labels: Label::over(&labels, &base.manifest().labels),
             calibration: None,
             budget: self.budget.clone(),
             synthetic: self.synthetic,

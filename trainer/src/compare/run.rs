@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use swr_core::package::{DeltaHeader, Digest, Group, Limit, Tensors, changed};
+use swr_core::package::{DeltaHeader, Digest, Group, Label, Limit, Tensors, changed};
 use swr_dataset::Task;
 
 use super::clips::Clips;
@@ -138,7 +138,7 @@ fn train(
         },
         model_version: MODEL_VERSION,
         manifest: Some(base.manifest_sha256()),
-        labels: language.labels.clone(),
+        labels: Label::over(&language.labels, &base.manifest().labels),
         thresholds: vec![0.7; language.labels.len()],
         calibration: None,
         budget: None,

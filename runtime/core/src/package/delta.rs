@@ -5,14 +5,14 @@ use alloc::{format, string::String, vec::Vec};
 use core::ops::RangeInclusive;
 
 use super::{
-    Budget, Change, ChangeBytes, Digest, PackageError,
+    Budget, Change, ChangeBytes, Digest, Label, PackageError,
     bytes::Fields,
     coder::{Bit, Coder, Number, Reader, Text, Writer},
     coding::Models,
     early,
     fields::{
-        MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_labels, check_language, check_model_version,
-        check_text, check_thresholds,
+        MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_language, check_model_version, check_text,
+        check_thresholds,
     },
     manifest::{Calibration, THRESHOLD_BITS},
 };
@@ -40,7 +40,10 @@ const FLAG_MANIFEST: u16 = 2;
 const FLAG_CALIBRATED: u16 = 4;
 /// Flag: audio that took no part in the choice has shown that the rate is kept.
 const FLAG_VERIFIED: u16 = 8;
-const FLAGS: u16 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
+/// Flag: labels that the base has as well are written as its numbers.
+const FLAG_LABELS_OF_BASE: u16 = 16;
+const OLD_FLAGS: u16 = FLAG_SYNTHETIC | FLAG_MANIFEST | FLAG_CALIBRATED | FLAG_VERIFIED;
+const FLAGS: u16 = OLD_FLAGS | FLAG_LABELS_OF_BASE;
 pub(super) const SIGNATURE_BYTES: usize = 64;
 const CHECKSUM_BYTES: usize = 8;
 
@@ -55,7 +58,7 @@ pub struct DeltaHeader {
     pub manifest: Option<Digest>,
     /// Labels in the order of the merged network's logits; the last two are `_unknown_` and `_silence_`. None at all in a delta between
     /// networks whose classifier keeps its rows.
-    pub labels: Vec<String>,
+    pub labels: Vec<Label>,
     /// Detection threshold of each label, a posterior from 0 to 1.
     pub thresholds: Vec<f32>,
     /// The rate of false accepts that the thresholds were chosen for, if they were.
@@ -74,13 +77,32 @@ impl DeltaHeader {
         check_language(&self.language)?;
         check_model_version(self.model_version)?;
         if !self.labels.is_empty() {
-            check_labels(&self.labels)?;
+            Label::check(&self.labels)?;
+        }
+        if self.has_labels_of_base() && self.manifest.is_none() {
+            return Err(PackageError::BadField {
+                field: "labels",
+                reason: "keywords of a base, and no digest of its manifest".into(),
+            });
         }
         check_thresholds(&self.thresholds, self.labels.len())?;
         if let Some(calibration) = &self.calibration {
             calibration.check(&self.thresholds)?;
         }
         check_text("provenance", &self.provenance)
+    }
+
+    /// The labels as texts, over the base with these labels, which is the one that the delta was made for.
+    ///
+    /// # Errors
+    /// [`PackageError::BadField`] for a number that the base does not have, or a text that it has as well.
+    pub fn labels_over(&self, base: &[String]) -> Result<Vec<String>, PackageError> {
+        Label::texts(&self.labels, base)
+    }
+
+    fn has_labels_of_base(&self) -> bool {
+        let of_base = |label: &Label| matches!(label, Label::OfBase(_));
+        self.labels.iter().any(of_base)
     }
 }
 
@@ -250,7 +272,11 @@ impl Delta {
             _ => u16::from_le_bytes(fields.take()?),
         };
         let verified = flags & FLAG_VERIFIED != 0;
-        if flags & !FLAGS != 0 || (verified && flags & FLAG_CALIBRATED == 0) {
+        let known = match version {
+            OLD_DELTA_VERSION => OLD_FLAGS,
+            _ => FLAGS,
+        };
+        if flags & !known != 0 || (verified && flags & FLAG_CALIBRATED == 0) {
             return Err(PackageError::UnsupportedFeature {
                 what: "flags",
                 found: flags.into(),
@@ -271,7 +297,12 @@ impl Delta {
         };
         let merged = fields.digest()?;
         let mut reader = Reader::new(fields.rest, fields.offset);
-        let (header, changes) = code(&mut reader, None, calibration, &mut |_, _| {})?;
+        let labels_of_base = flags & FLAG_LABELS_OF_BASE != 0;
+        let said = (calibration, labels_of_base);
+        let (header, changes) = code(&mut reader, None, said, &mut |_, _| {})?;
+        if header.has_labels_of_base() != labels_of_base {
+            return Err(reader.damaged("labels of the base, of which there is none"));
+        }
         reader.finish()?;
         let header = DeltaHeader {
             model_version,
@@ -323,6 +354,7 @@ impl Delta {
             (FLAG_MANIFEST, header.manifest.is_some()),
             (FLAG_CALIBRATED, header.calibration.is_some()),
             (FLAG_VERIFIED, verified),
+            (FLAG_LABELS_OF_BASE, header.has_labels_of_base()),
         ];
         let set = flags.iter().filter(|(_, set)| *set);
         let flags: u16 = set.map(|(flag, _)| flag).sum();
@@ -349,7 +381,7 @@ impl Delta {
         code(
             &mut writer,
             given,
-            header.calibration,
+            (header.calibration, header.has_labels_of_base()),
             &mut |writer: &Writer, part| {
                 ends.push((part, writer.bits()));
             },
@@ -411,11 +443,12 @@ enum Part {
     Values(usize),
 }
 
-/// The coded part of a delta in either direction: a writer is given header and changes, a reader nothing. `part` is called after each part.
+/// The coded part of a delta in either direction: a writer is given header and changes, a reader nothing, and both what the flags say of calibration and of
+/// labels of the base. `part` is called after each part.
 fn code<C: Coder>(
     coder: &mut C,
     given: Option<(&DeltaHeader, &[Change])>,
-    calibration: Option<Calibration>,
+    (calibration, labels_of_base): (Option<Calibration>, bool),
     part: &mut dyn FnMut(&C, Part),
 ) -> Result<(DeltaHeader, Vec<Change>), PackageError> {
     let (header, given_changes) = given.unzip();
@@ -445,12 +478,28 @@ fn code<C: Coder>(
         return Err(coder.damaged("number of labels"));
     }
     let mut labels = Vec::new();
+    let (mut of_base, mut numbers) = (Bit::NEW, Number::NEW);
     for place in 0..keywords {
-        let label = given_labels.get(place).map_or("", String::as_str);
-        labels.push(coder.text(&mut text, MAX_LABEL_BYTES, "label", label)?);
+        let (is_number, number, label) = match given_labels.get(place) {
+            Some(Label::OfBase(number)) => (true, *number, ""),
+            Some(Label::Own(label)) => (false, 0, label.as_str()),
+            None => (false, 0, ""),
+        };
+        if labels_of_base && coder.bit(&mut of_base, is_number)? {
+            let number = coder.number(&mut numbers, number.into())?;
+            let number = u16::try_from(number).map_err(|_| coder.damaged("label of the base"))?;
+            labels.push(Label::OfBase(number));
+        } else {
+            labels.push(Label::Own(coder.text(
+                &mut text,
+                MAX_LABEL_BYTES,
+                "label",
+                label,
+            )?));
+        }
     }
     if keywords > 0 {
-        labels.extend([UNKNOWN, SILENCE].map(String::from));
+        labels.extend([UNKNOWN, SILENCE].map(Label::from));
     }
     part(coder, Part::Labels);
 

@@ -52,7 +52,7 @@ pub(super) fn read(
     }
     let (mut labels, mut thresholds) = (Vec::new(), Vec::new());
     for _ in 0..count {
-        labels.push(fields.text("label")?);
+        labels.push(fields.text("label")?.into());
     }
     for _ in 0..count {
         thresholds.push(fields.f32()?);

@@ -4,7 +4,7 @@
 //! A file from outside never panics, never allocates by its own claim, and is never half applied. `runtime/core/FORMAT.md` has the layout.
 //!
 //! ```
-//! use swr_core::package::{Delta, DeltaHeader, Precision, Tensor, Tensors, merge};
+//! use swr_core::package::{Delta, DeltaHeader, Label, Precision, Tensor, Tensors, merge};
 //!
 //! let network = |weight, rows: usize| {
 //!     Tensors::from([
@@ -16,7 +16,7 @@
 //!     language: "de".into(),
 //!     model_version: 1,
 //!     manifest: None,
-//!     labels: ["ja", "nein", "_unknown_", "_silence_"].map(String::from).to_vec(),
+//!     labels: ["ja", "nein", "_unknown_", "_silence_"].map(Label::from).to_vec(),
 //!     thresholds: vec![0.5; 4],
 //!     calibration: None,
 //!     budget: Some("10%".parse()?),
@@ -39,6 +39,7 @@ mod early;
 mod error;
 mod fields;
 mod index;
+mod label;
 mod manifest;
 mod merge;
 pub mod onnx;
@@ -54,6 +55,7 @@ pub use delta::{DELTA_VERSION, Delta, DeltaHeader, MAX_DELTA_BYTES, Sizes, embed
 pub use error::PackageError;
 pub(crate) use fields::check_language;
 pub use index::{Entry, INDEX_VERSION, Index, IndexedFile, MAX_INDEX_BYTES, MAX_INDEXED_BYTES};
+pub use label::Label;
 pub use manifest::{Calibration, MANIFEST_VERSION, Manifest, Thresholds};
 pub use merge::{merge, merge_into};
 pub use signature::{DetachedSignature, KeyId, PublicKey};
