@@ -14,9 +14,9 @@ use super::{
         MAX_LANGUAGE_BYTES, MAX_TEXT_BYTES, check_language, check_model_version, check_text,
         check_thresholds,
     },
+    label,
     manifest::{Calibration, THRESHOLD_BITS},
 };
-use crate::labels::{MAX_LABEL_BYTES, MAX_LABELS, SILENCE, UNKNOWN};
 
 /// First bytes of a delta. The first is no ASCII, so that a transfer as text shows.
 const MAGIC: [u8; 4] = [0x9d, b'S', b'W', b'R'];
@@ -470,37 +470,8 @@ fn code<C: Coder>(
     let provenance = coder.text(&mut text, MAX_TEXT_BYTES, "provenance", provenance)?;
     part(coder, Part::Provenance);
 
-    // `_unknown_` and `_silence_` are always the last, and not written.
     let given_labels = header.map_or([].as_slice(), |header| &header.labels);
-    let keywords = given_labels.len().saturating_sub(2);
-    let keywords = coder.number(&mut counts, keywords as u32)? as usize;
-    if keywords > MAX_LABELS {
-        return Err(coder.damaged("number of labels"));
-    }
-    let mut labels = Vec::new();
-    let (mut of_base, mut numbers) = (Bit::NEW, Number::NEW);
-    for place in 0..keywords {
-        let (is_number, number, label) = match given_labels.get(place) {
-            Some(Label::OfBase(number)) => (true, *number, ""),
-            Some(Label::Own(label)) => (false, 0, label.as_str()),
-            None => (false, 0, ""),
-        };
-        if labels_of_base && coder.bit(&mut of_base, is_number)? {
-            let number = coder.number(&mut numbers, number.into())?;
-            let number = u16::try_from(number).map_err(|_| coder.damaged("label of the base"))?;
-            labels.push(Label::OfBase(number));
-        } else {
-            labels.push(Label::Own(coder.text(
-                &mut text,
-                MAX_LABEL_BYTES,
-                "label",
-                label,
-            )?));
-        }
-    }
-    if keywords > 0 {
-        labels.extend([UNKNOWN, SILENCE].map(Label::from));
-    }
+    let labels = label::code(coder, &mut text, &mut counts, labels_of_base, given_labels)?;
     part(coder, Part::Labels);
 
     let given_thresholds = header.map_or([].as_slice(), |header| &header.thresholds);

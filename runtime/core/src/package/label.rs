@@ -3,8 +3,12 @@
 use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
 use core::fmt;
 
-use super::{PackageError, fields::check_labels};
-use crate::labels::NOT_KEYWORDS;
+use super::{
+    PackageError,
+    coder::{Bit, Coder, Number, Text},
+    fields::check_labels,
+};
+use crate::labels::{MAX_LABEL_BYTES, MAX_LABELS, NOT_KEYWORDS, SILENCE, UNKNOWN};
 
 /// A label of a delta's language.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +78,43 @@ impl Label {
         }
         check_labels(&texts)
     }
+}
+
+/// Codes labels in either direction, those of the base by number if the flags say that there are any. The last two are always `_unknown_` and `_silence_`, and
+/// not written.
+pub(super) fn code<C: Coder>(
+    coder: &mut C,
+    text: &mut Text,
+    counts: &mut Number,
+    of_base: bool,
+    given: &[Label],
+) -> Result<Vec<Label>, PackageError> {
+    let keywords = given.len().saturating_sub(NOT_KEYWORDS);
+    let keywords = coder.number(counts, keywords as u32)? as usize;
+    if keywords > MAX_LABELS {
+        return Err(coder.damaged("number of labels"));
+    }
+    let mut labels = Vec::new();
+    let (mut is_number, mut numbers) = (Bit::NEW, Number::NEW);
+    for place in 0..keywords {
+        let (number, own) = match given.get(place) {
+            Some(Label::OfBase(number)) => (Some(*number), ""),
+            Some(Label::Own(own)) => (None, own.as_str()),
+            None => (None, ""),
+        };
+        if of_base && coder.bit(&mut is_number, number.is_some())? {
+            let number = coder.number(&mut numbers, number.unwrap_or_default().into())?;
+            let number = u16::try_from(number).map_err(|_| coder.damaged("label of the base"))?;
+            labels.push(Label::OfBase(number));
+        } else {
+            let own = coder.text(text, MAX_LABEL_BYTES, "label", own)?;
+            labels.push(Label::Own(own));
+        }
+    }
+    if keywords > 0 {
+        labels.extend([UNKNOWN, SILENCE].map(Label::from));
+    }
+    Ok(labels)
 }
 
 /// Those before `_unknown_` and `_silence_`.
