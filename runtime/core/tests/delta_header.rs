@@ -74,7 +74,7 @@ fn header_rules_hold_before_anything_is_made() {
         refused(header)
     };
     type Breaking<'a> = &'a dyn Fn(&mut DeltaHeader);
-    let rules: [(&str, Breaking); 9] = [
+    let rules: [(&str, Breaking); 10] = [
         ("language", &|header| header.language = "d e".into()),
         ("labels", &|header| header.labels[0] = "".into()),
         ("labels", &|header| header.labels.swap(4, 5)),
@@ -87,6 +87,10 @@ fn header_rules_hold_before_anything_is_made() {
         ("labels", &|header| {
             header.labels[0] = Label::OfBase(7);
             header.manifest = None;
+        }),
+        ("labels", &|header| {
+            let last = header.labels.split_off(4);
+            header.labels = (0..5_000).map(Label::OfBase).chain(last).collect();
         }),
         ("thresholds", &|header| header.thresholds[2] = f32::NAN),
         ("thresholds", &|header| header.thresholds.truncate(5)),

@@ -59,6 +59,15 @@ impl Label {
 
     /// What can be said of labels without their base: texts keep their rules, and none occurs twice.
     pub(super) fn check(labels: &[Self]) -> Result<(), PackageError> {
+        if labels.len() > MAX_LABELS {
+            return Err(PackageError::BadField {
+                field: "labels",
+                reason: format!(
+                    "expected at most {MAX_LABELS} labels, found {}",
+                    labels.len()
+                ),
+            });
+        }
         let (mut texts, mut numbers) = (Vec::new(), BTreeSet::new());
         for label in labels {
             match label {
