@@ -7,7 +7,7 @@ use thread_priority::ThreadPriority;
 
 use crate::augment::{Augment, channel};
 use crate::examples::{Language, features};
-use crate::loss::{Shares, Target};
+use crate::loss::Target;
 use crate::random::generator;
 use crate::scene::{Material, SceneSettings, scene};
 
@@ -22,45 +22,6 @@ pub struct Batch {
     pub log_mel: Tensor,
     /// What is asked of every scene.
     pub targets: Vec<Target>,
-    /// What one word and one region weigh.
-    pub shares: Shares,
-    /// Scenes of the same step before these.
-    pub before: usize,
-    /// Share of the step's scenes that these are.
-    pub part: f64,
-}
-
-impl Batch {
-    /// All scenes of a step.
-    pub fn new(language: usize, log_mel: Tensor, targets: Vec<Target>) -> Self {
-        Self {
-            language,
-            log_mel,
-            shares: Shares::of(&targets),
-            targets,
-            before: 0,
-            part: 1.0,
-        }
-    }
-
-    /// Parts of at most so many scenes, whose losses and gradients add up to those of the whole where no scene has a say in another's features.
-    pub fn parts(self, at_once: usize) -> Result<Vec<Self>> {
-        let all = self.targets.len();
-        let at_once = at_once.clamp(1, all.max(1));
-        let parts = self.targets.chunks(at_once).enumerate();
-        let part = |(place, targets): (usize, &[Target])| {
-            let before = place * at_once;
-            Ok(Self {
-                language: self.language,
-                log_mel: self.log_mel.narrow(0, before, targets.len())?,
-                targets: targets.to_vec(),
-                shares: self.shares,
-                before: self.before + before,
-                part: self.part * targets.len() as f64 / all as f64,
-            })
-        };
-        parts.map(part).collect()
-    }
 }
 
 /// How the scenes of a stage are made.
@@ -130,8 +91,11 @@ impl<'a> Turns<'a> {
                     };
                     let frontend = &languages[language].train.frontend;
                     let made = workers.install(|| features(frontend, places, compose));
-                    let made =
-                        made.map(|(log_mel, targets)| Batch::new(language, log_mel, targets));
+                    let made = made.map(|(log_mel, targets)| Batch {
+                        language,
+                        log_mel,
+                        targets,
+                    });
                     // The receiver hangs up when a step failed; the loop then ends here.
                     if sender.send(made).is_err() {
                         return;
@@ -198,49 +162,7 @@ fn even_batches(order: &[usize], largest: usize) -> impl Iterator<Item = &[usize
 
 #[cfg(test)]
 mod tests {
-    use super::{Batch, even_batches, turn};
-    use crate::loss::{Heard, Target};
-    use candle_core::{Device, Tensor};
-
-    #[test]
-    fn parts_are_the_batch_in_order() {
-        let target = |first| Target {
-            first,
-            words: Vec::new(),
-            heard: vec![Heard::Rest; 3],
-        };
-        let values = Tensor::arange(0f32, 7.0 * 2.0, &Device::Cpu).unwrap();
-        let log_mel = values.reshape((7, 1, 2, 1)).unwrap();
-        let whole = || Batch::new(0, log_mel.clone(), (0..7).map(target).collect());
-        let shares = whole().shares;
-        for (at_once, sizes) in [
-            (3, vec![3, 3, 1]),
-            (7, vec![7]),
-            (usize::MAX, vec![7]),
-            (0, vec![1; 7]),
-        ] {
-            let parts = whole().parts(at_once).unwrap();
-            let found: Vec<usize> = parts.iter().map(|part| part.targets.len()).collect();
-            assert_eq!(found, sizes);
-            let mut next = 0;
-            for part in &parts {
-                assert_eq!((part.before, part.shares), (next, shares));
-                assert_eq!(part.targets[0].first, next);
-                let first: f32 = part
-                    .log_mel
-                    .flatten_all()
-                    .unwrap()
-                    .get(0)
-                    .unwrap()
-                    .to_scalar()
-                    .unwrap();
-                assert_eq!(first, 2.0 * next as f32);
-                next += part.targets.len();
-            }
-            let all: f64 = parts.iter().map(|part| part.part).sum();
-            assert!((all - 1.0).abs() < 1e-12);
-        }
-    }
+    use super::{even_batches, turn};
 
     #[test]
     fn languages_take_turns_in_their_share() {

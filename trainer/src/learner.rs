@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor, Var};
 
 use crate::fused::{EPSILON, NormStatistics, Statistics};
@@ -25,22 +26,6 @@ pub enum Rule {
         /// Learning rate.
         rate: f64,
     },
-}
-
-/// Gradients of variables, by their names.
-pub type Gradients = BTreeMap<String, Tensor>;
-
-/// Adds `more` to a sum of gradients.
-pub fn add(sum: &mut Gradients, more: Gradients) -> Result<()> {
-    for (name, gradient) in more {
-        let gradient = match sum.remove(&name) {
-            Some(before) => (before + gradient)?,
-            None => gradient,
-        };
-        // Without `detach` the graphs of all parts would stay alive.
-        sum.insert(name, gradient.detach());
-    }
-    Ok(())
 }
 
 /// A variable with its optimiser's memory.
@@ -217,40 +202,26 @@ impl Learner {
         Ok(())
     }
 
-    /// The gradient of a loss, of every variable that it depends on.
-    pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
-        let mut all = loss.backward()?;
-        let learned = self.learned.iter();
-        let found = learned.filter_map(|(name, learned)| {
-            let gradient = all.remove(learned.var.as_tensor())?;
-            Some((name.clone(), gradient))
-        });
-        Ok(found.collect())
-    }
-
-    /// One step of training: the update by gradients, and the batch's `statistics` into the running ones.
-    pub fn learn(
-        &mut self,
-        gradients: &Gradients,
-        statistics: &Statistics,
-        update: Update,
-    ) -> Result<()> {
-        self.update(gradients, update)?;
+    /// One step of training: the gradient of `loss`, the update, and the batch's `statistics` into the running ones.
+    pub fn learn(&mut self, loss: &Tensor, statistics: &Statistics, update: Update) -> Result<()> {
+        self.update(&loss.backward()?, update)?;
         self.observe(statistics);
         Ok(())
     }
 
     /// One update of every variable that has a gradient.
-    fn update(&mut self, gradients: &Gradients, update: Update) -> Result<()> {
+    fn update(&mut self, gradients: &GradStore, update: Update) -> Result<()> {
         let mut square = 0.0;
-        for (name, learned) in &self.learned {
-            if let (Rule::Sgd { .. }, Some(gradient)) = (&learned.rule, gradients.get(name)) {
+        for learned in self.learned.values() {
+            if let (Rule::Sgd { .. }, Some(gradient)) =
+                (&learned.rule, gradients.get(learned.var.as_tensor()))
+            {
                 square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
             }
         }
         let shorten = (update.longest / square.sqrt().max(f64::MIN_POSITIVE)).min(1.0);
-        for (name, learned) in &mut self.learned {
-            let Some(gradient) = gradients.get(name) else {
+        for learned in self.learned.values_mut() {
+            let Some(gradient) = gradients.get(learned.var.as_tensor()) else {
                 continue;
             };
             let value = learned.var.as_detached_tensor();

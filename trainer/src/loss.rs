@@ -136,12 +136,10 @@ impl std::ops::AddAssign for Score {
 }
 
 /// The loss of frame logits `[B, C, T]`, of which the last two classes are `_unknown_` and `_silence_`; a scalar: the mean over words, and
-/// that over regions, weighed, and how far they are from a teacher's logits of the same shape; and how many of their words are known. Of a part of a batch,
-/// with the `shares` of the whole, it is that part's summand.
+/// that over regions, weighed, and how far they are from a teacher's logits of the same shape; and how many of their words are known.
 pub fn stream_loss(
     logits: &Tensor,
     targets: &[Target],
-    shares: Shares,
     window_frames: usize,
     settings: LossSettings,
     teacher: Option<&Tensor>,
@@ -157,7 +155,6 @@ pub fn stream_loss(
     let teacher = teacher.map(|t| t.flatten_all()?.to_vec1()).transpose()?;
     let loss = logits.contiguous()?.apply_op1(StreamLoss {
         targets: targets.to_vec(),
-        shares,
         window_frames,
         settings,
         teacher,
@@ -170,7 +167,6 @@ pub fn stream_loss(
 
 struct StreamLoss {
     targets: Vec<Target>,
-    shares: Shares,
     window_frames: usize,
     settings: LossSettings,
     /// Of the same shape as the logits.
@@ -200,6 +196,7 @@ impl CustomOp1 for StreamLoss {
         }
         let logits = values(logits, layout)?;
         let mut gradient = vec![0f32; logits.len()];
+        let shares = Shares::of(&self.targets, frames);
         let learned: Vec<(f64, Score)> = gradient
             .par_chunks_mut(classes * frames)
             .zip(logits.par_chunks(classes * frames))
@@ -210,13 +207,7 @@ impl CustomOp1 for StreamLoss {
                 let teacher = self.teacher.as_ref();
                 let teacher =
                     teacher.map(|all| heard(&all[index * logits.len()..][..logits.len()]));
-                heard(logits).learn(
-                    target,
-                    &self.settings,
-                    &self.shares,
-                    teacher.as_ref(),
-                    gradient,
-                )
+                heard(logits).learn(target, &self.settings, &shares, teacher.as_ref(), gradient)
             })
             .collect();
         *self
@@ -256,23 +247,19 @@ impl CustomOp1 for StreamLoss {
 }
 
 /// What one word and one region weigh in a batch: words and regions together count alike, however many there are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shares {
+struct Shares {
     word: f32,
     region: f32,
 }
 
 impl Shares {
-    /// Of a batch with these targets.
-    pub fn of(targets: &[Target]) -> Self {
-        let due = |target: &Target| {
-            let frames = target.heard.len();
-            let due = |word: &&Word| word.due.start < frames && !word.due.is_empty();
-            target.words.iter().filter(due).count()
-        };
-        let words: usize = targets.iter().map(due).sum();
-        let judged = |target: &Target| target.heard.len().saturating_sub(target.first);
-        let judged: usize = targets.iter().map(judged).sum();
+    fn of(targets: &[Target], frames: usize) -> Self {
+        let due = |word: &&Word| word.due.start < frames && !word.due.is_empty();
+        let words: usize = targets
+            .iter()
+            .map(|t| t.words.iter().filter(due).count())
+            .sum();
+        let judged: usize = targets.iter().map(|t| frames.saturating_sub(t.first)).sum();
         Self {
             word: 1.0 / words.max(1) as f32,
             region: REGION_FRAMES as f32 / judged.max(1) as f32,

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::batches::{Batch, Scenes, Turns};
 use crate::checkpoint::{Position, Run, epoch_entry};
 use crate::fused::Statistics;
-use crate::learner::{Gradients, Learner, Update, add};
+use crate::learner::{Learner, Update};
 use crate::loss::Score;
 use crate::progress::Progress;
 
@@ -99,14 +99,12 @@ pub struct Stage<'a> {
     pub seed: u64,
     /// Where the objective leaves the batch's norm statistics.
     pub statistics: &'a Statistics,
-    /// Scenes that go through the network together: as many as a step has where norms standardise by the batch, else as few as memory asks for.
-    pub at_once: usize,
     /// Talk to people.
     pub progress: &'a Progress,
 }
 
-/// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives the loss of a batch
-/// or of a part of it, with how many words it knows, and leaves the batch's norm statistics where the stage says.
+/// Runs a stage from where the run stands to its end. `begin_epoch` is called before every epoch, with its index; `objective` gives the loss of a batch,
+/// with how many words it knows, and leaves the batch's norm statistics where the stage says.
 ///
 /// A loss that is not finite ends training with an error that names step, batch and the last checkpoint, which stays usable.
 pub fn run_stage(
@@ -137,14 +135,8 @@ pub fn run_stage(
         let (mut loss_sum, mut score, mut step) = (0f64, Score::default(), epoch * steps);
         turns.for_each_batch(&stage.scenes, (schedule.scenes, schedule.batch), stage.seed, [stage.index as u64, epoch as u64], |batch| {
             let moment = Moment { step, done: step as f64 / (schedule.epochs * steps) as f64 };
-            let scenes = batch.targets.len() as f64;
-            let (mut value, mut gradients) = (0f32, Gradients::new());
-            for part in batch.parts(stage.at_once)? {
-                let (loss, known) = objective(learner, &part, moment)?;
-                value += loss.to_scalar::<f32>()?;
-                add(&mut gradients, learner.gradients(&loss)?)?;
-                score += known;
-            }
+            let (loss, known) = objective(learner, &batch, moment)?;
+            let value: f32 = loss.to_scalar()?;
             if !value.is_finite() {
                 let good = run.checkpoint_path();
                 let good = if good.exists() {
@@ -163,8 +155,9 @@ pub fn run_stage(
             }
             let rate = schedule.rate_at((step as f64 + 1.0) / steps as f64);
             let update = Update { rate, momentum: schedule.momentum, decay: schedule.weight_decay, step: step + 1, longest: schedule.longest_gradient };
-            learner.learn(&gradients, stage.statistics, update)?;
-            loss_sum += f64::from(value) * scenes;
+            learner.learn(&loss, stage.statistics, update)?;
+            loss_sum += f64::from(value) * batch.targets.len() as f64;
+            score += known;
             step += 1;
             bar.inc(1);
             Ok(())

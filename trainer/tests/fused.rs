@@ -1,16 +1,12 @@
 //! The fused passes against the same network in candle's own operations: outputs, statistics and every tensor's gradient.
 
 use candle_core::{DType, Device, Tensor, Var};
-use rand::RngExt;
 use swr_trainer::architecture::{Architecture, TimePadding, WINDOW_FRAMES};
-use swr_trainer::batches::Batch;
 use swr_trainer::examples::{Examples, for_each_plain_batch};
 use swr_trainer::fused::{Dropout, NormMode, NormStatistics, Statistics};
-use swr_trainer::learner::{Gradients, Learner, Rule, Update, add};
-use swr_trainer::loss::{Heard, LossSettings, Target, Word, stream_loss};
+use swr_trainer::learner::{Learner, Rule, Update};
 use swr_trainer::network::{Pass, Path, Weights, cross_entropy, frame_logits, initial_weights};
 use swr_trainer::progress::Progress;
-use swr_trainer::random::generator;
 
 /// Logits averaged over a clip's second, `[B, C]`.
 fn clip_logits(
@@ -284,8 +280,7 @@ fn a_training_on_recordings_follows_the_same_losses() {
                 decay: 1e-3,
                 step,
             };
-            let gradients = learner.gradients(&loss).unwrap();
-            learner.learn(&gradients, &statistics, update).unwrap();
+            learner.learn(&loss, &statistics, update).unwrap();
         }
         losses
     };
@@ -296,81 +291,5 @@ fn a_training_on_recordings_follows_the_same_losses() {
             (fused - plain).abs() < 0.03 * plain,
             "{fused} against {plain}"
         );
-    }
-}
-
-/// Where norms are as they are stored, a step in parts has the loss and the gradients of the step as a whole.
-#[test]
-fn a_step_in_parts_is_the_step() {
-    let (scenes, frames, classes) = (5, 60, 4);
-    let architecture = Architecture::causal(0.5);
-    let mut learner = Learner::default();
-    for (name, value) in &initial_weights(&architecture, classes, 3).unwrap() {
-        let anchor = value.zeros_like().unwrap();
-        learner.add(name, value, Rule::Sgd { anchor }).unwrap();
-    }
-    let target = |scene: usize| Target {
-        first: 10,
-        // The first scene is of other words than the rest, and one has none.
-        words: (0..scene % 3)
-            .map(|word| Word {
-                label: word,
-                allowed: 20 * word..20 * word + 30,
-                due: 20 * word + 5..20 * word + 25,
-            })
-            .collect(),
-        heard: vec![Heard::Speech; frames],
-    };
-    let mut rng = generator(5, &[]);
-    let values: Vec<f32> = (0..scenes * 40 * frames)
-        .map(|_| rng.random_range(-1.7..1.7))
-        .collect();
-    let log_mel = Tensor::from_vec(values, (scenes, 1, 40, frames), &Device::Cpu).unwrap();
-    let settings = LossSettings {
-        sharpness: 2.0,
-        hard: 3.0,
-        even: 1.0,
-        kind: 0.2,
-        teach: 0.0,
-        rise: 0.0,
-    };
-    let pass = Pass {
-        path: Path::Fused,
-        mode: NormMode::Affine,
-        dropout: None,
-    };
-    let step = |at_once: usize| {
-        let whole = Batch::new(0, log_mel.clone(), (0..scenes).map(target).collect());
-        let (mut loss, mut gradients) = (0f32, Gradients::new());
-        for part in whole.parts(at_once).unwrap() {
-            let logits =
-                frame_logits(&architecture, &learner.weights(), &part.log_mel, &pass).unwrap();
-            let (of_part, _) =
-                stream_loss(&logits, &part.targets, part.shares, 20, settings, None).unwrap();
-            loss += of_part.to_scalar::<f32>().unwrap();
-            add(&mut gradients, learner.gradients(&of_part).unwrap()).unwrap();
-        }
-        (loss, gradients)
-    };
-    let (loss, gradients) = step(scenes);
-    for at_once in [1, 2] {
-        let (in_parts, found) = step(at_once);
-        assert!((in_parts - loss).abs() < 1e-4 * loss, "{in_parts}, {loss}");
-        assert_eq!(
-            found.keys().collect::<Vec<_>>(),
-            gradients.keys().collect::<Vec<_>>()
-        );
-        for (name, whole) in &gradients {
-            let norm = |t: &Tensor| -> f32 {
-                let sum = t.sqr().unwrap().sum_all().unwrap();
-                sum.to_scalar::<f32>().unwrap().sqrt()
-            };
-            let apart = norm(&(whole - &found[name]).unwrap());
-            assert!(
-                apart <= 1e-4 * norm(whole) + 1e-7,
-                "{name}: {apart} of {}",
-                norm(whole)
-            );
-        }
     }
 }

@@ -285,7 +285,7 @@ impl Plan<'_> {
                 seen = pooled(&batch.log_mel)?;
             }
             let drawn = selector.draw(learner, &seen, moment)?;
-            if moment.step.is_multiple_of(GATES_LOGGED) && batch.before == 0 {
+            if moment.step.is_multiple_of(GATES_LOGGED) {
                 let [expected, open] = drawn.cost;
                 job.run.log(&json!({"stage": "gates", "step": moment.step, "expected": expected, "open": open}))?;
             }

@@ -21,9 +21,6 @@ use crate::train::{Moment, Schedule, Stage, run_stage};
 /// The variable of scaled channels.
 const AFFINE: &str = "affine";
 
-/// Scenes that go through the network together where norms are as they are stored: what a step of a hundred needs at once would be a gigabyte.
-const AT_ONCE: usize = 20;
-
 /// In which coordinates a stage trains.
 pub(super) enum Coordinates {
     /// Norms standardise by the batch; the weights that training started from.
@@ -185,10 +182,6 @@ impl Plan<'_> {
             },
             seed: job.config.seed,
             statistics: &statistics,
-            at_once: match at {
-                Coordinates::Batch(_) => usize::MAX,
-                Coordinates::Deployed(..) => AT_ONCE,
-            },
             progress: job.progress,
         };
         let base = flat(&self.frame.base)?;
@@ -199,10 +192,7 @@ impl Plan<'_> {
             let steps = packing.map(|packing| self.frame.steps(&packing.grids));
             let dropout = (schedule.dropout > 0.0).then(|| Dropout {
                 rate: schedule.dropout,
-                seed: mix(
-                    mix(job.config.seed, (index << 32 | moment.step) as u64),
-                    batch.before as u64,
-                ),
+                seed: mix(job.config.seed, (index << 32 | moment.step) as u64),
             });
 
             // Every change hears its share of the batch.
@@ -240,16 +230,10 @@ impl Plan<'_> {
 
             let rising = if index == DENSE { moment.done } else { 1.0 };
             let weights = job.config.loss.at(rising);
-            let (mut loss, score) = stream_loss(
-                &logits,
-                &batch.targets,
-                batch.shares,
-                job.window_frames,
-                weights,
-                None,
-            )?;
+            let (mut loss, score) =
+                stream_loss(&logits, &batch.targets, job.window_frames, weights, None)?;
             if let Some(extra) = extra {
-                loss = (loss + (extra * batch.part)?)?;
+                loss = (loss + extra)?;
             }
             Ok((loss, score))
         };

@@ -167,7 +167,6 @@ pub(crate) fn base_loss(
     Ok(stream_loss(
         &logits,
         &batch.targets,
-        batch.shares,
         config.window_frames,
         config.loss.at(done),
         taught.transpose()?.as_ref(),
@@ -211,8 +210,6 @@ pub fn train_base(
         },
         seed: config.seed,
         statistics: &statistics,
-        // Norms standardise by all of them.
-        at_once: usize::MAX,
         progress,
     };
     let mode = NormMode::batch_into(&statistics);

@@ -174,8 +174,7 @@ impl<'a> Training<'a> {
             decay: schedule.weight_decay,
             step: self.step,
         };
-        let gradients = self.learner.gradients(&loss)?;
-        self.learner.learn(&gradients, &self.statistics, update)?;
+        self.learner.learn(&loss, &self.statistics, update)?;
         Ok(loss.to_scalar()?)
     }
 }
@@ -199,8 +198,11 @@ fn random_batch(batch: usize, frames: usize, seed: u64) -> Result<Batch> {
         }
     };
     let targets: Vec<Target> = (0..batch).map(target).collect();
-    let log_mel = Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?;
-    Ok(Batch::new(0, log_mel, targets))
+    Ok(Batch {
+        language: 0,
+        log_mel: Tensor::from_vec(log_mel, (batch, 1, MEL_BINS, frames), &Device::Cpu)?,
+        targets,
+    })
 }
 
 /// Measures steps on a random batch.

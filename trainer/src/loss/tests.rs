@@ -46,14 +46,7 @@ fn targets() -> Vec<Target> {
 }
 
 fn loss_of(logits: &Tensor, teacher: Option<&Tensor>) -> Tensor {
-    let loss = stream_loss(
-        logits,
-        &targets(),
-        Shares::of(&targets()),
-        WINDOW,
-        SETTINGS,
-        teacher,
-    );
+    let loss = stream_loss(logits, &targets(), WINDOW, SETTINGS, teacher);
     loss.unwrap().0
 }
 
@@ -132,9 +125,7 @@ fn what_is_asked_costs_little_and_everything_else_much() {
         due: 45..65,
     };
     let loss = |logits: &Tensor, target: Target| {
-        let targets = [target];
-        let shares = Shares::of(&targets);
-        let (loss, score) = stream_loss(logits, &targets, shares, WINDOW, SETTINGS, None).unwrap();
+        let (loss, score) = stream_loss(logits, &[target], WINDOW, SETTINGS, None).unwrap();
         (loss.to_scalar::<f32>().unwrap(), score)
     };
     let (speech, said) = (
@@ -156,30 +147,6 @@ fn what_is_asked_costs_little_and_everything_else_much() {
     assert!(loss(&other, target(vec![word])).0 > 10.0);
 }
 
-/// With the shares of the whole, the losses of a batch's parts add up to the batch's.
-#[test]
-fn losses_of_parts_add_up() {
-    let mut rng = generator(5, &[]);
-    let values: Vec<f32> = (0..3 * CLASSES * FRAMES)
-        .map(|_| rng.random_range(-2.0..2.0))
-        .collect();
-    let logits = Tensor::from_vec(values, (3, CLASSES, FRAMES), &Device::Cpu).unwrap();
-    let whole: f32 = loss_of(&logits, None).to_scalar().unwrap();
-    let (targets, shares) = (targets(), Shares::of(&targets()));
-    let part = |from: usize, count: usize| -> f32 {
-        let logits = logits.narrow(0, from, count).unwrap();
-        let targets = &targets[from..from + count];
-        let loss = stream_loss(&logits, targets, shares, WINDOW, SETTINGS, None);
-        loss.unwrap().0.to_scalar().unwrap()
-    };
-    let (one, two) = (part(0, 1), part(1, 2));
-    assert!(one > 0.05 && two > 0.05);
-    assert!(
-        (one + two - whole).abs() < 1e-5 * whole,
-        "{one} + {two} are not {whole}"
-    );
-}
-
 #[test]
 fn a_teacher_is_followed() {
     let target = Target {
@@ -195,8 +162,7 @@ fn a_teacher_is_followed() {
     };
     let loss = |logits: &Tensor, teacher: &Tensor| {
         let targets = [target.clone()];
-        let shares = Shares::of(&targets);
-        let loss = stream_loss(logits, &targets, shares, WINDOW, none, Some(teacher));
+        let loss = stream_loss(logits, &targets, WINDOW, none, Some(teacher));
         loss.unwrap().0.to_scalar::<f32>().unwrap()
     };
     let teacher = standing_out(|t| t / 30);
@@ -209,7 +175,6 @@ fn a_teacher_is_followed() {
     let refused = stream_loss(
         &teacher,
         std::slice::from_ref(&target),
-        Shares::of(std::slice::from_ref(&target)),
         WINDOW,
         none,
         Some(&other.unwrap()),
