@@ -163,7 +163,7 @@ fn calibrated() -> Delta {
     delta.unwrap()
 }
 
-/// One of whose keywords two are the base's.
+/// One over a base that has two of its keywords.
 fn over_a_base() -> Delta {
     let base = ["yes", "não", "no", "sim"].map(String::from);
     let base = [
