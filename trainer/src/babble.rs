@@ -25,6 +25,7 @@ pub fn fill(task: &mut Task) -> Result<Option<usize>> {
     let samples = decode_16k_mono(BABBLE).context("the built-in babble")?;
     let recording = Arc::new(Background {
         path: PathBuf::from("<babble>"),
+        start_samples: 0,
         samples,
         split: None,
     });

@@ -53,7 +53,7 @@ impl Examples {
                 .map(|samples| {
                     let ((from, to), power) = speech(&samples);
                     Spoken {
-                        samples,
+                        samples: samples.into(),
                         span: from..to,
                         power,
                     }

@@ -6,6 +6,7 @@
 mod settings;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -43,8 +44,8 @@ const SPEECH_POWER: f32 = 0.0025;
 /// A clip to make scenes of.
 #[derive(Clone)]
 pub struct Spoken {
-    /// 16 kHz, 16 bit.
-    pub samples: Vec<i16>,
+    /// 16 kHz, 16 bit; copies of a clip share them.
+    pub samples: Arc<[i16]>,
     /// The part that holds speech.
     pub span: Range<usize>,
     /// Its mean power.

@@ -63,29 +63,33 @@ pub(crate) fn running_speech(
     let of_split = |file: &&&RoleFile| file.split == Some(split) && file.gives_clips;
     let mut recordings = Vec::new();
     for file in negatives.iter().filter(of_split) {
-        let path = &file.path;
+        let path = file.path.as_path();
         let samples = faults.decode(path).unwrap_or_default();
-        if samples.len() >= CLIP_SAMPLES {
-            recordings.push(Arc::new(Background {
-                path: path.clone(),
-                samples,
-                split: Some(split),
-            }));
-        }
+        recordings.push((path, samples));
     }
-    let seconds = |recording: &Arc<Background>| recording.samples.len() / CLIP_SAMPLES;
-    let all: usize = recordings.iter().map(seconds).sum();
+    let seconds = recordings
+        .iter()
+        .map(|(_, samples)| samples.len() / CLIP_SAMPLES);
+    let all: usize = seconds.sum();
     let wanted = all.min(if others == 0 { all } else { others.div_ceil(2) });
     let mut place = 0;
     let mut clips = Vec::with_capacity(wanted);
-    for recording in &recordings {
-        for second in 0..seconds(recording) {
+    for (path, samples) in &recordings {
+        for (second, samples) in samples.chunks_exact(CLIP_SAMPLES).enumerate() {
             // So many of all, as evenly as whole numbers can.
             if place * wanted / all != (place + 1) * wanted / all {
+                let start_samples = second * CLIP_SAMPLES;
+                // That second alone: hours of running speech would stay in memory for some hundred seconds of it.
+                let recording = Background {
+                    path: path.to_path_buf(),
+                    start_samples,
+                    samples: samples.to_vec(),
+                    split: Some(split),
+                };
                 clips.push(Clip {
                     source: Source::Crop {
-                        recording: recording.clone(),
-                        start_samples: second * CLIP_SAMPLES,
+                        recording: Arc::new(recording),
+                        start_samples,
                         gain: 1.0,
                     },
                     label,

@@ -26,7 +26,7 @@ pub fn load(clip: &Clip) -> Result<Vec<f32>, DatasetError> {
             let crop = recording
                 .samples
                 .iter()
-                .skip(*start_samples)
+                .skip(start_samples - recording.start_samples)
                 .take(CLIP_SAMPLES);
             Ok(fit_one_second(
                 &crop.map(|sample| gain * sample).collect::<Vec<_>>(),

@@ -17,6 +17,8 @@ use crate::task::Report;
 pub struct Background {
     /// The file, or a name in angle brackets for noise made in code.
     pub path: PathBuf,
+    /// Sample of the file that the first one here is; not 0 where only a part of it is kept.
+    pub start_samples: usize,
     /// 16 kHz mono, [-1, 1].
     pub samples: Vec<f32>,
     /// The only set that it serves; none for all.
@@ -71,6 +73,7 @@ pub(crate) fn backgrounds(files: &[RoleFile], report: &mut Report) -> Vec<Arc<Ba
             }
             recordings.push(Arc::new(Background {
                 path: file.path.clone(),
+                start_samples: 0,
                 samples,
                 split,
             }));
@@ -83,6 +86,7 @@ pub(crate) fn backgrounds(files: &[RoleFile], report: &mut Report) -> Vec<Arc<Ba
             ));
             recordings.push(Arc::new(Background {
                 path: format!("<{short} short recordings>").into(),
+                start_samples: 0,
                 samples: joined,
                 split,
             }));
@@ -131,6 +135,7 @@ pub(crate) fn backgrounds(files: &[RoleFile], report: &mut Report) -> Vec<Arc<Ba
                 .collect();
             recordings.push(Arc::new(Background {
                 path: name.into(),
+                start_samples: 0,
                 samples,
                 split,
             }));

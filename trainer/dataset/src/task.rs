@@ -87,7 +87,7 @@ pub enum Source {
     Crop {
         /// The recording.
         recording: Arc<Background>,
-        /// First sample in the recording.
+        /// First sample, counted from the beginning of the file.
         start_samples: usize,
         /// Factor of the samples, in [0, 1).
         gain: f32,

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use swr_dataset::{
-    DatasetError, Faults, Source, Split, Task, TaskOptions, load_all, load_readable, task,
+    CLIP_SAMPLES, DatasetError, Faults, Source, Split, Task, TaskOptions, decode_file, load,
+    load_all, load_readable, task,
 };
 
 /// A clip of a tone, 16 kHz.
@@ -256,6 +257,21 @@ fn noise_and_negatives_are_read_by_role() {
         (talk(&found, Split::Dev), talk(&found, Split::Test)),
         (0, 0)
     );
+    // A second of it is all that a clip keeps in memory, and is that second.
+    let whole = decode_file(&extra.path().join("negatives/xx/train/talk.wav")).unwrap();
+    for clip in found.train.iter().filter(|clip| clip.label == 2) {
+        let Source::Crop {
+            recording,
+            start_samples,
+            ..
+        } = &clip.source
+        else {
+            panic!("running speech is cut out of recordings");
+        };
+        let end = start_samples + CLIP_SAMPLES;
+        assert_eq!(recording.samples.len(), CLIP_SAMPLES);
+        assert_eq!(load(clip).unwrap(), whole[*start_samples..end]);
+    }
     // But thresholds may be chosen by all of the running speech there is.
     for split in Split::ALL {
         assert_eq!(found.negatives_of(split).len(), 1);

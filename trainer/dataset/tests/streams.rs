@@ -46,6 +46,7 @@ fn tone_task(folder: &std::path::Path) -> Task {
     let noise = |seed| {
         Arc::new(Background {
             path: PathBuf::from("<noise>"),
+            start_samples: 0,
             samples: white_noise(seed, 160_000),
             split: None,
         })

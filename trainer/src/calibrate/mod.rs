@@ -81,6 +81,7 @@ pub(crate) fn development_stream(task: &Task, seed: u64) -> Result<Option<Stream
         (!samples.is_empty()).then(|| {
             Arc::new(Background {
                 path: b.path.clone(),
+                start_samples: 0,
                 samples,
                 split: None,
             })

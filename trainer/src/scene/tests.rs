@@ -24,7 +24,7 @@ fn clip(from: usize, to: usize) -> Spoken {
         *s = if k % 20 < 10 { 8_000 } else { -8_000 };
     }
     Spoken {
-        samples,
+        samples: samples.into(),
         span: from..to,
         power: (8_000.0f32 / 32_768.0).powi(2),
     }
