@@ -1,13 +1,14 @@
 //! `swr-train compare` on a small folder of tones: every method runs, keeps its budget and leaves a row; what has a row is not run again; the report is whole.
 
-mod tones;
-
 use std::path::Path;
 use std::process::Command;
 
 use clap::ValueEnum;
 use swr_trainer::baselines::{Gated, Method};
 use swr_trainer::compare::row::{Results, Row, read_results};
+use tempfile::TempDir;
+
+use crate::tones;
 
 fn swr_train(arguments: &[&str], folder: &Path) -> (String, String, Option<i32>) {
     let output = Command::new(env!("CARGO_BIN_EXE_swr-train"))
@@ -24,8 +25,8 @@ fn swr_train(arguments: &[&str], folder: &Path) -> (String, String, Option<i32>)
     )
 }
 
-#[test]
-fn every_method_runs_once_and_keeps_its_budget() {
+/// A folder of three languages of tones with a base of the first, in `models`.
+fn trained() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     for (language, words) in [
@@ -36,58 +37,70 @@ fn every_method_runs_once_and_keeps_its_budget() {
         tones::speech(at, Some(language), &words, 36);
     }
     let base = [
-        "base",
-        "--data",
-        ".",
-        "--models",
-        "models",
-        "--work",
-        "base",
-        "--set",
+        "base", "--data", ".", "--models", "models", "--work", "base",
+    ];
+    let sets = [
         "schedule.epochs=2",
-        "--set",
         "schedule.scenes=64",
-        "--set",
         "schedule.batch=16",
     ];
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    let base: Vec<&str> = base.into_iter().chain(sets).collect();
     let (_, said, code) = swr_train(&base, at);
     assert_eq!(code, Some(0), "{said}");
+    folder
+}
 
-    let mut arguments = vec![
-        "compare",
-        "--data",
-        ".",
-        "--models",
-        "models",
-        "--work",
-        "work",
-        "--seeds",
-        "1",
-        "--results",
-        "results.jsonl",
-        "--report",
-        "report.html",
-    ];
-    for set in [
-        "dense.scenes=32",
-        "select.scenes=32",
-        "tune.scenes=32",
-        "quantise.scenes=32",
-        "dense.epochs=1",
-        "select.epochs=1",
-        "tune.epochs=1",
-        "quantise.epochs=1",
-        "dense.batch=16",
-        "select.batch=16",
-        "tune.batch=16",
-        "quantise.batch=16",
-        "probe.epochs=5",
-        "grids.settle_epochs=1",
-    ] {
-        arguments.extend(["--set", set]);
-    }
-    let kept = arguments.iter().position(|a| *a == "--results").unwrap();
-    let common = [&arguments[..kept], &arguments[kept + 4..]].concat();
+/// Of `compare` in that folder: an epoch of 32 scenes in each stage, one seed.
+const COMMON: [&str; 37] = [
+    "compare",
+    "--data",
+    ".",
+    "--models",
+    "models",
+    "--work",
+    "work",
+    "--seeds",
+    "1",
+    "--set",
+    "dense.scenes=32",
+    "--set",
+    "select.scenes=32",
+    "--set",
+    "tune.scenes=32",
+    "--set",
+    "quantise.scenes=32",
+    "--set",
+    "dense.epochs=1",
+    "--set",
+    "select.epochs=1",
+    "--set",
+    "tune.epochs=1",
+    "--set",
+    "quantise.epochs=1",
+    "--set",
+    "dense.batch=16",
+    "--set",
+    "select.batch=16",
+    "--set",
+    "tune.batch=16",
+    "--set",
+    "quantise.batch=16",
+    "--set",
+    "probe.epochs=5",
+    "--set",
+    "grids.settle_epochs=1",
+];
+
+/// A joint network of both languages.
+const JOINT: &str = "[keywords]\naa = [\"one\", \"two\"]\n[[runs]]\npurpose = \"joint\"\nlanguages = [\"aa\", \"bb\"]\nmethods = [\"joint\"]\nbudgets = [\"30%all\"]\nseeds = [1]\ntau = 1.0\n";
+
+#[test]
+fn every_method_runs_once_and_keeps_its_budget() {
+    let folder = trained();
+    let at = folder.path();
+    let files = ["--results", "results.jsonl", "--report", "report.html"];
+    let arguments = [&COMMON[..], &files].concat();
     let run = |more: &[&str]| -> Results {
         let (_, said, code) = swr_train(&[&arguments, more].concat(), at);
         assert_eq!(code, Some(0), "{said}");
@@ -186,10 +199,9 @@ fn every_method_runs_once_and_keeps_its_budget() {
     );
 
     // A joint network is of all languages of the benchmark, though one alone is asked for; keywords that are named are the same as those that are found.
-    let benchmark = "[keywords]\naa = [\"one\", \"two\"]\n[[runs]]\npurpose = \"joint\"\nlanguages = [\"aa\", \"bb\"]\nmethods = [\"joint\"]\nbudgets = [\"30%all\"]\nseeds = [1]\ntau = 1.0\n";
-    std::fs::write(at.join("joint.toml"), benchmark).expect("a benchmark");
+    std::fs::write(at.join("joint.toml"), JOINT).expect("a benchmark");
     let alone = ["--benchmark", "joint.toml", "--langs", "aa"];
-    let alone = [&common[..], &alone, &["--results", "joint.jsonl"]].concat();
+    let alone = [&COMMON[..], &alone, &["--results", "joint.jsonl"]].concat();
     let (_, said, code) = swr_train(&alone, at);
     assert_eq!(code, Some(0), "{said}");
     let alone = read_results(&at.join("joint.jsonl")).expect("results").rows;
@@ -239,8 +251,12 @@ fn every_method_runs_once_and_keeps_its_budget() {
             && report.matches("href=").count() == report.matches("href=\"#").count(),
         "the report is not self-contained"
     );
+}
 
-    // What shares a gate, and what the published policy does, are settings.
+#[test]
+fn what_shares_a_gate_and_what_the_published_policy_does_are_settings() {
+    let folder = trained();
+    let at = folder.path();
     for (number, (method, budget, sets)) in [
         ("swr", "10%", &["units.convolutions=channel"][..]),
         ("swr", "10%", &["units.convolutions=layer"]),
@@ -293,7 +309,7 @@ fn every_method_runs_once_and_keeps_its_budget() {
         let mut more = vec!["--langs", "aa", "--methods", method, "--budgets", budget];
         more.extend(["--results", &results, "--report", "settings.html"]);
         more.extend(sets.iter().flat_map(|set| ["--set", set]));
-        let (_, said, code) = swr_train(&[&common[..], &more].concat(), at);
+        let (_, said, code) = swr_train(&[&COMMON[..], &more].concat(), at);
         assert_eq!(code, Some(0), "{sets:?}: {said}");
         let rows = read_results(&at.join(&results)).expect("results").rows;
         let [row] = &rows[..] else {
@@ -323,10 +339,16 @@ fn every_method_runs_once_and_keeps_its_budget() {
         "--results",
         "open.jsonl",
     ];
-    let (_, said, code) = swr_train(&[&common[..], &open].concat(), at);
+    let (_, said, code) = swr_train(&[&COMMON[..], &open].concat(), at);
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("whatever is chosen"), "{said}");
+}
 
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let folder = trained();
+    let at = folder.path();
+    std::fs::write(at.join("joint.toml"), JOINT).expect("a benchmark");
     for (arguments, words) in [
         (["--langs", "xx", "--budgets", "10%"], "xx"),
         (["--langs", "aa", "--budgets", "100B"], "give at least"),

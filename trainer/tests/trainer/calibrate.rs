@@ -1,14 +1,14 @@
 //! Thresholds for a wanted rate of false accepts: chosen on one half of the negatives, judged by the other, stored in the package, and never called
 //! proven by less audio than a proof takes.
 
-mod tones;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
 use swr_core::package::{Calibration, Delta, merge};
 use swr_trainer::models::{Base, read_base};
+
+use crate::tones;
 
 fn train(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_swr-train"))

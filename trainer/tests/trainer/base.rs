@@ -1,13 +1,13 @@
 //! `swr-train base --teacher` and `--also`: who taught and what was heard stand in the manifest, what does not fit is refused, and the network differs from
 //! the one trained without.
 
-mod tones;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
 use swr_core::model::Base;
 use swr_trainer::models::read_base;
+
+use crate::tones;
 
 fn base(arguments: &[&str], at: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_swr-train"))

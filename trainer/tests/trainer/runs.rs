@@ -1,8 +1,6 @@
 //! Whole runs of `swr-train` on a small folder of tones: a run killed and started again ends in the same bytes as one that was
 //! not, a delta keeps its budget, and bad input is refused with one clear sentence and no half-written file.
 
-mod tones;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +14,8 @@ use swr_trainer::learner::{Learner, Rule, fold};
 use swr_trainer::models::read_base;
 use swr_trainer::network::initial_weights;
 use swr_trainer::progress::Progress;
+
+use crate::tones;
 
 fn speech(folder: &Path, words: &[(&str, f32)]) -> PathBuf {
     let words: Vec<(&str, [f32; 2])> = words.iter().map(|(word, hz)| (*word, [*hz; 2])).collect();

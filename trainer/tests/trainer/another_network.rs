@@ -1,9 +1,5 @@
 //! Adapting knows no particular network: a DS-CNN takes the same way as BC-ResNet, from random weights to a base and on to deltas on it.
 
-mod ds_cnn;
-mod tones;
-
-use ds_cnn::DsCnn;
 use swr_core::package::{Budget, Delta, DeltaHeader, Label, Tensors, changed, merge};
 use swr_trainer::adapt::{Adaptation, Adapted, adapt};
 use swr_trainer::baselines::Method;
@@ -13,6 +9,9 @@ use swr_trainer::examples::{Data, Language};
 use swr_trainer::network::{Network, initial_weights};
 use swr_trainer::progress::Progress;
 use swr_trainer::weights::to_package;
+
+use crate::ds_cnn::DsCnn;
+use crate::tones;
 
 fn header(language: &Language) -> DeltaHeader {
     DeltaHeader {
