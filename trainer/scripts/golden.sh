@@ -17,12 +17,14 @@ golden() {
 }
 golden en en-us 130 computer computer
 golden de de 130 licht licht
-golden pl pl 120 zero zero
+golden pl pl 120 zamknij zamknij 50 small
+golden pl pl 120 zero zero 50 large
 # What espeak-ng says in Arabic is no keyword to a network that heard recordings alone: that it says so is the trial.
 golden ar ar 110 _unknown_ أعلى
-golden es es 120 enciende enciende
+golden es es 130 arriba arriba 50 small
+golden es es 120 enciende enciende 50 large
 golden fr fr 120 musique musique
 golden it it 120 sinistra sinistra
 golden ru ru 120 свет свет
-golden zh cmn-latn-pinyin+Michael 110 语言 yu3yan2 60 small
+golden zh cmn-latn-pinyin+Michael 120 识别 shi2bie2 60 small
 golden zh cmn-latn-pinyin+m3 110 数字 shu4zi4 60 large
