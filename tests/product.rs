@@ -42,11 +42,10 @@ fn the_demo_finds_the_keywords_and_nothing_else() {
         (0, &Value::from(0)),
         "{wrong:#?}"
     );
-    assert!(wrong.len() <= 1, "{wrong:#?}");
+    assert!(wrong.len() <= 2, "{wrong:#?}");
     assert!(sums["expected"].as_u64() >= Some(60), "{sums}");
 }
 
-/// The larger models hear one word more than is said, as README.md tells, and nothing else.
 #[test]
 fn the_larger_models_hear_the_demo_nearly_as_well() {
     let [_, large] = sizes();
@@ -54,7 +53,7 @@ fn the_larger_models_hear_the_demo_nearly_as_well() {
     let sums = lines.last().expect("a summary");
     let count = |name: &str| sums[name].as_u64().expect("a count");
     assert!(
-        count("found") >= 57 && count("expected") == 60 && count("false_alarms") <= 1,
+        count("found") >= 57 && count("expected") == 60 && count("false_alarms") == 0,
         "{sums}"
     );
 }
