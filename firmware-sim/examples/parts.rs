@@ -1,6 +1,6 @@
 //! Something that a device does, so many times: what `runtime/benches/instructions.sh` counts the instructions of.
 //!
-//! `cargo run -p swr-firmware-sim --no-default-features --example parts -- models load 3`
+//! `cargo run -p swr-firmware-sim --no-default-features --example parts -- models/small load 3`
 
 use std::path::Path;
 

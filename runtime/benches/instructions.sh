@@ -8,7 +8,7 @@ parts="start verify merge build load trial second"
 
 # Instructions of a command: blocks as qemu runs them, each as long as when it was translated.
 count() {
-  $run -d in_asm,exec,nochain -D /dev/stderr "$program" models "$1" "$2" 2>&1 >/dev/null | awk '
+  $run -d in_asm,exec,nochain -D /dev/stderr "$program" models/small "$1" "$2" 2>&1 >/dev/null | awk '
     /^IN:/ { address = ""; next }
     /^0x/ { if (address == "") { address = substr($1, 3, length($1) - 3); sub(/^0+/, "", address); length_of[address] = 0 } length_of[address]++; next }
     /^Trace/ { split($0, field, "/"); sub(/^0+/, "", field[2]); if (!(field[2] in length_of)) unknown++; sum += length_of[field[2]] }

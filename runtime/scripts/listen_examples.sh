@@ -22,7 +22,8 @@ expected_wav=$(swr spot --lang de "$SWR_MODELS/demo/de.flac" | words)
 
 ran=0
 while read -r example; do
-  heard=$(bash -o pipefail -c "$example" | words)
+  # Else ffmpeg takes what it finds there, the rest of the examples, for its own commands.
+  heard=$(bash -o pipefail -c "$example" </dev/null | words)
   case $example in
     ffmpeg*) expected=$expected_mp4 ;;
     *) expected=$expected_wav ;;
