@@ -15,6 +15,7 @@ from pathlib import Path
 
 SYNTHETIC = "**Synthetic speech only** (espeak-ng): nothing here tells how well real voices are recognised."
 VOICES = "6 synthetic voices"
+SIZES = ["small", "large"]
 # What a size's base has heard besides English, before its last training on English alone.
 ALSO_HEARD = {"small": "Before it was trained on English alone, it heard the TRAIN clips of Mandarin and synthetic German, Polish, Spanish, French, Italian and Russian "
                        "(`trainer/RECIPES.md`, *A base made to be changed*). Arabic it never heard."}
@@ -232,13 +233,15 @@ def main():
     parser.add_argument("--more", default="../shared/speech-more")
     parser.add_argument("--synth", default="target/synth/synth", help="what `swr-train synth clips` has made: sentences without keywords, by language")
     parser.add_argument("--swr", default="target/release/swr")
-    parser.add_argument("--measure", default="small,large", help="sizes to measure anew; of the others, hearing.jsonl is taken as it is")
+    parser.add_argument("--measure", default=",".join(SIZES), help="sizes to measure anew, or none; of the others, hearing.jsonl is taken as it is")
     a = parser.parse_args()
+    if unknown := set(a.measure.split(",")) - {*SIZES, "none"}:
+        parser.error(f"--measure {a.measure}: no size is called {', '.join(sorted(unknown))}; expected some of {', '.join(SIZES)}, or none")
     folder = a.models
     lines = ["# The released models", "", "At the released thresholds. TEST: words of TEST speakers in noise 10-20 dB below them, 0.55 h of English running speech of "
              "other speakers, a quarter of an hour of synthetic sentences of the language, sound and music; intervals of 95 %. Of \"synthetic\" languages, training and test are espeak-ng's voices, other ones. Each card "
              "has more, `hearing.jsonl` all of it. The folder of one size is a release by itself; `--size` chooses.", ""]
-    for a.models in (folder / size for size in ("small", "large")):
+    for a.models in (folder / size for size in SIZES):
         if (a.models / "base.json").exists():
             lines += measured(a)
     (folder / "README.md").write_text("\n".join(lines))
